@@ -1,0 +1,507 @@
+"""What is measured, and how: pure functions from predictions, answers and scores to numbers.
+
+    from metrics import failure_kinds, summarize, wilson_interval
+
+    summarize(["46", "1"], ["46", "123"])   # exact_match 0.5, failures {"stopped_early": 1, ...}
+    failure_kinds(["4", "467"], ["46", "46"])        # ["stopped_early", "ran_on"]
+    wilson_interval(490, 500)                        # (0.9636..., 0.9891...)
+
+A `prediction` is the text that greedy decoding wrote after the prompt, up to but without `<eos>`,
+or up to a cap longer than the answer where no `<eos>` came; a token that is no character stands in
+it as U+FFFD. So a prediction equals its answer as text exactly when the model also stopped in the
+right place. Characters are the tokens.
+
+Functions of one example return one value per example (numpy). Functions that end in a table return
+a dict of plain Python values, ready for JSON, in which a number that does not exist is None; plain
+functions return nan for it. Wrong input raises ValueError with the offending values. Nothing here
+reads files, prints, or draws unseeded random numbers.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
+from operator import eq
+from statistics import NormalDist
+
+import numpy as np
+from rapidfuzz.distance import Levenshtein
+from rapidfuzz.process import cdist, cpdist
+
+CORRECT = "correct"
+FAILURES = ("stopped_early", "ran_on", "wrong_content")
+
+# ------------------------------------------------------------------------------------------------
+# checks
+# ------------------------------------------------------------------------------------------------
+
+
+def _check_same_length(**columns: Sequence) -> None:
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"one entry per example is needed in each, got lengths {lengths}")
+
+
+def _check_texts(**columns: Sequence[str]) -> None:
+    for name, column in columns.items():
+        if isinstance(column, str):
+            raise ValueError(f"{name} must be a sequence of texts, got the single text {column!r}")
+
+
+def _as_bool(name: str, values: Sequence[bool]) -> np.ndarray:
+    array = np.asarray(values)
+    if array.ndim != 1 or not np.isin(array, (0, 1)).all():
+        raise ValueError(f"{name} must be one-dimensional and hold only True and False: {array}")
+    return array.astype(bool)
+
+
+def _as_finite(name: str, values: Sequence[float]) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not np.isfinite(array).all():
+        raise ValueError(f"{name} must be one-dimensional and finite: {array}")
+    return array
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+# ------------------------------------------------------------------------------------------------
+# one prediction against its answer
+# ------------------------------------------------------------------------------------------------
+
+
+def exact_match(predictions: Sequence[str], answers: Sequence[str]) -> np.ndarray:
+    """The prediction is the answer, character for character, `<eos>` included. bool [n]."""
+    _check_texts(predictions=predictions, answers=answers)
+    _check_same_length(predictions=predictions, answers=answers)
+    return np.array([p == a for p, a in zip(predictions, answers, strict=True)], dtype=bool)
+
+
+def oracle_length_exact_match(predictions: Sequence[str], answers: Sequence[str]) -> np.ndarray:
+    """The first len(answer) characters are right, whatever follows. bool [n].
+
+    What exact match would be if the model were told where to stop; never below it. The two differ
+    by the predictions that ran on (`failure_kinds`).
+    """
+    _check_texts(predictions=predictions, answers=answers)
+    _check_same_length(predictions=predictions, answers=answers)
+    return np.array(
+        [p.startswith(a) for p, a in zip(predictions, answers, strict=True)], dtype=bool
+    )
+
+
+def token_accuracy(predictions: Sequence[str], answers: Sequence[str]) -> np.ndarray:
+    """Characters that are right at their position, over the longer length. float64 [n], 0..1.
+
+    1 exactly when the prediction is the answer (two empty texts: 1). Missing and surplus characters
+    count as wrong. Measured on the decoded text, so an early slip shifts all that follows;
+    `edit_distance` forgives shifts.
+    """
+    _check_texts(predictions=predictions, answers=answers)
+    _check_same_length(predictions=predictions, answers=answers)
+    return np.array(
+        [
+            sum(map(eq, p, a)) / max(len(p), len(a)) if p or a else 1.0
+            for p, a in zip(predictions, answers, strict=True)
+        ],
+        dtype=np.float64,
+    )
+
+
+def edit_distance(predictions: Sequence[str], answers: Sequence[str]) -> np.ndarray:
+    """Levenshtein distance over the longer length. float64 [n], 0 (equal) .. 1 (nothing kept).
+
+    Fewest insertions, deletions and substitutions of one character, each at cost 1 (Levenshtein
+    1966), divided by max(len(prediction), len(answer)); two empty texts: 0.
+    """
+    _check_texts(predictions=predictions, answers=answers)
+    _check_same_length(predictions=predictions, answers=answers)
+    return cpdist(
+        list(predictions), list(answers), scorer=Levenshtein.normalized_distance, dtype=np.float64
+    )
+
+
+def failure_kinds(predictions: Sequence[str], answers: Sequence[str]) -> list[str]:
+    """For each prediction one of `correct`, `stopped_early`, `ran_on`, `wrong_content`.
+
+    stopped_early: a proper prefix of the answer (the empty prediction is one of every answer).
+    ran_on: the answer is a proper prefix of the prediction. wrong_content: neither. The four are
+    exclusive, and `correct` or `ran_on` is the same as oracle-length exact match.
+    """
+    _check_texts(predictions=predictions, answers=answers)
+    _check_same_length(predictions=predictions, answers=answers)
+
+    def kind(prediction: str, answer: str) -> str:
+        if prediction == answer:
+            return CORRECT
+        if answer.startswith(prediction):
+            return "stopped_early"
+        return "ran_on" if prediction.startswith(answer) else "wrong_content"
+
+    return [kind(p, a) for p, a in zip(predictions, answers, strict=True)]
+
+
+# ------------------------------------------------------------------------------------------------
+# intervals
+# ------------------------------------------------------------------------------------------------
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+
+
+def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval for one rate, (low, high) within 0..1; (nan, nan) for n = 0.
+
+    With p = successes / n and z the normal quantile at (1 + confidence) / 2:
+    (p + z²/2n ± z sqrt(p(1 - p)/n + z²/4n²)) / (1 + z²/n). Unlike p ± z·se it keeps its width at
+    rates of 0 and 1. Assumes n independent examples: repeated rows must be counted once. Wilson
+    1927; recommended by Brown, Cai and DasGupta 2001. ValueError unless successes and n are whole
+    numbers with 0 <= successes <= n (a rate in place of a count is refused, unless it is 0 or 1).
+    """
+    _check_confidence(confidence)
+    if not (0 <= successes <= n < math.inf and successes == int(successes) and n == int(n)):
+        raise ValueError(f"need whole numbers 0 <= successes <= n, got {successes} of {n}")
+    if n == 0:
+        return math.nan, math.nan
+    successes, n = int(successes), int(n)
+    p = successes / n
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    center = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    # At the edges the ends are exactly 0 and 1; rounding would leave them 1e-17 inside or outside.
+    low = 0.0 if successes == 0 else center - half
+    high = 1.0 if successes == n else center + half
+    return low, high
+
+
+def newcombe_interval(
+    successes_1: int, n_1: int, successes_2: int, n_2: int, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Interval for p1 - p2 of two independent samples, (low, high) within -1..1.
+
+    Joins the Wilson intervals (l, u) of both rates: low = d - sqrt((p1 - l1)² + (u2 - p2)²),
+    high = d + sqrt((u1 - p1)² + (p2 - l2)²), d = p1 - p2. Newcombe 1998, method 10. (nan, nan) if
+    either n is 0. ValueError as in `wilson_interval`.
+    """
+    low_1, high_1 = wilson_interval(successes_1, n_1, confidence)
+    low_2, high_2 = wilson_interval(successes_2, n_2, confidence)
+    if n_1 == 0 or n_2 == 0:
+        return math.nan, math.nan
+    p_1, p_2 = successes_1 / n_1, successes_2 / n_2
+    low = p_1 - p_2 - math.hypot(p_1 - low_1, high_2 - p_2)
+    high = p_1 - p_2 + math.hypot(high_1 - p_1, p_2 - low_2)
+    return float(low), float(high)
+
+
+def bootstrap_interval(
+    values: Sequence[float], confidence: float = 0.95, n_resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval for the mean of one value per seed, (low, high).
+
+    The means of n_resamples draws of len(values) values with replacement; low and high are their
+    (1 ∓ confidence) / 2 quantiles (Efron and Tibshirani 1993, ch. 13). (nan, nan) for fewer than 2
+    values. ValueError for values that are not finite. The same seed gives the same interval.
+    """
+    _check_confidence(confidence)
+    values = _as_finite("values", values)
+    if n_resamples < 1:
+        raise ValueError(f"n_resamples must be at least 1, got {n_resamples}")
+    if len(values) < 2:
+        return math.nan, math.nan
+    draws = np.random.default_rng(seed).integers(len(values), size=(n_resamples, len(values)))
+    means = values[draws].mean(axis=1)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    # The mean of equal values can differ from them in the last bit.
+    return float(max(low, values.min())), float(min(high, values.max()))
+
+
+# ------------------------------------------------------------------------------------------------
+# tables: rates with n and interval
+# ------------------------------------------------------------------------------------------------
+
+
+def rate(correct: Sequence[bool]) -> dict:
+    """{"n", "exact_match", "exact_match_low", "exact_match_high"} of bool [n], Wilson 95 %."""
+    correct = _as_bool("correct", correct)
+    n, k = len(correct), int(correct.sum())
+    low, high = wilson_interval(k, n)
+    return {
+        "n": n,
+        "exact_match": k / n if n else None,
+        "exact_match_low": _or_none(low),
+        "exact_match_high": _or_none(high),
+    }
+
+
+def summarize(predictions: Sequence[str], answers: Sequence[str]) -> dict:
+    """All metrics of a set of predictions: `rate` and, as means over the n examples,
+
+    "oracle_length_exact_match", "token_accuracy", "edit_distance" (0..1), and "failures", the
+    number of predictions of each kind in FAILURES. For n = 0 the means are None, the counts 0.
+    """
+    n = len(answers)
+    kinds = Counter(failure_kinds(predictions, answers))
+
+    def mean(values: np.ndarray) -> float | None:
+        return float(values.mean()) if n else None
+
+    return {
+        **rate(exact_match(predictions, answers)),
+        "oracle_length_exact_match": mean(oracle_length_exact_match(predictions, answers)),
+        "token_accuracy": mean(token_accuracy(predictions, answers)),
+        "edit_distance": mean(edit_distance(predictions, answers)),
+        "failures": {kind: kinds[kind] for kind in FAILURES},
+    }
+
+
+def by_group(
+    groups: Sequence[Hashable], correct: Sequence[bool], loss: Sequence[float] | None = None
+) -> list[dict]:
+    """`rate` for each group, with "group" and the group's mean "loss" (None if not given), sorted.
+
+    groups [n] holds repeat counts, levels or names; numbers come before texts, None comes last.
+    correct bool [n]; loss float [n] in nats, finite. For repeat counts give each distinct example
+    once: copies of a row are answered alike, and would only narrow the interval.
+    """
+    correct = _as_bool("correct", correct)
+    groups = [g.item() if isinstance(g, np.generic) else g for g in groups]
+    _check_same_length(groups=groups, correct=correct)
+    if loss is not None:
+        loss = _as_finite("loss", loss)
+        _check_same_length(groups=groups, loss=loss)
+    rows = defaultdict(list)
+    for row, group in enumerate(groups):
+        rows[group].append(row)
+    return [
+        {
+            "group": group,
+            **rate(correct[rows[group]]),
+            "loss": None if loss is None else float(loss[rows[group]].mean()),
+        }
+        for group in sorted(rows, key=lambda g: (g is None, isinstance(g, str), g))
+    ]
+
+
+def generalization_gap(train_correct: Sequence[bool], unseen_correct: Sequence[bool]) -> dict:
+    """Train exact match minus unseen exact match, with Newcombe's 95 % interval.
+
+    Returns {"train", "unseen", "gap", "low", "high", "n_train", "n_unseen"}; gap, low and high in
+    -1..1, None where either sample is empty. Both samples should have the same task mix and
+    lengths, and distinct examples, or the gap measures those as well.
+    """
+    train = _as_bool("train_correct", train_correct)
+    unseen = _as_bool("unseen_correct", unseen_correct)
+    low, high = newcombe_interval(int(train.sum()), len(train), int(unseen.sum()), len(unseen))
+    both = len(train) and len(unseen)
+    return {
+        "train": float(train.mean()) if len(train) else None,
+        "unseen": float(unseen.mean()) if len(unseen) else None,
+        "gap": float(train.mean() - unseen.mean()) if both else None,
+        "low": _or_none(low),
+        "high": _or_none(high),
+        "n_train": len(train),
+        "n_unseen": len(unseen),
+    }
+
+
+def over_seeds(values: Sequence[float]) -> dict:
+    """Mean of one value per seed with its 95 % `bootstrap_interval` over seeds.
+
+    Returns {"n_seeds", "mean", "low", "high", "values"}; low and high None for fewer than 2 seeds.
+    """
+    values = _as_finite("values", values)
+    low, high = bootstrap_interval(values)
+    return {
+        "n_seeds": len(values),
+        "mean": float(values.mean()) if len(values) else None,
+        "low": _or_none(low),
+        "high": _or_none(high),
+        "values": values.tolist(),
+    }
+
+
+# ------------------------------------------------------------------------------------------------
+# memorization: predictions against the training set
+# ------------------------------------------------------------------------------------------------
+
+
+def copied_answers(
+    predictions: Sequence[str], answers: Sequence[str], train_answers: Sequence[str]
+) -> np.ndarray:
+    """The prediction is wrong and is the answer of another training example. bool [n].
+
+    Where answers are few (sums of small numbers, single letters) most wrong predictions are some
+    training answer by chance: read the share per task, beside how many of `answers` themselves
+    occur among the training answers.
+    """
+    _check_texts(train_answers=train_answers)
+    in_train = set(train_answers)
+    wrong = ~exact_match(predictions, answers)
+    return wrong & np.array([p in in_train for p in predictions], dtype=bool)
+
+
+def nearest_training_example(
+    texts: Sequence[str], train_texts: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distance to the nearest training text, and the first row that has it.
+
+    Returns distance float64 [n] in 0..1 (Levenshtein over the longer length, as `edit_distance`)
+    and index int64 [n] into train_texts. Exact, ties to the lowest index. Compare like with like:
+    whole lines `[tag] prompt | prediction` with whole training lines, or prompts with prompts; a
+    bare answer is near to some training answer whatever the model learned. ValueError if there are
+    texts but no train_texts.
+
+    Memory is bounded by blocks of 512 x 4096 distances (16 MiB); uses every core.
+    """
+    _check_texts(texts=texts, train_texts=train_texts)
+    if len(texts) and not len(train_texts):
+        raise ValueError(f"no training text to compare {len(texts)} texts with")
+    first_row = {}
+    for row, text in enumerate(train_texts):
+        first_row.setdefault(text, row)
+    distinct, rows = list(first_row), np.array(list(first_row.values()), dtype=np.int64)
+    distance = np.full(len(texts), np.inf)
+    index = np.zeros(len(texts), dtype=np.int64)
+    for i in range(0, len(texts), 512):
+        block_distance, block_index = distance[i : i + 512], index[i : i + 512]  # views
+        for j in range(0, len(distinct), 4096):
+            table = cdist(
+                texts[i : i + 512],
+                distinct[j : j + 4096],
+                scorer=Levenshtein.normalized_distance,
+                dtype=np.float64,
+                workers=-1,
+            )
+            column = table.argmin(axis=1)
+            nearest = table[np.arange(len(table)), column]
+            closer = nearest < block_distance
+            block_distance[closer] = nearest[closer]
+            block_index[closer] = rows[j + column[closer]]
+    return distance, index
+
+
+def ngram_overlap(
+    predictions: Sequence[str], train_answers: Sequence[str], n: int = 3
+) -> np.ndarray:
+    """Share of a prediction's character n-grams that occur in some training answer.
+
+    float64 [number of predictions], 0..1; nan for a prediction shorter than n. N-grams are counted
+    at each position, repeats included. One minus the novelty of McCoy et al. 2023 ("How much do
+    language models copy from their training data?"). ValueError for n < 1.
+    """
+    _check_texts(predictions=predictions, train_answers=train_answers)
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+
+    def ngrams(text: str) -> list[str]:
+        return [text[i : i + n] for i in range(len(text) - n + 1)]
+
+    in_train = {gram for answer in set(train_answers) for gram in ngrams(answer)}
+    grams = map(ngrams, predictions)
+    return np.array(
+        [sum(g in in_train for g in gs) / len(gs) if gs else np.nan for gs in grams],
+        dtype=np.float64,
+    )
+
+
+# ------------------------------------------------------------------------------------------------
+# scores: how sure the model was
+# ------------------------------------------------------------------------------------------------
+
+
+def entropy(log_probs: np.ndarray) -> np.ndarray:
+    """Shannon entropy of each distribution in log_probs float [..., V], in nats. float64 [...].
+
+    -sum_v p_v log p_v with 0 log 0 = 0 (Shannon 1948); 0 .. log V. ValueError if a distribution
+    does not sum to 1 within 1e-2 (logits in place of log-probabilities, say).
+    """
+    log_probs = np.asarray(log_probs, dtype=np.float64)
+    if log_probs.ndim == 0 or log_probs.shape[-1] == 0:
+        raise ValueError(f"log_probs must be [..., V] with V >= 1, got shape {log_probs.shape}")
+    with np.errstate(over="ignore"):
+        probs = np.exp(log_probs)
+    off = ~(np.abs(probs.sum(axis=-1) - 1) <= 1e-2)  # written so that nan is off as well
+    if off.any():
+        raise ValueError(f"log_probs must sum to 1 as probabilities: {log_probs[off][0]}")
+    terms = np.where(probs > 0, probs * np.where(probs > 0, log_probs, 0), 0)
+    return np.maximum(-terms.sum(axis=-1), 0)
+
+
+def _sequences(name: str, values: Sequence, mask: np.ndarray | None) -> list[np.ndarray]:
+    """The counted tokens of each sequence, from ragged rows or from [n, T] and a mask."""
+    if mask is not None:
+        values, mask = np.asarray(values), np.asarray(mask, dtype=bool)
+        if values.ndim != 2 or values.shape != mask.shape:
+            raise ValueError(f"{name} {values.shape} and mask {mask.shape} must both be [n, T]")
+        values = [row[counted] for row, counted in zip(values, mask, strict=True)]
+    rows = [np.asarray(row, dtype=np.float64) for row in values]
+    for i, row in enumerate(rows):
+        if row.ndim != 1 or not len(row) or np.isnan(row).any():
+            raise ValueError(f"{name} of sequence {i} must be tokens, at least one, no nan: {row}")
+    return rows
+
+
+def sequence_confidence(token_log_probs: Sequence, mask: np.ndarray | None = None) -> np.ndarray:
+    """Probability the model gave to the whole of each sequence. float64 [n], 0..1.
+
+    exp(sum_t log p(token_t | what came before)) over the answer's tokens and `<eos>`.
+    token_log_probs: n rows of any length, in nats; or float [n, T] with mask bool [n, T], where
+    False means ignored. ValueError for a sequence without tokens or a log-probability above 0.
+    """
+    totals = []
+    for row in _sequences("token_log_probs", token_log_probs, mask):
+        if row.max() > 1e-4:  # float32 log_softmax may round to just above 0
+            raise ValueError(f"log-probabilities must not be above 0: {row}")
+        totals.append(min(row.sum(), 0.0))
+    return np.exp(np.array(totals, dtype=np.float64))
+
+
+def sequence_entropy(token_entropies: Sequence, mask: np.ndarray | None = None) -> np.ndarray:
+    """Mean `entropy` per token of each sequence, in nats. float64 [n], 0 .. log V.
+
+    token_entropies: n rows of any length, or float [n, T] with mask bool [n, T], where False means
+    ignored. ValueError for a sequence without tokens.
+    """
+    rows = _sequences("token_entropies", token_entropies, mask)
+    return np.array([row.mean() for row in rows], dtype=np.float64)
+
+
+def auroc(scores: Sequence[float], correct: Sequence[bool]) -> float:
+    """Probability that a right prediction scores above a wrong one, ties counting half. 0..1.
+
+    Area under the ROC curve by mean ranks (Mann and Whitney 1947; Hanley and McNeil 1982): 0.5 says
+    that the score tells nothing, below 0.5 that wrong predictions score higher. nan if all are
+    right or all are wrong. scores float [n], finite; correct bool [n].
+    """
+    scores, correct = _as_finite("scores", scores), _as_bool("correct", correct)
+    _check_same_length(scores=scores, correct=correct)
+    n_right = int(correct.sum())
+    n_wrong = len(correct) - n_right
+    if not (n_right and n_wrong):
+        return math.nan
+    _, place, ties = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(ties) - (ties - 1) / 2)[place]  # [n], from 1
+    return float((ranks[correct].sum() - n_right * (n_right + 1) / 2) / (n_right * n_wrong))
+
+
+def compare_scores(scores: Sequence[float], correct: Sequence[bool]) -> dict:
+    """Mean score of right and of wrong predictions, and how well the score tells them apart.
+
+    Returns {"right", "wrong", "n_right", "n_wrong", "auroc"}. A nan score (undefined, such as the
+    overlap of a prediction that is too short) is left out, of the counts as well. None where a side
+    is empty. ValueError for an infinite score.
+    """
+    scores, correct = np.asarray(scores, dtype=np.float64), _as_bool("correct", correct)
+    _check_same_length(scores=scores, correct=correct)
+    defined = ~np.isnan(scores)
+    scores, correct = _as_finite("scores", scores[defined]), correct[defined]
+    right, wrong = scores[correct], scores[~correct]
+    return {
+        "right": float(right.mean()) if len(right) else None,
+        "wrong": float(wrong.mean()) if len(wrong) else None,
+        "n_right": len(right),
+        "n_wrong": len(wrong),
+        "auroc": _or_none(auroc(scores, correct)),
+    }
