@@ -1,10 +1,12 @@
 """What is measured, and how: pure functions from predictions, answers and scores to numbers.
 
-    from metrics import failure_kinds, summarize, wilson_interval
-
-    summarize(["46", "1"], ["46", "123"])   # exact_match 0.5, failures {"stopped_early": 1, ...}
-    failure_kinds(["4", "467"], ["46", "46"])        # ["stopped_early", "ran_on"]
-    wilson_interval(490, 500)                        # (0.9636..., 0.9891...)
+    >>> from metrics import failure_kinds, summarize, wilson_interval
+    >>> summarize(["46", "1"], ["46", "123"])
+    {'n': 2, 'exact_match': 0.5, ... 'failures': {'stopped_early': 1, 'ran_on': 0, ...}}
+    >>> failure_kinds(["4", "467"], ["46", "46"])
+    ['stopped_early', 'ran_on']
+    >>> wilson_interval(490, 500)
+    (0.96357..., 0.98910...)
 
 A `prediction` is the text that greedy decoding wrote after the prompt, up to but without `<eos>`,
 or up to a cap longer than the answer where no `<eos>` came; a token that is no character stands in
@@ -25,7 +27,7 @@ from statistics import NormalDist
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
-from rapidfuzz.process import cdist, cpdist
+from rapidfuzz.process import cdist
 
 CORRECT = "correct"
 FAILURES = ("stopped_early", "ran_on", "wrong_content")
@@ -38,27 +40,40 @@ FAILURES = ("stopped_early", "ran_on", "wrong_content")
 def _check_same_length(**columns: Sequence) -> None:
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
-        raise ValueError(f"one entry per example is needed in each, got lengths {lengths}")
+        raise ValueError(f"lengths differ: {lengths}")
 
 
-def _check_texts(**columns: Sequence[str]) -> None:
-    for name, column in columns.items():
-        if isinstance(column, str):
-            raise ValueError(f"{name} must be a sequence of texts, got the single text {column!r}")
+def _texts(name: str, texts: Sequence[str]) -> list[str]:
+    if isinstance(texts, str):
+        raise ValueError(f"{name} must be a sequence of texts, got the single text {texts!r}")
+    return list(texts)
+
+
+def _pairs(predictions: Sequence[str], answers: Sequence[str]) -> list[tuple[str, str]]:
+    predictions, answers = _texts("predictions", predictions), _texts("answers", answers)
+    _check_same_length(predictions=predictions, answers=answers)
+    return list(zip(predictions, answers, strict=True))
 
 
 def _as_bool(name: str, values: Sequence[bool]) -> np.ndarray:
     array = np.asarray(values)
-    if array.ndim != 1 or not np.isin(array, (0, 1)).all():
-        raise ValueError(f"{name} must be one-dimensional and hold only True and False: {array}")
+    other = array[~np.isin(array, (0, 1))]
+    if array.ndim != 1 or other.size:
+        raise ValueError(f"{name} must be [n] of True and False, got {array.shape} with {other}")
     return array.astype(bool)
 
 
 def _as_finite(name: str, values: Sequence[float]) -> np.ndarray:
     array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or not np.isfinite(array).all():
-        raise ValueError(f"{name} must be one-dimensional and finite: {array}")
+    other = array[~np.isfinite(array)]
+    if array.ndim != 1 or other.size:
+        raise ValueError(f"{name} must be [n] and finite, got {array.shape} with {other}")
     return array
+
+
+def _within(means: float | np.ndarray, values: np.ndarray) -> float | np.ndarray:
+    # Rounding can put the mean of equal values just outside them, and error bars below 0.
+    return np.clip(means, values.min(), values.max())
 
 
 def _or_none(value: float) -> float | None:
@@ -72,9 +87,7 @@ def _or_none(value: float) -> float | None:
 
 def exact_match(predictions: Sequence[str], answers: Sequence[str]) -> np.ndarray:
     """The prediction is the answer, character for character, `<eos>` included. bool [n]."""
-    _check_texts(predictions=predictions, answers=answers)
-    _check_same_length(predictions=predictions, answers=answers)
-    return np.array([p == a for p, a in zip(predictions, answers, strict=True)], dtype=bool)
+    return np.array([p == a for p, a in _pairs(predictions, answers)], dtype=bool)
 
 
 def oracle_length_exact_match(predictions: Sequence[str], answers: Sequence[str]) -> np.ndarray:
@@ -83,11 +96,7 @@ def oracle_length_exact_match(predictions: Sequence[str], answers: Sequence[str]
     What exact match would be if the model were told where to stop; never below it. The two differ
     by the predictions that ran on (`failure_kinds`).
     """
-    _check_texts(predictions=predictions, answers=answers)
-    _check_same_length(predictions=predictions, answers=answers)
-    return np.array(
-        [p.startswith(a) for p, a in zip(predictions, answers, strict=True)], dtype=bool
-    )
+    return np.array([p.startswith(a) for p, a in _pairs(predictions, answers)], dtype=bool)
 
 
 def token_accuracy(predictions: Sequence[str], answers: Sequence[str]) -> np.ndarray:
@@ -97,12 +106,10 @@ def token_accuracy(predictions: Sequence[str], answers: Sequence[str]) -> np.nda
     count as wrong. Measured on the decoded text, so an early slip shifts all that follows;
     `edit_distance` forgives shifts.
     """
-    _check_texts(predictions=predictions, answers=answers)
-    _check_same_length(predictions=predictions, answers=answers)
     return np.array(
         [
             sum(map(eq, p, a)) / max(len(p), len(a)) if p or a else 1.0
-            for p, a in zip(predictions, answers, strict=True)
+            for p, a in _pairs(predictions, answers)
         ],
         dtype=np.float64,
     )
@@ -114,11 +121,8 @@ def edit_distance(predictions: Sequence[str], answers: Sequence[str]) -> np.ndar
     Fewest insertions, deletions and substitutions of one character, each at cost 1 (Levenshtein
     1966), divided by max(len(prediction), len(answer)); two empty texts: 0.
     """
-    _check_texts(predictions=predictions, answers=answers)
-    _check_same_length(predictions=predictions, answers=answers)
-    return cpdist(
-        list(predictions), list(answers), scorer=Levenshtein.normalized_distance, dtype=np.float64
-    )
+    distances = [Levenshtein.normalized_distance(p, a) for p, a in _pairs(predictions, answers)]
+    return np.array(distances, dtype=np.float64)
 
 
 def failure_kinds(predictions: Sequence[str], answers: Sequence[str]) -> list[str]:
@@ -128,8 +132,6 @@ def failure_kinds(predictions: Sequence[str], answers: Sequence[str]) -> list[st
     ran_on: the answer is a proper prefix of the prediction. wrong_content: neither. The four are
     exclusive, and `correct` or `ran_on` is the same as oracle-length exact match.
     """
-    _check_texts(predictions=predictions, answers=answers)
-    _check_same_length(predictions=predictions, answers=answers)
 
     def kind(prediction: str, answer: str) -> str:
         if prediction == answer:
@@ -138,7 +140,7 @@ def failure_kinds(predictions: Sequence[str], answers: Sequence[str]) -> list[st
             return "stopped_early"
         return "ran_on" if prediction.startswith(answer) else "wrong_content"
 
-    return [kind(p, a) for p, a in zip(predictions, answers, strict=True)]
+    return [kind(p, a) for p, a in _pairs(predictions, answers)]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -177,22 +179,22 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
 
 
 def newcombe_interval(
-    successes_1: int, n_1: int, successes_2: int, n_2: int, confidence: float = 0.95
+    k1: int, n1: int, k2: int, n2: int, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Interval for p1 - p2 of two independent samples, (low, high) within -1..1.
+    """Interval for p1 - p2 = k1/n1 - k2/n2, independent samples; (low, high) within -1..1.
 
     Joins the Wilson intervals (l, u) of both rates: low = d - sqrt((p1 - l1)² + (u2 - p2)²),
     high = d + sqrt((u1 - p1)² + (p2 - l2)²), d = p1 - p2. Newcombe 1998, method 10. (nan, nan) if
     either n is 0. ValueError as in `wilson_interval`.
     """
-    low_1, high_1 = wilson_interval(successes_1, n_1, confidence)
-    low_2, high_2 = wilson_interval(successes_2, n_2, confidence)
-    if n_1 == 0 or n_2 == 0:
+    low1, high1 = wilson_interval(k1, n1, confidence)
+    low2, high2 = wilson_interval(k2, n2, confidence)
+    if n1 == 0 or n2 == 0:
         return math.nan, math.nan
-    p_1, p_2 = successes_1 / n_1, successes_2 / n_2
-    low = p_1 - p_2 - math.hypot(p_1 - low_1, high_2 - p_2)
-    high = p_1 - p_2 + math.hypot(high_1 - p_1, p_2 - low_2)
-    return float(low), float(high)
+    p1, p2 = float(k1 / n1), float(k2 / n2)
+    low = p1 - p2 - math.hypot(p1 - low1, high2 - p2)
+    high = p1 - p2 + math.hypot(high1 - p1, p2 - low2)
+    return low, high
 
 
 def bootstrap_interval(
@@ -203,6 +205,9 @@ def bootstrap_interval(
     The means of n_resamples draws of len(values) values with replacement; low and high are their
     (1 ∓ confidence) / 2 quantiles (Efron and Tibshirani 1993, ch. 13). (nan, nan) for fewer than 2
     values. ValueError for values that are not finite. The same seed gives the same interval.
+
+    With few seeds it is too narrow: of nominal 95 % intervals of normal values, measured, 75 % held
+    the true mean with 3 seeds, 84 % with 5, 90 % with 10, 93 % with 20.
     """
     _check_confidence(confidence)
     values = _as_finite("values", values)
@@ -212,9 +217,8 @@ def bootstrap_interval(
         return math.nan, math.nan
     draws = np.random.default_rng(seed).integers(len(values), size=(n_resamples, len(values)))
     means = values[draws].mean(axis=1)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    # The mean of equal values can differ from them in the last bit.
-    return float(max(low, values.min())), float(min(high, values.max()))
+    low, high = np.quantile(_within(means, values), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -236,10 +240,11 @@ def rate(correct: Sequence[bool]) -> dict:
 
 
 def summarize(predictions: Sequence[str], answers: Sequence[str]) -> dict:
-    """All metrics of a set of predictions: `rate` and, as means over the n examples,
+    """Every metric of a set of predictions in one dict.
 
-    "oracle_length_exact_match", "token_accuracy", "edit_distance" (0..1), and "failures", the
-    number of predictions of each kind in FAILURES. For n = 0 the means are None, the counts 0.
+    The keys of `rate`; "oracle_length_exact_match", "token_accuracy" and "edit_distance" (means
+    over the n examples, 0..1); "failures", the number of each kind in FAILURES. For n = 0 the means
+    are None and the counts 0.
     """
     n = len(answers)
     kinds = Counter(failure_kinds(predictions, answers))
@@ -294,11 +299,11 @@ def generalization_gap(train_correct: Sequence[bool], unseen_correct: Sequence[b
     train = _as_bool("train_correct", train_correct)
     unseen = _as_bool("unseen_correct", unseen_correct)
     low, high = newcombe_interval(int(train.sum()), len(train), int(unseen.sum()), len(unseen))
-    both = len(train) and len(unseen)
+    p_train, p_unseen = rate(train)["exact_match"], rate(unseen)["exact_match"]
     return {
-        "train": float(train.mean()) if len(train) else None,
-        "unseen": float(unseen.mean()) if len(unseen) else None,
-        "gap": float(train.mean() - unseen.mean()) if both else None,
+        "train": p_train,
+        "unseen": p_unseen,
+        "gap": None if p_train is None or p_unseen is None else p_train - p_unseen,
         "low": _or_none(low),
         "high": _or_none(high),
         "n_train": len(train),
@@ -315,7 +320,7 @@ def over_seeds(values: Sequence[float]) -> dict:
     low, high = bootstrap_interval(values)
     return {
         "n_seeds": len(values),
-        "mean": float(values.mean()) if len(values) else None,
+        "mean": float(_within(values.mean(), values)) if len(values) else None,
         "low": _or_none(low),
         "high": _or_none(high),
         "values": values.tolist(),
@@ -336,10 +341,8 @@ def copied_answers(
     training answer by chance: read the share per task, beside how many of `answers` themselves
     occur among the training answers.
     """
-    _check_texts(train_answers=train_answers)
-    in_train = set(train_answers)
-    wrong = ~exact_match(predictions, answers)
-    return wrong & np.array([p in in_train for p in predictions], dtype=bool)
+    in_train = set(_texts("train_answers", train_answers))
+    return np.array([p != a and p in in_train for p, a in _pairs(predictions, answers)], dtype=bool)
 
 
 def nearest_training_example(
@@ -355,25 +358,21 @@ def nearest_training_example(
 
     Memory is bounded by blocks of 512 x 4096 distances (16 MiB); uses every core.
     """
-    _check_texts(texts=texts, train_texts=train_texts)
-    if len(texts) and not len(train_texts):
+    texts, train_texts = _texts("texts", texts), _texts("train_texts", train_texts)
+    if texts and not train_texts:
         raise ValueError(f"no training text to compare {len(texts)} texts with")
     first_row = {}
     for row, text in enumerate(train_texts):
         first_row.setdefault(text, row)
     distinct, rows = list(first_row), np.array(list(first_row.values()), dtype=np.int64)
+    scorer = Levenshtein.normalized_distance
     distance = np.full(len(texts), np.inf)
     index = np.zeros(len(texts), dtype=np.int64)
     for i in range(0, len(texts), 512):
         block_distance, block_index = distance[i : i + 512], index[i : i + 512]  # views
         for j in range(0, len(distinct), 4096):
-            table = cdist(
-                texts[i : i + 512],
-                distinct[j : j + 4096],
-                scorer=Levenshtein.normalized_distance,
-                dtype=np.float64,
-                workers=-1,
-            )
+            block, train_block = texts[i : i + 512], distinct[j : j + 4096]
+            table = cdist(block, train_block, scorer=scorer, dtype=np.float64, workers=-1)
             column = table.argmin(axis=1)
             nearest = table[np.arange(len(table)), column]
             closer = nearest < block_distance
@@ -391,19 +390,17 @@ def ngram_overlap(
     at each position, repeats included. One minus the novelty of McCoy et al. 2023 ("How much do
     language models copy from their training data?"). ValueError for n < 1.
     """
-    _check_texts(predictions=predictions, train_answers=train_answers)
+    predictions = _texts("predictions", predictions)
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
 
     def ngrams(text: str) -> list[str]:
         return [text[i : i + n] for i in range(len(text) - n + 1)]
 
-    in_train = {gram for answer in set(train_answers) for gram in ngrams(answer)}
-    grams = map(ngrams, predictions)
-    return np.array(
-        [sum(g in in_train for g in gs) / len(gs) if gs else np.nan for gs in grams],
-        dtype=np.float64,
-    )
+    distinct_answers = set(_texts("train_answers", train_answers))
+    in_train = {gram for answer in distinct_answers for gram in ngrams(answer)}
+    rows = [[gram in in_train for gram in ngrams(prediction)] for prediction in predictions]
+    return np.array([sum(row) / len(row) if row else np.nan for row in rows], dtype=np.float64)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -425,7 +422,7 @@ def entropy(log_probs: np.ndarray) -> np.ndarray:
     off = ~(np.abs(probs.sum(axis=-1) - 1) <= 1e-2)  # written so that nan is off as well
     if off.any():
         raise ValueError(f"log_probs must sum to 1 as probabilities: {log_probs[off][0]}")
-    terms = np.where(probs > 0, probs * np.where(probs > 0, log_probs, 0), 0)
+    terms = probs * np.where(probs > 0, log_probs, 0)
     return np.maximum(-terms.sum(axis=-1), 0)
 
 
