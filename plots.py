@@ -1,0 +1,900 @@
+"""Figures from run folders: what was learned, when, and how far it carries.
+
+    python plots.py runs/step1_add_only
+    python plots.py runs/normal runs/dedup runs/duplicated --out_dir runs/figures
+
+A run folder is what train_minigpt_4070.py writes; one still in training works, and so does a
+folder of seeds (`seed_0/`, `seed_1/`, ...; drawn as mean and 95 % bootstrap interval over seeds)
+or one that holds nothing but ood_results.json. A figure whose data is not there is not drawn.
+One run writes into --out_dir (by default `<run>/plots`):
+
+    learning.png            exact match, train against unseen, with the gap; loss
+    tasks_over_epochs.png   unseen exact match per task, curriculum stages marked
+    task_epoch_heatmap.png  the same as a map
+    learning_rate.png       learning rate over optimizer steps
+    repeat_count.png        exact match and loss by repeat count in the training set (0 = unseen)
+    ood_by_category.png     exact match per category and suite; oracle-length exact match beside it
+    ood_by_level.png        exact match over length, digits and hops, training range shaded
+    failures.png            kinds of failure
+
+Several runs write these into one folder each below --out_dir, and side by side into --out_dir:
+compare_learning.png, compare_tasks.png, compare_repeat_count.png, compare_ood.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+import os
+import re
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from metrics import over_seeds, wilson_interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TASKS = ("copy", "rev", "add", "sort", "rel")
+CATEGORIES = (
+    "interpolation",
+    "extrapolation",
+    "compositional",
+    "systematic",
+    "edge_cases",
+    "robustness",
+    "novel_tasks",
+)
+# What `level` counts, for which tasks, and the range of the standard training data.
+LEVELS = {"items": ("copy", "rev", "sort"), "digits": ("add",), "hops": ("rel",)}
+STANDARD_RANGE = {"copy": (3, 10), "rev": (3, 10), "sort": (3, 10), "add": (1, 3), "rel": (1, 3)}
+# Okabe and Ito (2008) without yellow, which print loses; neighbours differ in colour, line, marker.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v")
+OUTCOMES = {  # colour and hatch: apart in greyscale too
+    "correct": ("#EAEAEA", ""),
+    "stopped_early": ("#56B4E9", "///"),
+    "ran_on": ("#E69F00", "..."),
+    "wrong_content": ("#0072B2", ""),
+}
+OOD_LOOKS = {  # colour, marker, size, legend
+    "category": (COLOURS[0], "o", 7, "exact match"),
+    "suite": (COLOURS[5], "o", 5, "exact match, one suite"),
+    "left out": ("0.45", "X", 7, "exact match, not in headlines"),
+}
+DPI = 200
+
+
+class PlotError(Exception):
+    """A mistake of the user's, told in one sentence."""
+
+
+# ------------------------------------------------------------------------------------------------
+# reading run folders
+# ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """`seeds` and `memorization` hold one entry per seed; a single run has one."""
+
+    name: str
+    config: dict
+    seeds: list[list[dict]]  # rows of metrics.jsonl, one per epoch
+    memorization: list[dict]
+    ood: dict
+
+
+def read_json(path: Path) -> dict:
+    if not path.exists():
+        return {}
+    try:
+        record = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise PlotError(f"{path} is not readable as JSON ({error}); write it again.") from error
+    if not isinstance(record, dict):
+        raise PlotError(f"{path} should hold a JSON object; write it again.")
+    return record
+
+
+def read_epochs(path: Path) -> list[dict]:
+    """Rows of metrics.jsonl, ascending in epoch; [] where there is no file.
+
+    A torn last line (a run still writing) is ignored. After a resume from an earlier epoch the
+    lines from that epoch on appear twice; the later ones count.
+    """
+    rows: list[dict] = []
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    lines = [(i, line) for i, line in enumerate(lines, start=1) if line.strip()]
+    for i, line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            if i == lines[-1][0]:
+                break
+            raise PlotError(f"{path}, line {i}, is not a JSON object; remove it.") from error
+        if not isinstance(row, dict):
+            raise PlotError(f"{path}, line {i}, is not a JSON object; remove it.")
+        row.setdefault("epoch", len(rows) + 1)
+        for end in ("low", "high"):  # named as every other interval is
+            row[f"generalization_gap_{end}"] = row.get(f"gap_{end}")
+        rows = [earlier for earlier in rows if earlier["epoch"] < row["epoch"]] + [row]
+    return rows
+
+
+def load_run(folder: Path, name: str) -> Run:
+    if not folder.is_dir():
+        raise PlotError(f"{folder} is not a folder; name a run folder, as in runs/step1_add_only.")
+    seed_folders = [p for p in folder.glob("seed_*") if re.fullmatch(r"seed_\d+", p.name)]
+    seed_folders.sort(key=lambda p: int(p.name[5:]))
+    seeds = [read_epochs(p / "metrics.jsonl") for p in seed_folders or [folder]]
+    memorization = [read_json(p / "memorization.json") for p in seed_folders or [folder]]
+    ood = read_json(folder / "ood_results" / "ood_results.json")
+    run = Run(
+        name=name,
+        config=read_json(folder / "config.json"),
+        seeds=[rows for rows in seeds if rows],
+        memorization=[record for record in memorization if record],
+        ood=ood or read_json(folder / "ood_results.json"),
+    )
+    if not (run.seeds or run.memorization or run.ood):
+        raise PlotError(
+            f"{folder} has no epoch in a metrics.jsonl and no ood_results.json; let "
+            f"train_minigpt_4070.py --out_dir {folder} finish an epoch, or name another folder."
+        )
+    return run
+
+
+def unique_names(folders: list[Path]) -> list[str]:
+    """The last part of each path, with as many parents as tell them apart."""
+    paths = [folder.resolve() for folder in folders]
+    depth = 2 if any(path.name == "ood_results" for path in paths) else 1
+    while len({path.parts[-depth:] for path in paths}) < len(paths):
+        depth += 1
+    return ["/".join(path.parts[-depth:]) for path in paths]
+
+
+# ------------------------------------------------------------------------------------------------
+# numbers
+# ------------------------------------------------------------------------------------------------
+
+
+class Point(NamedTuple):
+    """A number with its interval and n; nan where not known."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    n: float = math.nan
+
+
+class Curve(NamedTuple):
+    """Points along x as arrays [E]; no entries where a run folder lacks the number."""
+
+    x: np.ndarray
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    n: np.ndarray
+
+
+def number(record: dict, *path: str) -> float:
+    for key in path:
+        record = record.get(key) if isinstance(record, dict) else None
+    return float(record) if isinstance(record, (int, float)) else math.nan
+
+
+def read_point(record: dict, *path: str, n: tuple[str, ...] = ("n",)) -> Point:
+    """With the interval that stands beside the number; a rate without one gets Wilson's from n."""
+    value, n = number(record, *path), number(record, *n)
+    low, high = (number(record, *path[:-1], f"{path[-1]}_{end}") for end in ("low", "high"))
+    if "exact_match" in path[0] and math.isnan(low) and value >= 0 and n > 0:
+        low, high = wilson_interval(round(value * n), int(n))
+    return Point(value, low, high, n)
+
+
+def combine(points: list[Point]) -> Point:
+    """One seed keeps its interval; several give the mean and the bootstrap interval over seeds."""
+    points = [point for point in points if math.isfinite(point.value)]
+    if len(points) < 2:
+        return points[0] if points else Point(math.nan)
+    stats = over_seeds([point.value for point in points])
+    return Point(stats["mean"], stats["low"], stats["high"], points[0].n)
+
+
+def curve(run: Run, x: str, *path: str, n: tuple[str, ...] = ("none",)) -> Curve:
+    """One number over the epochs for which every seed has it; its n stands at the path `n`."""
+    seeds = [{r["epoch"]: r for r in rows if math.isfinite(number(r, *path))} for rows in run.seeds]
+    epochs = sorted(set.intersection(*map(set, seeds))) if seeds else []
+    points = [combine([read_point(rows[e], *path, n=n) for rows in seeds]) for e in epochs]
+    xs = [number(seeds[0][e], x) for e in epochs]
+    return Curve(np.array(xs), *np.array(points, dtype=float).reshape(-1, 4).T)
+
+
+def best_rows(run: Run) -> list[dict]:
+    """Per seed the epoch of the best model; the last validated one where none is marked."""
+    validated = [[r for r in rows if r.get("val_exact_match") is not None] for rows in run.seeds]
+    marked = [[r for r in rows if r.get("best")] or rows for rows in validated]
+    return [rows[-1] for rows in marked if rows]
+
+
+def in_order(names: Iterable[str], first: tuple[str, ...]) -> list[str]:
+    return [n for n in first if n in names] + sorted(n for n in names if n not in first)
+
+
+def task_names(run: Run) -> list[str]:
+    """Every task that the run validates, trains or will train, in curriculum order."""
+    names = set()
+    for row in chain(*run.seeds):
+        names |= {*(row.get("val_exact_match_by_task") or {}), *(row.get("tasks") or [])}
+    for stage in (run.config.get("derived") or {}).get("stages") or []:
+        names |= set(stage.get("tasks") or [])
+    return in_order(names, TASKS)
+
+
+def stage_starts(run: Run) -> list[tuple[int, list[str]]]:
+    """The first epoch of each curriculum stage reached, with the tasks that are new in it."""
+    starts, known = [], set()
+    for row in run.seeds[0] if run.seeds else []:
+        new = [task for task in row.get("tasks") or [] if task not in known]
+        known |= set(new)
+        starts += [(row["epoch"], new)] if new else []
+    return starts
+
+
+def examples_or_epoch(runs: list[Run]) -> str:
+    rows = chain(*(rows for run in runs for rows in run.seeds))
+    return "epoch" if any(math.isnan(number(r, "examples_seen")) for r in rows) else "examples_seen"
+
+
+# ------------------------------------------------------------------------------------------------
+# drawing
+# ------------------------------------------------------------------------------------------------
+
+
+def new_figure(name: str, width: float, height: float, widths: tuple[float, ...] = (1,)):
+    """Figure and its axes side by side, on the object-oriented API: no pyplot, no global state."""
+    from matplotlib.figure import Figure
+
+    fig = Figure(figsize=(width, height), layout="constrained")
+    fig.suptitle(shorten(name, int(11 * width)), fontsize=9, color="0.35", x=0.01, ha="left")
+    axes = fig.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(color="0.9", linewidth=0.6)
+        ax.set_axisbelow(True)
+    return fig, axes
+
+
+def describe(ax, title: str, x: str, y: str, pad: float = 6) -> None:
+    inches = ax.figure.get_figwidth() * ax.get_position().width
+    ax.set_title(textwrap.fill(title, int(15 * inches)), loc="left", fontsize=10.5, pad=pad)
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+
+
+def caption(fig, text: str) -> None:
+    text = textwrap.fill(text, int(15 * fig.get_figwidth()))
+    fig.supxlabel(text, fontsize=8, color="0.3", x=0.01, ha="left")
+
+
+def interval_words(runs: list[Run], what: str) -> str:
+    """What the interval means for runs of one seed and of several."""
+    numbers = {
+        max(len(r.seeds), len(r.memorization), len(r.ood.get("seeds") or []), 1) for r in runs
+    }
+    if numbers == {1}:
+        return f"{what}: 95 % Wilson interval."
+    if len(numbers) == 1:
+        return f"Mean of {numbers.pop()} seeds. {what}: 95 % bootstrap interval over seeds."
+    return f"{what}: 95 %; Wilson for a single seed, bootstrap over seeds for means of several."
+
+
+def names_title(runs: list[Run]) -> str:
+    return runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
+
+
+def words(name: str) -> str:
+    return name.removeprefix("ood_").removesuffix(".pkl").replace("_", " ")
+
+
+def shorten(name: str, width: int = 32) -> str:
+    """Cut in the middle, since runs differ at their ends; `$` and a first `_` stay literal."""
+    if len(name) > width:
+        name = name[: width // 2 - 1] + "…" + name[-(width // 2) :]
+    return (" " + name if name.startswith("_") else name).replace("$", r"\$")
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def count_words(counts: Iterable[float]) -> str:
+    """`n = 500`, or `n = 400–500`; empty where no count is known."""
+    known = sorted({int(n) for n in counts if math.isfinite(n)})
+    return (
+        "n = " + "–".join(f"{n:,}" for n in dict.fromkeys((known[0], known[-1]))) if known else ""
+    )
+
+
+def extremes(values: dict[str, float]) -> str:
+    """`highest copy 99.0 %, lowest rel 41.0 %`."""
+    if len(values) < 2:
+        return "".join(f"{name} {percent(value)}" for name, value in values.items())
+    top, bottom = max(values, key=values.get), min(values, key=values.get)
+    return f"highest {top} {percent(values[top])}, lowest {bottom} {percent(values[bottom])}"
+
+
+def proportion_axis(axis) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    set_limits = axis.axes.set_xlim if axis.axis_name == "x" else axis.axes.set_ylim
+    set_limits(-0.03, 1.03)
+    axis.set_ticks(np.linspace(0, 1, 6))
+    axis.set_major_formatter(PercentFormatter(xmax=1, decimals=0, symbol=" %"))
+
+
+def number_axis(ax, key: str) -> str:
+    """Ticks for examples seen, steps, or small whole numbers; returns the axis label."""
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    if key in ("examples_seen", "step"):
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+        return "training examples seen" if key == "examples_seen" else "optimizer step"
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return key
+
+
+def look(i: int) -> dict:
+    return {"color": COLOURS[i % 7], "linestyle": LINES[i % 4], "marker": MARKERS[i % 5]}
+
+
+def draw_curves(ax, curves: dict[str, Curve]) -> None:
+    """Lines with bands, and some markers, so that a single epoch shows too. Empty ones keep their
+    colour free, so that a task looks alike in every figure."""
+    for i, (name, c) in enumerate(curves.items()):
+        if not len(c.x):
+            continue
+        label = f"{shorten(name)} ({count_words(c.n)})".replace(" ()", "")
+        every = math.ceil(len(c.x) / 12)
+        ax.plot(c.x, c.value, label=label, markersize=4.5, markevery=every, **look(i))
+        ax.fill_between(c.x, c.low, c.high, color=look(i)["color"], alpha=0.18, lw=0)
+        if len(c.x) == 1:  # where a band has no width
+            ax.vlines(c.x, c.low, c.high, look(i)["color"])
+
+
+def mark_stages(ax, run: Run, epochs: np.ndarray, xs: np.ndarray) -> float:
+    """A dotted line where a stage begins, and above it what it adds; nothing without curriculum.
+
+    xs [E] are the places of `epochs` [E] on the axis; a stage begins half a place before its first.
+    Returns the room in points that the axes' title has to leave.
+    """
+    starts = [(np.searchsorted(epochs, epoch), new) for epoch, new in stage_starts(run)]
+    starts = [(xs[i] - 0.5, ", ".join(new)) for i, new in starts if i < len(xs)]
+    if len(starts) < 2:
+        return 6
+    narrow = np.diff([x for x, _ in starts]).min() < 0.075 * np.ptp(ax.get_xlim())
+    style = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "fontsize": 8}
+    style |= {"rotation": 90, "ha": "center"} if narrow else {"ha": "left"}
+    for i, (x, new) in enumerate(starts):
+        ax.axvline(x, color="0.35", linestyle=":", linewidth=1.2, zorder=1.5)
+        ax.annotate(f"+ {new}" if i else new, (x, 1), (0, 4), va="bottom", **style)
+    return 12 + 5 * max(len(new) for _, new in starts) + 8 if narrow else 20
+
+
+# ------------------------------------------------------------------------------------------------
+# training
+# ------------------------------------------------------------------------------------------------
+
+
+def learning_figure(run: Run):
+    """Exact match on train and unseen examples with the gap between them; loss beside it."""
+    key = examples_or_epoch([run])
+    matches = {
+        "unseen": curve(run, key, "val_exact_match", n=("val_n",)),
+        "train": curve(run, key, "train_exact_match", n=("train_n",)),
+        "validation rows seen in training": curve(run, key, "val_exact_match_seen"),
+    }
+    losses = {"unseen": curve(run, key, "val_loss"), "train": curve(run, key, "train_loss")}
+    panels = [any(len(c.x) for c in curves.values()) for curves in (matches, losses)]
+    if not any(panels):
+        return None
+    fig, axes = new_figure(run.name, 9.5, 4.2, (1.6, 1) if all(panels) else (1,))
+    if panels[0]:
+        title = draw_gap(axes[0], matches["train"], matches["unseen"])
+        draw_curves(axes[0], matches)
+        proportion_axis(axes[0].yaxis)
+        describe(axes[0], title, number_axis(axes[0], key), "exact match")
+        caption(fig, interval_words([run], "Bands"))
+    if panels[1]:
+        draw_curves(axes[-1], losses)
+        values = np.concatenate([c.value for c in losses.values()])
+        if values.min() > 0 and values.max() > 20 * values.min():
+            axes[-1].set_yscale("log")
+        ends = ", ".join(f"{name} {c.value[-1]:.2g}" for name, c in losses.items() if len(c.x))
+        x = number_axis(axes[-1], key)
+        describe(axes[-1], f"Loss at the end: {ends}", x, "loss (nats per token)")
+    for ax in axes:
+        ax.legend(fontsize=9)
+    return fig
+
+
+def draw_gap(ax, train: Curve, unseen: Curve) -> str:
+    """Shade between the curves where both are known; returns the title that says how far apart."""
+    xs, i, j = np.intersect1d(train.x, unseen.x, return_indices=True)
+    if not len(xs):
+        return "Exact match over training"
+    upper, lower = train.value[i], unseen.value[j]
+    ax.fill_between(xs, lower, upper, color="0.5", alpha=0.18, lw=0, label="gap")
+    gap = 100 * (upper - lower)
+    return (
+        f"Train minus unseen exact match: {gap.max():.1f} points at most, {gap[-1]:.1f} at the "
+        f"end, where {percent(lower[-1])} of the unseen are right"
+    )
+
+
+def task_curves(run: Run) -> dict[str, Curve]:
+    """Unseen exact match of each task, from the epoch in which the curriculum brings it in."""
+    curves, starts = {}, stage_starts(run)
+    first = {task: epoch for epoch, new in starts for task in new}
+    for task in task_names(run):
+        c = curve(run, "epoch", "val_exact_match_by_task", task, n=("val_n_by_task", task))
+        start = first.get(task, math.inf) if starts else 0
+        curves[task] = Curve(*(values[c.x >= start] for values in c))
+    return curves
+
+
+def tasks_figure(run: Run):
+    """Unseen exact match per task over epochs."""
+    curves = task_curves(run)
+    last = {task: c.value[-1] for task, c in curves.items() if len(c.x)}
+    if not last:
+        return None
+    fig, (ax,) = new_figure(run.name, 9.5, 4.2)
+    draw_curves(ax, curves)
+    epochs = np.unique(np.concatenate([c.x for c in curves.values()]))
+    pad = mark_stages(ax, run, epochs, epochs)
+    proportion_axis(ax.yaxis)
+    title = f"Unseen exact match at the end: {extremes(last)}"
+    describe(ax, title, number_axis(ax, "epoch"), "exact match, unseen", pad)
+    ax.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1))
+    note = " Dotted: a curriculum stage begins." if len(stage_starts(run)) > 1 else ""
+    caption(fig, interval_words([run], "Bands") + note)
+    return fig
+
+
+def heatmap_figure(run: Run):
+    """Tasks by validated epochs; hatched where the curriculum has not brought the task in."""
+    curves = task_curves(run)
+    epochs = np.unique(np.concatenate([np.empty(0), *(c.x for c in curves.values())]))
+    if not len(epochs):
+        return None
+    table = np.full((len(curves), len(epochs)), np.nan)  # [tasks, E]
+    for row, c in zip(table, curves.values(), strict=True):
+        row[np.searchsorted(epochs, c.x)] = c.value
+    fig, (ax,) = new_figure(run.name, 9.5, 2.3 + 0.36 * len(curves))
+    ax.grid(False)
+    ax.patch.set(facecolor="0.93", hatch="///", edgecolor="0.7")
+    image = ax.imshow(table, aspect="auto", cmap="cividis", vmin=0, vmax=1, interpolation="none")
+    proportion_axis(fig.colorbar(image, label="exact match", pad=0.01).ax.yaxis)
+    image.colorbar.ax.set_ylim(0, 1)
+    every = math.ceil(len(epochs) / 17)
+    shown = range((len(epochs) - 1) % every, len(epochs), every)
+    for (i, j), value in np.ndenumerate(table):
+        if j in shown and math.isfinite(value):
+            style = {"ha": "center", "va": "center", "color": "white" if value < 0.5 else "black"}
+            ax.text(j, i, f"{100 * value:.0f}", fontsize=8, **style)
+    ax.set_xticks(shown, [f"{epochs[j]:.0f}" for j in shown])
+    ax.set_yticks(range(len(curves)), curves)
+    pad = mark_stages(ax, run, epochs, np.arange(len(epochs)))
+    reached = [(task, epochs[row >= 0.9]) for task, row in zip(curves, table, strict=True)]
+    reached = " · ".join(f"{task} {e[0]:.0f}" if len(e) else f"{task} never" for task, e in reached)
+    describe(ax, f"First epoch with 90 % unseen exact match: {reached}", "epoch", "", pad)
+    notes = [f"Mean of {len(run.seeds)} seeds."] * (len(run.seeds) > 1) + ["Numbers in per cent."]
+    notes += ["Hatched: task not in the curriculum yet."] * bool(np.isnan(table).any())
+    caption(fig, " ".join(notes))
+    return fig
+
+
+def learning_rate_figure(run: Run):
+    """Learning rate at the last step of each epoch."""
+    rows = list(chain(*run.seeds))
+    key = "epoch" if any(math.isnan(number(row, "step")) for row in rows) else "step"
+    c = curve(run, key, "lr")
+    if not len(c.x):
+        return None
+    fig, (ax,) = new_figure(run.name, 6.5, 3.4)
+    draw_curves(ax, {"learning rate": c})
+    ax.set_ylim(0, 1.08 * c.value.max() or 1)
+    title = f"Learning rate: highest {c.value.max():.2g}, {c.value[-1]:.2g} at the end"
+    describe(ax, title, number_axis(ax, key), "learning rate")
+    caption(fig, "At the last step of each epoch.")
+    return fig
+
+
+# ------------------------------------------------------------------------------------------------
+# memorization
+# ------------------------------------------------------------------------------------------------
+
+
+def repeat_points(run: Run, name: str) -> dict[int, Point]:
+    """Repeat count -> "exact_match" or "loss" of the best model on examples repeated so often."""
+    by_count = {}
+    for row in chain(*(record.get("by_repeat_count") or [] for record in run.memorization)):
+        by_count.setdefault(row["group"], []).append(read_point(row, name))
+    points = {count: combine(by_count[count]) for count in sorted(by_count)}
+    return {count: point for count, point in points.items() if math.isfinite(point.value)}
+
+
+def repeat_count_figure(runs: list[Run]):
+    """Exact match, and loss where given, by how often an example stands in the training set."""
+    panels = {}
+    for name, unit in (("exact_match", "exact match"), ("loss", "loss (nats per token)")):
+        panels[unit] = {run.name: repeat_points(run, name) for run in runs}
+    panels = {unit: points for unit, points in panels.items() if any(points.values())}
+    if not panels:
+        return None
+    fig, axes = new_figure(names_title(runs), 1.5 + 4.2 * len(panels), 4.2, (1,) * len(panels))
+    for ax, (unit, points) in zip(axes, panels.items(), strict=True):
+        draw_repeat_counts(ax, points, unit)
+    if len(runs) > 1:
+        axes[0].legend(fontsize=9)
+    caption(fig, interval_words(runs, "Bars") + " Open markers, at 0: unseen examples.")
+    return fig
+
+
+def draw_repeat_counts(ax, points: dict[str, dict[int, Point]], unit: str) -> None:
+    counts = sorted(set().union(*points.values()))
+    for i, (run, by_count) in enumerate(points.items()):
+        if not by_count:
+            continue
+        xs = np.array([counts.index(count) for count in by_count])
+        xs = xs + 0.12 * (i - (len(points) - 1) / 2)
+        value, low, high, _ = np.array(list(by_count.values())).T
+        seen = np.array(list(by_count)) > 0
+        ax.vlines(xs, low, high, look(i)["color"], lw=1.5)
+        ax.plot(xs[seen], value[seen], label=shorten(run), markersize=6, **look(i))
+        ax.plot(xs[~seen], value[~seen], markersize=7, markerfacecolor="white", **look(i))
+    ns = [count_words(p[c].n for p in points.values() if c in p) for c in counts]
+    labels = [f"{c:g}\n{n}".strip() for c, n in zip(counts, ns, strict=True)]
+    ax.set_xticks(range(len(counts)), labels, fontsize=8)
+    name = unit.split(" (")[0]
+    title = f"{name.capitalize()} by repeat count"
+    if len(points) == 1:
+        show = percent if name == "exact match" else "{:.2g}".format
+        title += ": " + ", ".join(f"{show(value[i])} at {counts[i]:g}" for i in (0, -1))
+    if name == "exact match":
+        proportion_axis(ax.yaxis)
+    describe(ax, title, "times in the training set", unit)
+
+
+# ------------------------------------------------------------------------------------------------
+# out of distribution
+# ------------------------------------------------------------------------------------------------
+
+
+def ood_suites(run: Run) -> dict[str, dict[str, dict]]:
+    """category -> suite -> its results, in the order of CATEGORIES."""
+    by_category = {category: {} for category in run.ood.get("headline") or {}}
+    for name, suite in sorted((run.ood.get("suites") or {}).items()):
+        by_category.setdefault(suite.get("category") or "other", {})[name] = suite
+    return {category: by_category[category] for category in in_order(by_category, CATEGORIES)}
+
+
+def ood_rows(run: Run) -> list[tuple[str, str, dict, str]]:
+    """(label, kind, stats, note) for each category, then its suites and what is left out.
+
+    Kinds "category" and "suite" are over headline rows; "left out" is a suite without any, with
+    the stats of all its rows. The note counts the left-out rows by reason.
+    """
+    rows = []
+    for category, suites in ood_suites(run).items():
+        notes = {}
+        for name, suite in suites.items():
+            counts = {words(why): k for why, k in (suite.get("left_out") or {}).items() if k}
+            listed = ", ".join(f"{k:,.0f} {why}" for why, k in counts.items())
+            notes[name] = f"; left out: {listed}" if listed else ""
+        note = "".join(notes.values()) if len(suites) == 1 else ""
+        stats = (run.ood.get("headline") or {}).get(category) or {}
+        rows.append((words(category), "category", stats, note))
+        for name, suite in suites.items():
+            if not suite.get("headline"):
+                rows.append((words(name), "left out", suite.get("all") or {}, notes[name]))
+            elif len(suites) > 1:
+                rows.append((words(name), "suite", suite["headline"], notes[name]))
+    return [row for row in rows if math.isfinite(number(row[2], "exact_match"))]
+
+
+def ood_category_figure(run: Run):
+    """Exact match per category and suite with interval and n; oracle-length exact match beside."""
+    rows = ood_rows(run)
+    if not rows:
+        return None
+    fig, (ax,) = new_figure(run.name, 9, 2 + 0.27 * len(rows))
+    for y, (_, kind, stats, note) in enumerate(rows):
+        point, oracle = read_point(stats, "exact_match"), number(stats, "oracle_length_exact_match")
+        colour, marker, size, label = OOD_LOOKS[kind]
+        ax.hlines(y, point.low, point.high, colour, lw=1.8)
+        ax.plot(point.value, y, marker, color=colour, ms=size, label=label)
+        ax.plot(oracle, y, "D", color=colour, ms=9, mfc="none", label="oracle-length exact match")
+        text, place = count_words([point.n]) + note, ("axes fraction", "data")
+        ax.annotate(text, (1.02, y), xycoords=place, va="center", fontsize=8)
+    row_axis(ax, [label for label, *_ in rows])
+    for text, (_, kind, *_) in zip(ax.get_yticklabels(), rows, strict=True):
+        text.set_fontweight("bold" if kind == "category" else "normal")
+    headline = {label: stats["exact_match"] for label, kind, stats, _ in rows if kind == "category"}
+    title = f"Out of distribution: {extremes(headline) or 'no headline rows'}"
+    describe(ax, title, "exact match", "")
+    handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    fig.legend(handles.values(), handles, loc="outside upper right", ncols=4, fontsize=8)
+    caption(fig, interval_words([run], "Bars"))
+    return fig
+
+
+def row_axis(ax, labels: list[str]) -> None:
+    """A row per label, the first on top, and proportions from left to right."""
+    ax.set_yticks(range(len(labels)), labels, fontsize=9)
+    ax.set_ylim(len(labels) - 0.5, -0.5)
+    proportion_axis(ax.xaxis)
+
+
+def level_curves(run: Run) -> dict[str, Curve]:
+    """Exact match of each of TASKS over `level`, from the headline rows of systematic suites."""
+    points: dict[str, dict[float, Point]] = {task: {} for task in TASKS}
+    for suite in ood_suites(run).get("systematic", {}).values():
+        for row in (suite.get("by_level") or []) if suite.get("headline") else []:
+            point = read_point(row, "exact_match")
+            if isinstance(row["level"], (int, float)) and math.isfinite(point.value):
+                points.setdefault(row["task"], {})[row["level"]] = point
+    rows = {task: [(x, *point) for x, point in sorted(by.items())] for task, by in points.items()}
+    return {task: Curve(*np.array(r, dtype=float).reshape(-1, 5).T) for task, r in rows.items()}
+
+
+def level_figure(run: Run):
+    """Exact match over items, digits and hops, with the training range shaded."""
+    curves = level_curves(run)
+    panels = {unit: tasks for unit, tasks in LEVELS.items() if any(len(curves[t].x) for t in tasks)}
+    if not panels:
+        return None
+    given = run.ood.get("training_range") or (run.config.get("data") or {}).get("training_range")
+    widths = tuple(1.4 if unit == "items" else 1 for unit in panels)
+    fig, axes = new_figure(run.name, 1.5 + 3 * sum(widths), 4, widths)
+    for ax, (unit, tasks) in zip(axes, panels.items(), strict=True):
+        low, high = {**STANDARD_RANGE, **(given or {})}[tasks[0]]
+        ax.axvspan(low - 0.5, high + 0.5, color="0.88", lw=0, zorder=0, label="training range")
+        none = Curve(*np.empty((5, 0)))
+        draw_curves(ax, {task: c if task in tasks else none for task, c in curves.items()})
+        x, value = (np.concatenate([curves[task][i] for task in tasks]) for i in (0, 1))
+        inside = (low <= x) & (x <= high)
+        sides = {"inside": value[inside], "outside": value[~inside]}
+        means = ", ".join(f"{percent(v.mean())} {side}" for side, v in sides.items() if len(v))
+        proportion_axis(ax.yaxis)
+        y = "exact match" if ax is axes[0] else ""
+        describe(ax, f"{unit.capitalize()}: {means}", number_axis(ax, unit), y)
+        ax.legend(fontsize=8.5)
+    source = "training range" if given else "training range of the standard data"
+    note = f"Shaded: {source}; titles: mean over the levels inside and outside it; n: per level."
+    caption(fig, f"{interval_words([run], 'Bands')} {note}")
+    return fig
+
+
+def failure_rows(run: Run) -> list[tuple[str, float, dict[str, float]]]:
+    """(label, n, kind -> share of n): validation, OOD categories, tasks in extrapolation."""
+    rows, headline = best_rows(run), run.ood.get("headline") or {}
+    groups = [("unseen validation", r.get("val_n"), r.get("val_failures")) for r in rows]
+    for category in in_order(headline, CATEGORIES):
+        stats = headline[category] or {}
+        groups.append((words(category), stats.get("n"), stats.get("failures")))
+    for suite in ood_suites(run).get("extrapolation", {}).values():
+        by_task = (suite.get("by_task") or {}) if suite.get("headline") else {}
+        for task, stats in by_task.items():
+            groups.append((f"extrapolation: {task}", stats.get("n"), stats.get("failures")))
+    totals: dict[str, Counter] = {}
+    for label, n, failures in groups:
+        if n and failures:
+            correct = n - sum(failures.values())
+            totals.setdefault(label, Counter()).update({"n": n, "correct": correct, **failures})
+    return [
+        (label, total["n"], {kind: total[kind] / total["n"] for kind in OUTCOMES})
+        for label, total in totals.items()
+    ]
+
+
+def failures_figure(run: Run):
+    """Share of right answers and of each kind of failure."""
+    rows = failure_rows(run)
+    if not rows:
+        return None
+    fig, (ax,) = new_figure(run.name, 8.5, 1.9 + 0.34 * len(rows))
+    left = np.zeros(len(rows))
+    for kind, (colour, hatch) in OUTCOMES.items():
+        width = np.array([shares[kind] for *_, shares in rows])
+        style = {"color": colour, "hatch": hatch, "edgecolor": "0.2", "linewidth": 0.5}
+        ax.barh(range(len(rows)), width, left=left, height=0.72, label=words(kind), **style)
+        left += width
+    row_axis(ax, [f"{label} (n = {n:,.0f})" for label, n, _ in rows])
+    ax.set_xlim(0, 1)
+    wrong = {words(k): sum(n * shares[k] for _, n, shares in rows) for k in list(OUTCOMES)[1:]}
+    most = max(wrong, key=wrong.get)
+    title = f"Most frequent failure: {most}" if wrong[most] else "No failures"
+    describe(ax, title, "share of examples", "")
+    fig.legend(loc="outside upper right", ncols=4, fontsize=8)
+    return fig
+
+
+# ------------------------------------------------------------------------------------------------
+# several runs side by side
+# ------------------------------------------------------------------------------------------------
+
+
+def compare_learning_figure(runs: list[Run]):
+    """Unseen exact match, and train minus unseen, over examples seen."""
+    key = examples_or_epoch(runs)
+    panels = {
+        "exact match, unseen": {
+            r.name: curve(r, key, "val_exact_match", n=("val_n",)) for r in runs
+        },
+        "train minus unseen exact match": {
+            r.name: curve(r, key, "generalization_gap") for r in runs
+        },
+    }
+    panels = {y: curves for y, curves in panels.items() if any(len(c.x) for c in curves.values())}
+    if not panels:
+        return None
+    fig, axes = new_figure(names_title(runs), 5.5 * len(panels), 4.4, (1,) * len(panels))
+    for ax, (y, curves) in zip(axes, panels.items(), strict=True):
+        draw_curves(ax, curves)
+        proportion_axis(ax.yaxis)
+        if y.startswith("train"):
+            bottom, top = ax.dataLim.intervaly
+            ax.set_ylim(min(-0.03, bottom - 0.02), max(0.25, top + 0.02))
+        ends = extremes({shorten(name): c.value[-1] for name, c in curves.items() if len(c.x)})
+        describe(ax, f"At the end: {ends}", number_axis(ax, key), y)
+    axes[0].legend(fontsize=8.5)
+    caption(fig, interval_words(runs, "Bands"))
+    return fig
+
+
+def compare_rows(runs: list[Run], rows: dict[str, list[Point]], title: str):
+    """A row per category or task, a marker per run; None unless two runs have numbers."""
+    known = [i for i in range(len(runs)) if any(math.isfinite(p[i].value) for p in rows.values())]
+    if len(known) < 2:
+        return None
+    fig, (ax,) = new_figure(names_title(runs), 9, 2 + len(rows) * (0.3 + 0.13 * len(known)))
+    for k, i in enumerate(known):
+        ys = np.arange(len(rows)) + 0.75 * ((k + 0.5) / len(known) - 0.5)
+        value, low, high, _ = np.array([points[i] for points in rows.values()]).T
+        ax.hlines(ys, low, high, look(k)["color"], lw=1.8)
+        style = {**look(k), "linestyle": "none"}
+        ax.plot(value, ys, label=shorten(runs[i].name), markersize=6, **style)
+    row_axis(ax, [f"{name}\n{count_words(p.n for p in points)}" for name, points in rows.items()])
+    ax.grid(visible=False, axis="y")
+    for y in range(1, len(rows)):
+        ax.axhline(y - 0.5, color="0.8", lw=0.8)
+    describe(ax, title, "exact match", "")
+    ax.legend(fontsize=8.5, loc="upper left", bbox_to_anchor=(1.01, 1))
+    caption(fig, interval_words(runs, "Bars"))
+    return fig
+
+
+def compare_tasks_figure(runs: list[Run]):
+    """Unseen exact match per task of each run's best model."""
+    rows = {}
+    for task in in_order(set(chain(*map(task_names, runs))), TASKS):
+        path, n = ("val_exact_match_by_task", task), ("val_n_by_task", task)
+        rows[task] = [combine([read_point(r, *path, n=n) for r in best_rows(run)]) for run in runs]
+    return compare_rows(runs, rows, "Unseen exact match of the best model, by task")
+
+
+def compare_ood_figure(runs: list[Run]):
+    """Headline exact match per OOD category of each run."""
+    headlines, rows = [run.ood.get("headline") or {} for run in runs], {}
+    for category in in_order(set(chain(*headlines)), CATEGORIES):
+        points = [read_point(h.get(category) or {}, "exact_match") for h in headlines]
+        if any(math.isfinite(point.value) for point in points):
+            rows[words(category)] = points
+    return compare_rows(runs, rows, "Exact match out of distribution, by category")
+
+
+# ------------------------------------------------------------------------------------------------
+# writing
+# ------------------------------------------------------------------------------------------------
+
+
+RUN_FIGURES = {
+    "learning.png": learning_figure,
+    "tasks_over_epochs.png": tasks_figure,
+    "task_epoch_heatmap.png": heatmap_figure,
+    "learning_rate.png": learning_rate_figure,
+    "repeat_count.png": lambda run: repeat_count_figure([run]),
+    "ood_by_category.png": ood_category_figure,
+    "ood_by_level.png": level_figure,
+    "failures.png": failures_figure,
+}
+COMPARISONS = {
+    "compare_learning.png": compare_learning_figure,
+    "compare_tasks.png": compare_tasks_figure,
+    "compare_repeat_count.png": repeat_count_figure,
+    "compare_ood.png": compare_ood_figure,
+}
+
+
+def draw_figures(runs: list[Run]) -> dict[str, Figure]:
+    """File name -> figure, for all that the run folders have the data for."""
+    figures = {}
+    for run in runs:
+        folder = f"{run.name.replace('/', '_')}/" if len(runs) > 1 else ""
+        figures |= {folder + name: draw(run) for name, draw in RUN_FIGURES.items()}
+    if len(runs) > 1:
+        figures |= {name: draw(runs) for name, draw in COMPARISONS.items()}
+    return {name: figure for name, figure in figures.items() if figure is not None}
+
+
+def write_figures(run_dirs, out_dir=None) -> list[Path]:
+    """Draw run folders (one path or several) and return the PNG files written.
+
+    out_dir is by default `<run>/plots` and must be given for several runs. All figures are drawn
+    before the first is written, each by a temporary file and a rename. Raises PlotError.
+    """
+    run_dirs = [run_dirs] if isinstance(run_dirs, (str, Path)) else run_dirs
+    folders = list({Path(folder).resolve(): Path(folder) for folder in run_dirs}.values())
+    if out_dir is None and len(folders) > 1:
+        raise PlotError("Several runs need a folder of their own for figures: add --out_dir.")
+    out_dir = folders[0] / "plots" if out_dir is None else Path(out_dir)
+    if out_dir.exists() and not out_dir.is_dir():
+        raise PlotError(f"{out_dir} is a file, not a folder; name another --out_dir.")
+    names = unique_names(folders)
+    runs = [load_run(folder, name) for folder, name in zip(folders, names, strict=True)]
+    images = {}
+    for name, figure in draw_figures(runs).items():
+        images[out_dir / name] = io.BytesIO()
+        figure.savefig(images[out_dir / name], format="png", dpi=DPI)
+    for path, image in images.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        with open(temporary, "wb") as file:
+            file.write(image.getvalue())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    return list(images)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run folder, folder of seeds, or folder of results"
+    )
+    parser.add_argument(
+        "--out_dir", metavar="DIR", help="where the figures go (default: plots/ in the one run)"
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    try:
+        paths = write_figures(args.runs, args.out_dir)
+    except PlotError as error:
+        print(f"plots.py: {error}", file=sys.stderr)
+        return 2
+    for path in paths:
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
