@@ -24,7 +24,7 @@ import re
 import string
 import sys
 from collections import Counter
-from functools import partial
+from functools import lru_cache, partial
 from itertools import combinations, pairwise, product
 from pathlib import Path
 
@@ -42,12 +42,18 @@ TRAINING_SIZES = _sizes(items=range(3, 11), digits=range(1, 4), hops=range(1, 4)
 EXTRAPOLATION_SIZES = _sizes(items=range(11, 21), digits=range(4, 6), hops=range(4, 7))
 SYSTEMATIC_SIZES = _sizes(items=range(3, 25), digits=range(1, 7), hops=range(1, 7))
 SHORTEST_CHAIN, LONGEST_CHAIN = 4, 8  # people in a rel chain
+ROWS_PER_TASK = 10_000  # in each of the three training sets
 REPEAT_COUNTS = (2, 4, 8, 16, 32)
-ROWS_PER_REPEAT_COUNT = 680  # per task, so 3,400 over the five
+ROWS_PER_REPEAT_COUNT = 680  # per task, so 3,400 over the five; 16 and 32 go into 672
 
 # ---------------------------------------------------------------------------
 # Examples: the parser, task families, canonical keys and who owns them
 # ---------------------------------------------------------------------------
+
+
+NUMBER = re.compile("[0-9]+")
+EXAMPLE = re.compile(r"\[([^\[\]\n]+)\] (.*) \| (.*)")
+REL_PROMPT = re.compile(r"([A-Z]>[A-Z](?: [A-Z]>[A-Z])*)\?(up|down) ([0-9]+) ([A-Z])")
 
 
 def split_example(raw: str) -> tuple[str, str, str]:
@@ -58,21 +64,16 @@ def split_example(raw: str) -> tuple[str, str, str]:
     >>> split_example("[rev] [sort] 3 1 2 | 3 2 1")
     ('rev', '[sort] 3 1 2', '3 2 1')
     """
-    match = re.fullmatch(r"\[([^\[\]\n]+)\] (.*) \| (.*)", raw)
+    match = EXAMPLE.fullmatch(raw)
     if match is None:
         shown = raw if len(raw) <= 80 else raw[:77] + "..."
         raise ValueError(f"{shown!r} is not of the form '[tag] prompt | answer'")
     return match[1], match[2], match[3]
 
 
-# A tag's family is named before its first underscore; the long names are the earlier program's.
-FAMILY_NAMES = {
-    "copy": ("copy", "copying"),
-    "rev": ("rev", "reverse", "reversing"),
-    "add": ("add", "adding", "addition"),
-    "sort": ("sort", "sorting"),
-    "rel": ("rel", "relation", "relations", "relational"),
-}
+# A tag's family stands before its first underscore, by these names too in the earlier program.
+ALIASES = {"copying": "copy", "reverse": "rev", "reversing": "rev", "adding": "add"}
+ALIASES |= {"addition": "add", "sorting": "sort", "relation": "rel", "relational": "rel"}
 
 
 def task_of_tag(tag: str) -> str | None:
@@ -82,7 +83,8 @@ def task_of_tag(tag: str) -> str | None:
     ('sort', 'sort', None)
     """
     head = tag.split("_")[0]
-    return next((task for task, names in FAMILY_NAMES.items() if head in names), None)
+    task = ALIASES.get(head, head)
+    return task if task in TASKS else None
 
 
 def canonical_tag(tag: str) -> str:
@@ -94,9 +96,6 @@ def canonical_tag(tag: str) -> str:
     ('rev', 'sort_desc', 'max')
     """
     return tag if "desc" in tag.split("_") else task_of_tag(tag) or tag
-
-
-REL_PROMPT = re.compile(r"([A-Z]>[A-Z](?: [A-Z]>[A-Z])*)\?(up|down) ([0-9]+) ([A-Z])")
 
 
 def canonical_key(tag: str, prompt: str) -> str:
@@ -124,6 +123,7 @@ def canonical_key(tag: str, prompt: str) -> str:
     return f"[{tag}] {text}"
 
 
+@lru_cache(maxsize=2**18)
 def key_of(raw: str) -> str:
     """The canonical key of a whole row."""
     tag, prompt, _ = split_example(raw)
@@ -290,6 +290,15 @@ def draw_example(rng, task: str, size: int | None = None) -> str:
     return sequence_row(task, draw_items(rng, size))
 
 
+def size_of(raw: str) -> int:
+    """The number of items, digits (of the longer operand) or hops in a row of the five tasks."""
+    task, prompt, _ = split_example(raw)
+    words = prompt.split()
+    if task == "add":
+        return max(map(len, words))
+    return int(words[-2]) if task == "rel" else len(words)
+
+
 def row(tag: str, prompt: str, answer) -> str:
     return f"[{tag}] {prompt} | {spaced(answer) if isinstance(answer, list) else answer}"
 
@@ -324,18 +333,19 @@ def take(n: int, draw, owner: str | None, by_key: bool = False) -> list[str]:
 # ---------------------------------------------------------------------------
 
 
-def training_rows(task: str, seed: int, n: int) -> dict[str, list[str]]:
-    """The rows of one task in the three training sets, n each, all from one stream of draws.
+def training_rows(task: str, seed: int) -> dict[str, list[str]]:
+    """The 10,000 rows of one task in each training set, all from one stream of draws.
 
-    normal: the first n draws, duplicates as they fall. dedup: the stream read on until it has given
-    n distinct examples. duplicated: examples of dedup chosen at random, whatever their difficulty,
-    some of them repeated; so it differs from dedup only in which rows repeat. Distinct means by
-    canonical key: 5 + 3 would be a second dose of 3 + 5. Short sums are few (55 of one digit), so
-    dedup has longer sums than normal: dataset_stats.json shows by how much.
+    normal: the first draws, duplicates as they fall. dedup: the stream read on until it has given
+    enough distinct examples. duplicated: examples of dedup chosen at random, whatever their
+    difficulty, some of them repeated; so it differs from dedup only in which rows repeat.
+
+    Distinct means by canonical key: 5 + 3 would be a second dose of 3 + 5. Short sums are few (55
+    of one digit), so dedup has longer sums than normal: dataset_stats.json shows by how much.
     """
     rng = random.Random(f"{seed} train {task}")
     normal, dedup = [], {}
-    while len(dedup) < n:
+    while len(dedup) < ROWS_PER_TASK:
         raw = draw_example(rng, task)
         key = key_of(raw)
         if split_of(key) == "train":
@@ -345,9 +355,12 @@ def training_rows(task: str, seed: int, n: int) -> dict[str, list[str]]:
     for count in REPEAT_COUNTS:
         for _ in range(ROWS_PER_REPEAT_COUNT // count):
             duplicated += [unused.pop()] * count
-    duplicated += unused[: n - len(duplicated)]
-    names = ("train_normal", "train_dedup", "train_duplicated")
-    return dict(zip(names, (normal[:n], list(dedup.values()), duplicated), strict=True))
+    duplicated += unused[: ROWS_PER_TASK - len(duplicated)]
+    return {
+        "train_normal": normal[:ROWS_PER_TASK],
+        "train_dedup": list(dedup.values()),
+        "train_duplicated": duplicated,
+    }
 
 
 def held_out_rows(rng, task: str, owner: str) -> list[str]:
@@ -359,7 +372,7 @@ def processed_sets(seed: int) -> dict[str, list[str]]:
     """Three training sets of 50,000 rows and one validation set of 2,500, shuffled."""
     sets = {name: [] for name in ("train_normal", "train_dedup", "train_duplicated", "val")}
     for task in TASKS:
-        for name, rows in training_rows(task, seed, 10_000).items():
+        for name, rows in training_rows(task, seed).items():
             sets[name] += rows
         sets["val"] += held_out_rows(random.Random(f"{seed} val {task}"), task, "val")
     return {name: shuffled(random.Random(f"{seed} {name}"), rows) for name, rows in sets.items()}
@@ -393,25 +406,25 @@ def at_level(level, n: int, draw, owner: str | None = "ood"):
     return ((raw, level) for raw in take(n, draw, owner))
 
 
-def at_sizes(rng, task: str, sizes: range, n: int):
-    """n rows at each number of items, digits (of both operands) or hops."""
-    for size in sizes:
-        yield from at_level(size, n, partial(draw_example, rng, task, size))
+def at_sizes(rng, tasks, sizes: dict[str, range], n: int):
+    """n rows at each number of items, digits (of both operands) or hops.
+
+    Only sums of one digit are fewer: of 55 pairs the suites own about an eighth, in both orders.
+    """
+    for task in tasks:
+        for size in sizes[task]:
+            yield from at_level(size, n, partial(draw_example, rng, task, size))
 
 
 def extrapolation(rng, task: str):
     """Beyond training: 11-20 items, 4-5 digits, 4-6 hops, in equal parts."""
-    sizes = EXTRAPOLATION_SIZES[task]
-    return at_sizes(rng, task, sizes, math.ceil(500 / len(sizes)))
+    n = math.ceil(500 / len(EXTRAPOLATION_SIZES[task]))
+    return at_sizes(rng, [task], EXTRAPOLATION_SIZES, n)
 
 
 def systematic(rng):
-    """One knob at a time: items 3-24, digits 1-6, hops 1-6, 100 rows at each value.
-
-    Only sums of one digit are fewer: of 55 pairs the suites own about an eighth, in both orders.
-    """
-    for task in TASKS:
-        yield from at_sizes(rng, task, SYSTEMATIC_SIZES[task], 100)
+    """One knob at a time: items 3-24, digits 1-6, hops 1-6, 100 rows at each value."""
+    return at_sizes(rng, TASKS, SYSTEMATIC_SIZES, 100)
 
 
 def interpolation(rng):
@@ -435,10 +448,7 @@ def compositional(rng):
             if all(split_of(key_of(step)) == "ood" for step in steps):
                 return row(f"{outer}] [{inner}", spaced(items), ANSWER_SEQUENCE[outer](between))
 
-    def draw_three():
-        return add_row(draw_number(rng), draw_number(rng), draw_number(rng))
-
-    yield from at_level("three_addends", 100, draw_three)
+    yield from at_level("three_addends", 100, lambda: add_row(*map(draw_number, [rng] * 3)))
     for outer, inner in product(SEQUENCE_TASKS, repeat=2):
         if outer != inner or outer == "rev":
             draw = partial(draw_pair, outer, inner)
@@ -496,24 +506,22 @@ def edge_cases(rng):
 
 def robustness(rng):
     """Prompts written otherwise, answers as ever: wide gaps, leading zeros, no gaps around +."""
-    kinds = {
-        "extra_spaces": lambda text: re.sub(" ", lambda _: " " * pick(rng, (1, 2, 3)), text),
-        "leading_zeros": lambda text: re.sub(
-            "[0-9]+", lambda number: "0" * pick(rng, (0, 1, 2)) + number[0], text
-        ),
-        "no_spaces": lambda text: text.replace(" ", ""),
+    numeric = ("copy", "rev", "add", "sort")
+    kinds = {  # kind -> what it rewrites, into what, in which tasks
+        "extra_spaces": (" ", lambda _: " " * pick(rng, (1, 2, 3)), TASKS),
+        "leading_zeros": (NUMBER, lambda number: "0" * pick(rng, (0, 1, 2)) + number[0], numeric),
+        "no_spaces": (" ", "", ("add",)),
     }
-    tasks = {"extra_spaces": TASKS, "leading_zeros": ("copy", "rev", "add", "sort")}
 
-    def draw(task, kind):
+    def draw(task, pattern, replacement):
         tag, prompt, answer = split_example(draw_example(rng, task))
-        while (written := kinds[kind](prompt)) == prompt:
+        while (written := re.sub(pattern, replacement, prompt)) == prompt:
             pass
         return row(tag, written, answer)
 
-    for kind in kinds:
-        for task in tasks.get(kind, ("add",)):
-            yield from at_level(kind, 100, partial(draw, task, kind))
+    for kind, (pattern, replacement, tasks) in kinds.items():
+        for task in tasks:
+            yield from at_level(kind, 100, partial(draw, task, pattern, replacement))
 
 
 SUITES = {  # suite -> its category and how it is drawn
@@ -532,33 +540,27 @@ SUITES = {  # suite -> its category and how it is drawn
 # ---------------------------------------------------------------------------
 
 
-def size_of(raw: str) -> int:
-    """The number of items, digits (of the longer operand) or hops in a row of the five tasks."""
-    tag, prompt, _ = split_example(raw)
-    words = prompt.split()
-    if tag == "add":
-        return max(map(len, words))
-    return int(words[-2]) if tag == "rel" else len(words)
-
-
-def describe(raws: list[str], levels: list, content: bytes) -> dict:
-    """What dataset_stats.json says of a file: as a whole and by tag."""
-    tags = [split_example(raw)[0] for raw in raws]
-    whole = describe_rows(raws)
-    whole["sha256"] = hashlib.sha256(content).hexdigest()
-    whole["by_tag"] = {}
-    for tag in sorted(set(tags)):
-        mine = [i for i in range(len(raws)) if tags[i] == tag]
-        prompts = [split_example(raws[i])[1] for i in mine]
-        whole["by_tag"][tag] = describe_rows([raws[i] for i in mine]) | {
-            "rows_by_level": counted(levels[i] for i in mine),
-            "numbers_by_digits": counted(len(n) for p in prompts for n in re.findall("[0-9]+", p)),
+def describe(pairs: list, content: bytes) -> dict:
+    """What dataset_stats.json says of a file of (row, level) pairs: as a whole and by tag."""
+    by_tag = {}
+    for raw, level in pairs:
+        by_tag.setdefault(split_example(raw)[0], []).append((raw, level))
+    about = {"sha256": hashlib.sha256(content).hexdigest(), **describe_rows(pairs), "by_tag": {}}
+    for tag, mine in sorted(by_tag.items()):
+        digits = [
+            len(number) for raw, _ in mine for number in NUMBER.findall(split_example(raw)[1])
+        ]
+        levels = [level for _, level in mine]
+        about["by_tag"][tag] = describe_rows(mine) | {
+            "rows_by_level": counted(levels),
+            "prompt_numbers_by_digits": counted(digits),
         }
-    return whole
+    return about
 
 
-def describe_rows(raws: list[str]) -> dict:
+def describe_rows(pairs: list) -> dict:
     """Rows, duplicates and lengths in characters."""
+    raws = [raw for raw, _ in pairs]
     repeats = Counter(raws)
     prompts, answers = zip(*(split_example(raw)[1:] for raw in raws), strict=True)
     return {
@@ -567,15 +569,15 @@ def describe_rows(raws: list[str]) -> dict:
         "distinct_keys": len(set(map(key_of, repeats))),
         "duplication_rate": round(1 - len(repeats) / len(raws), 4),
         "examples_by_repeat_count": counted(repeats.values()),
-        "characters": {
-            name: {
-                "min": min(map(len, texts)),
-                "mean": round(sum(map(len, texts)) / len(texts), 2),
-                "max": max(map(len, texts)),
-            }
-            for name, texts in {"prompt": prompts, "answer": answers, "row": raws}.items()
-        },
+        "characters": {"prompt": spread(prompts), "answer": spread(answers), "row": spread(raws)},
     }
+
+
+def spread(texts) -> dict:
+    """Smallest, mean and largest length."""
+    lengths = list(map(len, texts))
+    mean = round(sum(lengths) / len(lengths), 2)
+    return {"min": min(lengths), "mean": mean, "max": max(lengths)}
 
 
 def counted(values) -> dict[str, int]:
@@ -583,9 +585,9 @@ def counted(values) -> dict[str, int]:
     return {str(value): n for value, n in sorted(Counter(values).items())}
 
 
-def overlaps(sets: dict[str, list[str]]) -> list[dict]:
+def overlaps(sets: dict[str, list]) -> list[dict]:
     """For every pair of files: keys in both, and the rows of each whose key is in both."""
-    keys = {name: Counter(map(key_of, raws)) for name, raws in sets.items()}
+    keys = {name: Counter(key_of(raw) for raw, _ in pairs) for name, pairs in sets.items()}
     return [
         {
             "files": [a, b],
@@ -626,58 +628,56 @@ def json_bytes(content: dict) -> bytes:
     return (json.dumps(content, indent=2) + "\n").encode("ascii")
 
 
-def with_stats(files: dict[str, bytes], rows: dict, levels: dict, seed: int) -> dict[str, bytes]:
-    """The files and dataset_stats.json about those that hold rows."""
-    about = {name: describe(rows[name], levels[name], files[name]) for name in rows}
-    stats = {"seed": seed, "files": about, "overlap": overlaps(rows)}
+def with_stats(files: dict[str, bytes], sets: dict[str, list], seed: int) -> dict[str, bytes]:
+    """The files and dataset_stats.json, which describes those made of (row, level) pairs."""
+    about = {name: describe(pairs, files[name]) for name, pairs in sets.items()}
+    stats = {"seed": seed, "files": about, "overlap": overlaps(sets)}
     return files | {"dataset_stats.json": json_bytes(stats)}
 
 
-def training_files(sets: dict[str, list[str]], tasks, seed: int) -> dict[str, bytes]:
+def training_files(draw_sets, tasks, seed: int) -> dict[str, bytes]:
     """File name -> content: a pickle for each set, the tokenizer and the statistics."""
     tokenizer = build_tokenizer(tasks)
-    rows = {f"{name}.pkl": raws for name, raws in sets.items()}
-    levels = {name: [size_of(raw) for raw in raws] for name, raws in rows.items()}
-    files = {"tokenizer.json": json_bytes(tokenizer)}
-    for name, raws in rows.items():
+    files, sets = {"tokenizer.json": json_bytes(tokenizer)}, {}
+    for name, raws in draw_sets(seed).items():
         encoded = [[tokenizer["stoi"][character] for character in raw] for raw in raws]
         labels = [split_example(raw)[0] for raw in raws]
-        files[name] = pickle_bytes({"encoded": encoded, "labels": labels, "raw": raws})
-    return with_stats(files, rows, levels, seed)
-
-
-def processed_files(seed: int) -> dict[str, bytes]:
-    return training_files(processed_sets(seed), TASKS, seed)
-
-
-def add_only_files(seed: int) -> dict[str, bytes]:
-    return training_files(add_only_sets(seed), ("add",), seed)
+        files[f"{name}.pkl"] = pickle_bytes({"encoded": encoded, "labels": labels, "raw": raws})
+        sets[f"{name}.pkl"] = [(raw, size_of(raw)) for raw in raws]
+    return with_stats(files, sets, seed)
 
 
 def ood_files(seed: int) -> dict[str, bytes]:
     """The suites. `encoded` is empty: ids belong to one tokenizer, a suite serves every model."""
-    files, rows, levels = {}, {}, {}
+    files, sets = {}, {}
     for suite, (category, draw_suite) in SUITES.items():
         rng = random.Random(f"{seed} {suite}")
-        pairs, name = shuffled(rng, draw_suite(rng)), f"{suite}.pkl"
-        rows[name], levels[name] = map(list, zip(*pairs, strict=True))
+        pairs = shuffled(rng, draw_suite(rng))
         content = {
-            "raw": rows[name],
-            "labels": [split_example(raw)[0] for raw in rows[name]],
-            "level": levels[name],
+            "raw": [raw for raw, _ in pairs],
+            "labels": [split_example(raw)[0] for raw, _ in pairs],
+            "level": [level for _, level in pairs],
             "category": category,
             "count": len(pairs),
             "encoded": [],
         }
-        files[name] = pickle_bytes(content)
-    return with_stats(files, rows, levels, seed)
+        files[f"{suite}.pkl"], sets[f"{suite}.pkl"] = pickle_bytes(content), pairs
+    return with_stats(files, sets, seed)
 
 
 PROCESSED = "train_normal.pkl train_dedup.pkl train_duplicated.pkl val.pkl tokenizer.json"
 ADD_ONLY = "train.pkl val.pkl tokenizer.json"
 PARTS = {  # part -> its folder, what makes its files, and which of them a command may ask for
-    "processed": ("data/processed", processed_files, PROCESSED.split()),
-    "add_only": ("data/add_only", add_only_files, ADD_ONLY.split()),
+    "processed": (
+        "data/processed",
+        partial(training_files, processed_sets, TASKS),
+        PROCESSED.split(),
+    ),
+    "add_only": (
+        "data/add_only",
+        partial(training_files, add_only_sets, ("add",)),
+        ADD_ONLY.split(),
+    ),
     "ood": ("ood_data_complete", ood_files, [f"{suite}.pkl" for suite in SUITES]),
 }
 
@@ -742,40 +742,37 @@ def build_parser() -> argparse.ArgumentParser:
         description="Write the standard training sets, validation sets and OOD suites.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument(
-        "--only", nargs="+", choices=PARTS, default=list(PARTS), help="the parts to write"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=ROOT, help="folder that gets data/ and ood_data_complete/"
-    )
-    parser.add_argument("--seed", type=int, default=SEED, help="seed of all draws")
+    only = {"nargs": "+", "choices": tuple(PARTS), "default": tuple(PARTS)}
+    parser.add_argument("--only", **only, help="the parts to write")
+    out_help = "folder that gets data/ and ood_data_complete/"
+    parser.add_argument("--out", type=Path, default=ROOT, help=out_help)
+    parser.add_argument("--seed", type=int, default=SEED, help="seed of every draw")
     return parser
+
+
+def print_table(folder: Path, written: list[Path]) -> None:
+    """One line for each file of rows."""
+    stats = json.loads((folder / "dataset_stats.json").read_bytes())
+    print(f"\n{folder!s:<44} {'rows':>7} {'distinct':>8} {'kB':>6}")
+    for name, file in stats["files"].items():
+        kilobytes = (folder / name).stat().st_size // 1000
+        state = "written" if folder / name in written else "unchanged"
+        print(
+            f"  {name:<42} {file['rows']:>7,} {file['distinct_rows']:>8,} {kilobytes:>6,}  {state}"
+        )
 
 
 def main() -> int:
     args = build_parser().parse_args()
-    print(f"{'file':<42} {'rows':>6} {'distinct':>8} {'kB':>6}")
     for part in dict.fromkeys(args.only):
         try:
             written = make_standard_data(args.out, [part], args.seed)
         except OSError as error:
-            print(
-                f"error: cannot write to {error.filename or args.out}: {error.strerror}; "
-                "give --out a folder that can be written",
-                file=sys.stderr,
-            )
+            problem = f"{error.filename or args.out} cannot be written ({error.strerror})"
+            print(f"error: {problem}; give --out a folder that can be.", file=sys.stderr)
             return 2
         print_table(args.out / PARTS[part][0], written)
     return 0
-
-
-def print_table(folder: Path, written: list[Path]) -> None:
-    stats = json.loads((folder / "dataset_stats.json").read_bytes())
-    for name, file in stats["files"].items():
-        path = folder / name
-        state = "written" if path in written else "unchanged"
-        size = path.stat().st_size // 1000
-        print(f"{path}  {file['rows']:>6} {file['distinct_rows']:>8} {size:>6}  {state}")
 
 
 if __name__ == "__main__":
