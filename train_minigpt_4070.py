@@ -1,0 +1,1994 @@
+"""Train a small GPT on synthetic tasks and measure whether it memorizes them or learns the rule.
+
+    python train_minigpt_4070.py                      # add_only, a few minutes on two CPU cores
+    python train_minigpt_4070.py --data data/processed/train_normal.pkl \\
+        --tokenizer data/processed/tokenizer.json --out_dir runs/normal --task_curriculum --seeds 0-3
+    python train_minigpt_4070.py --dry_run            # what would run: size, memory, steps, audit
+    python train_minigpt_4070.py --help               # every flag, with its unit and its effect
+
+One example is one line, `[tag] prompt | answer`; characters are tokens. Only the answer and its
+`<eos>` are trained and scored. Several seeds train side by side: every parameter has a leading
+replica axis R, and replicas never mix.
+"""
+
+import argparse
+import hashlib
+import importlib.util
+import io
+import json
+import math
+import os
+import pickle
+import pickletools
+import platform
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+import metrics
+from data.generate import TASKS, canonical_key, make_standard_data, split_example, task_of_tag
+
+PAD, UNK, EOS = "<pad>", "<unk>", "<eos>"
+IGNORED = -1  # a target that is padding
+RUN_ON = 8  # generation may run this many characters past the answer's length before it is cut
+ROOT = Path(__file__).resolve().parent
+
+
+class UserError(Exception):
+    """A mistake of the user's: `main` prints it as one sentence and exits with code 2."""
+
+
+class Diverged(Exception):
+    """The loss is no longer finite: `main` prints where and exits with code 3."""
+
+
+# ----------------------------------------------------------------------------------------------
+# Files: read nothing that could run code, write nothing by halves
+# ----------------------------------------------------------------------------------------------
+
+MAX_PICKLE_BYTES = 2**30
+PICKLE_OPCODES = {
+    *("PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "MEMOIZE"),
+    *("BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "BININT", "BININT1", "BININT2", "LONG1"),
+    *("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "BINFLOAT"),
+    *("EMPTY_LIST", "APPEND", "APPENDS", "LIST", "EMPTY_DICT", "SETITEM", "SETITEMS", "DICT"),
+    *("EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "TUPLE"),
+}
+
+
+class _NoGlobals(pickle.Unpickler):
+    def find_class(self, module, name):
+        raise UserError(f"names the global {module}.{name}")
+
+
+def check_opcodes(data):
+    """Raise UserError if the pickle `data` has an opcode that plain containers do not need.
+
+    `pickletools.genops` decodes every argument and takes five times as long.
+    """
+    prefix_bytes = {-2: 1, -3: 4, -4: 4, -5: 8}  # pickletools' codes for length-prefixed arguments
+    size_of = {}
+    for opcode in pickletools.opcodes:
+        if opcode.name in PICKLE_OPCODES:
+            size_of[ord(opcode.code)] = opcode.arg.n if opcode.arg else 0
+    at, n_memo, end, long_binput = 0, 0, len(data), ord("r")
+    memo_codes = {ord("q"), ord("\x94"), long_binput}
+    while at < end:
+        code = data[at]
+        size = size_of.get(code)
+        if size is None:
+            opcode = pickletools.code2op.get(chr(code))
+            raise UserError(f"has the pickle opcode {opcode.name if opcode else code} at byte {at}")
+        at += 1
+        if code in memo_codes:
+            # A huge memo index makes the unpickler allocate that many slots; honest ones count up.
+            if code == long_binput and int.from_bytes(data[at : at + 4], "little") != n_memo:
+                raise UserError(f"has a memo index out of order at byte {at}")
+            n_memo += 1
+        if size < 0:
+            width = prefix_bytes[size]
+            at += width + int.from_bytes(data[at : at + width], "little")
+        else:
+            at += size
+        if code == 46:  # STOP
+            return
+    raise UserError("is cut short")
+
+
+def load_pickle(path):
+    """Return the plain containers in the pickle at `path`; refuse anything else (UserError)."""
+    size = os.path.getsize(path)
+    if size > MAX_PICKLE_BYTES:
+        raise UserError(f"{path} has {size:,} bytes; at most {MAX_PICKLE_BYTES:,} are read")
+    data = Path(path).read_bytes()
+    try:
+        check_opcodes(data)
+        return _NoGlobals(io.BytesIO(data)).load()
+    except UserError as error:
+        raise UserError(
+            f"{path} {error}; a data set holds only lists, dicts, texts and numbers"
+        ) from None
+    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError) as error:
+        raise UserError(f"{path} is no readable pickle ({error})") from None
+
+
+def write_atomically(path, data):
+    """Write bytes or text so that `path` holds either its old content or all of the new."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(path, value):
+    write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def sha256_of(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def require_file(path, what):
+    """Make a standard data file that is missing; raise UserError if `path` is another one."""
+    path = Path(path)
+    if path.is_file():
+        return
+    for part, folder in (("processed", "data/processed"), ("add_only", "data/add_only")):
+        if path.resolve().parent == ROOT / folder:
+            print(f"making the standard data in {folder}", flush=True)
+            make_standard_data(ROOT, parts=(part,))
+    if not path.is_file():
+        raise UserError(f"{what} {path} does not exist; give the path of an existing file")
+
+
+# ----------------------------------------------------------------------------------------------
+# Tokenizer and examples
+# ----------------------------------------------------------------------------------------------
+
+
+class Tokenizer:
+    """Characters to ids and back. `itos[i]` is the text of id i; 0 is `<pad>`, 1 is `<unk>`."""
+
+    def __init__(self, itos):
+        self.itos = list(itos)
+        self.stoi = {token: i for i, token in enumerate(self.itos)}
+        self.pad, self.unk, self.eos = (self.stoi[token] for token in (PAD, UNK, EOS))
+        characters = [(ord(token), i) for i, token in enumerate(self.itos) if len(token) == 1]
+        self._table = np.full(max(point for point, _ in characters) + 2, self.unk, dtype=np.int32)
+        for point, i in characters:
+            self._table[point] = i
+
+    def __len__(self):
+        return len(self.itos)
+
+    def encode(self, text):
+        """Return the ids of the characters of `text`, int32 [len(text)]; unknown ones are <unk>."""
+        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+        return self._table[np.minimum(points, len(self._table) - 1)]
+
+    def decode(self, ids):
+        """Return the text of `ids`; ids that are no character become U+FFFD."""
+        return "".join(t if len(t) == 1 else "\ufffd" for t in (self.itos[int(i)] for i in ids))
+
+
+def load_tokenizer(path):
+    """Read a tokenizer JSON. One without `<eos>` gets it as the next id, with a notice."""
+    require_file(path, "the tokenizer")
+    try:
+        stoi = json.loads(Path(path).read_text(encoding="utf-8"))["stoi"]
+        itos = [token for token, _ in sorted(stoi.items(), key=lambda item: item[1])]
+        ids = sorted(stoi.values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f'{path} is no tokenizer ({error!r}); expected {{"stoi": {{text: id}}, "itos": …}}'
+        ) from None
+    if ids != list(range(len(ids))) or itos[:2] != [PAD, UNK]:
+        raise UserError(f"{path} must number its tokens 0, 1, 2, … with {PAD} 0 and {UNK} 1")
+    if not any(len(token) == 1 for token in itos):
+        raise UserError(f"{path} has no character among its tokens")
+    if EOS not in itos:
+        print(f"note: {path} has no {EOS}; it is added as id {len(itos)}")
+        itos.append(EOS)
+    return Tokenizer(itos)
+
+
+@dataclass
+class Examples:
+    """A data set in flat arrays: row i is `text[offsets[i]:offsets[i + 1]]`.
+
+    `ids` holds the same rows, each with its `<eos>`: row i starts at `starts[i]` and has
+    `lengths[i]` ids before the `<eos>`, which is also the number of positions it feeds to the
+    model. Its answer starts at position `answer_start[i]`.
+    """
+
+    text: str
+    offsets: np.ndarray  # int64 [n + 1]
+    ids: np.ndarray  # uint8 or int32 [len(text) + n]
+    answer_start: np.ndarray  # int32 [n]
+    tags: list  # the tag of each row, n texts
+    keys: np.ndarray  # int64 [n]: hash of the canonical key
+    unk: int
+    levels: list = field(default_factory=list)
+    category: str = ""
+
+    def __post_init__(self):
+        self.lengths = np.diff(self.offsets).astype(np.int64)
+        self.starts = self.offsets[:-1] + np.arange(len(self))
+        self.tasks = np.array([task_of_tag(tag) or tag for tag in self.tags])
+
+    def __len__(self):
+        return len(self.offsets) - 1
+
+    def raw(self, i):
+        return self.text[self.offsets[i] : self.offsets[i + 1]]
+
+    def prompt(self, i):
+        """The text the model is given: tag, prompt and the bar."""
+        return self.raw(i)[: self.answer_start[i]]
+
+    def answer(self, i):
+        return self.raw(i)[self.answer_start[i] :]
+
+    def has_unknown(self):
+        """bool [n]: the row has a character which the tokenizer lacks."""
+        return np.add.reduceat(self.ids == self.unk, self.starts) > 0
+
+    def repeat_counts(self):
+        """int [n]: how many rows of this set are the same example, by canonical key."""
+        _, inverse, counts = np.unique(self.keys, return_inverse=True, return_counts=True)
+        return counts[inverse]
+
+
+def build_examples(raws, tokenizer, source, levels=(), category=""):
+    """Pack a list of lines into Examples. Raises UserError naming the first bad row."""
+    if not raws:
+        raise UserError(f"{source} holds no examples")
+    tags, keys, answer_start = [], np.empty(len(raws), np.int64), np.empty(len(raws), np.int32)
+    for i, raw in enumerate(raws):
+        try:
+            tag, prompt, answer = split_example(raw)
+        except (ValueError, TypeError, AttributeError):
+            raise UserError(
+                f"{source}: row {i} is not `[tag] prompt | answer`: {str(raw)[:60]!r}"
+            ) from None
+        tags.append(sys.intern(tag))
+        digest = hashlib.blake2b(canonical_key(tag, prompt).encode(), digest_size=8).digest()
+        keys[i] = int.from_bytes(digest, "little", signed=True)
+        answer_start[i] = len(raw) - len(answer)
+    text = "".join(raws)
+    offsets = np.concatenate(([0], np.cumsum([len(raw) for raw in raws])))
+    dtype = np.uint8 if len(tokenizer) < 256 else np.int32
+    ids = np.insert(tokenizer.encode(text).astype(dtype), offsets[1:], tokenizer.eos)
+    return Examples(
+        text, offsets, ids, answer_start, tags, keys, tokenizer.unk, list(levels), category
+    )
+
+
+def read_rows(path):
+    """Return (rows, encoded rows or None, levels, category) of a .pkl, .jsonl or .txt file."""
+    path = Path(path)
+    if path.suffix == ".txt":
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [line for line in lines if line.strip()], None, [], ""
+    if path.suffix == ".jsonl":
+        rows = []
+        for i, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+            try:
+                row = json.loads(line)
+                rows.append(row.get("raw") or "[{task}] {prompt} | {answer}".format(**row))
+            except (ValueError, KeyError, AttributeError):
+                raise UserError(
+                    f'{path}: line {i + 1} is neither {{"raw": …}} nor '
+                    '{"task": …, "prompt": …, "answer": …}'
+                ) from None
+        return rows, None, [], ""
+    if path.suffix != ".pkl":
+        raise UserError(f"{path} is of no known kind; a data set is a .pkl, .jsonl or .txt file")
+    content = load_pickle(path)
+    if not isinstance(content, dict) or not isinstance(content.get("raw"), list):
+        raise UserError(
+            f'{path} has the wrong shape; expected a dict with a list of lines under "raw"'
+        )
+    levels, category = content.get("level") or [], content.get("category") or ""
+    return content["raw"], content.get("encoded") or None, levels, category
+
+
+def load_examples(path, tokenizer):
+    """Load a data set; `raw` is the truth, and `encoded`, where given, must agree with it."""
+    rows, encoded, levels, category = read_rows(path)
+    examples = build_examples(rows, tokenizer, path, levels, category)
+    if encoded is not None:
+        if len(encoded) != len(rows):
+            raise UserError(f"{path} has {len(rows)} raw rows but {len(encoded)} encoded ones")
+        for i, row in enumerate(encoded):
+            start, n = examples.starts[i], examples.lengths[i]
+            ours = examples.ids[start : start + n].tolist()
+            if row != ours and row != [*ours, tokenizer.eos]:
+                raise UserError(
+                    f"{path}: row {i} is encoded otherwise than this tokenizer does "
+                    f"({examples.raw(i)[:40]!r}); give the tokenizer the data was made with"
+                )
+    return examples
+
+
+def matched_sample(train, like, rows, seed=0):
+    """Distinct training rows with the tags and lengths of `like[rows]`, int64 [<= len(rows)].
+
+    The generalization gap compares equals: same tasks, same lengths (nearest where none is left).
+    """
+    rng = np.random.default_rng(seed)
+    _, distinct = np.unique(train.keys, return_index=True)
+    distinct = rng.permutation(distinct)
+    train_tags, like_tags = np.array(train.tags)[distinct], np.array(like.tags)[rows]
+    chosen = []
+    for tag in np.unique(like_tags):
+        candidates = distinct[train_tags == tag]
+        candidates = candidates[np.argsort(train.lengths[candidates], kind="stable")]
+        wanted = np.sort(like.lengths[rows][like_tags == tag])[: len(candidates)]
+        at = np.searchsorted(train.lengths[candidates], wanted)
+        steps = np.arange(len(wanted))
+        at = np.maximum.accumulate(at - steps) + steps  # no row twice
+        last = len(candidates) - len(wanted)
+        chosen.append(candidates[np.minimum(at - steps, last) + steps])
+    return np.concatenate(chosen) if chosen else np.empty(0, np.int64)
+
+
+# ----------------------------------------------------------------------------------------------
+# Batching: real tokens only
+# ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Batch:
+    """R batches of B examples, one a replica, laid end to end, longest example first.
+
+    The k-th longest examples of all replicas share slot k, which has the length of the longest
+    of them; runs of equal slots are a group, and attention works group by group on views. With
+    one replica no position is padding. Causal attention never looks right, so the padding that
+    other replicas bring needs no mask.
+    """
+
+    ids: torch.Tensor  # int64 [R, N]
+    pos: torch.Tensor  # int64 [N]: position within the example
+    groups: list  # [(examples b, length T)], sum of b * T = N
+    order: np.ndarray  # int64 [R, B]: which column of `rows` stands in each slot
+    answer_at: torch.Tensor  # int64 [R, M]: positions in N whose next token is trained and scored
+    targets: torch.Tensor  # int64 [R, M]: that next token, IGNORED where a replica has fewer
+    slot: np.ndarray  # int64 [R, M]: the slot each target belongs to
+    n_real: int  # tokens that are no padding, all replicas
+
+    @property
+    def n_targets(self):
+        """int64 [R]: answer and <eos> tokens."""
+        return (self.targets != IGNORED).sum(1)
+
+
+def make_batch(examples, rows, device, prompts_only=False):
+    """Gather `rows`, int [R, B], of `examples` into a Batch on `device`.
+
+    With `prompts_only` the answers are left out and `answer_at` is the last prompt position.
+    """
+    B = rows.shape[1]
+    lengths = (examples.answer_start if prompts_only else examples.lengths)[rows]  # [R, B]
+    order = np.argsort(-lengths, axis=1, kind="stable")
+    rows = np.take_along_axis(rows, order, 1)
+    lengths = np.take_along_axis(lengths, order, 1)
+    slot_lengths = lengths.max(0)  # [B], descending
+    _, first, counts = np.unique(-slot_lengths, return_index=True, return_counts=True)
+    groups = [(int(b), int(slot_lengths[i])) for i, b in zip(first, counts, strict=True)]
+
+    slot = np.repeat(np.arange(B), slot_lengths)  # [N]
+    pos = np.arange(len(slot)) - np.repeat(np.cumsum(slot_lengths) - slot_lengths, slot_lengths)
+    real = pos < lengths[:, slot]  # [R, N]
+    source = np.where(real, examples.starts[rows][:, slot] + pos, 0)
+    ids = np.where(real, examples.ids[source], 0)
+    wanted = real & (pos >= examples.answer_start[rows][:, slot] - 1)
+    M = int(wanted.sum(1).max())
+    answer_at = np.argsort(~wanted, axis=1, kind="stable")[:, :M]  # [R, M]
+    is_target = np.take_along_axis(wanted, answer_at, 1)
+    next_ids = examples.ids[np.take_along_axis(source, answer_at, 1) + 1].astype(np.int64)
+    targets = np.where(is_target, next_ids, IGNORED)
+
+    def to_device(array):
+        return torch.from_numpy(array.astype(np.int64)).to(device, non_blocking=True)
+
+    return Batch(
+        *(to_device(ids), to_device(pos), groups, order),
+        *(to_device(answer_at), to_device(targets), slot[answer_at], int(real.sum())),
+    )
+
+
+# ----------------------------------------------------------------------------------------------
+# Model
+# ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    vocab_size: int
+    max_len: int  # positions; binding only for learned positions
+    d_model: int
+    n_layers: int
+    n_heads: int
+    d_ff: int
+    pos: str = "rope"
+    swiglu: bool = False
+    dropout: float = 0.0
+
+
+class Bf16Linear(torch.autograd.Function):
+    """x @ w + b with the three matrix products in bf16 and everything else in fp32.
+
+    On CPU `torch.autocast` also runs attention in bf16, which is slower there than fp32.
+    """
+
+    @staticmethod
+    def forward(ctx, x, w, b):
+        x, w = x.bfloat16(), w.bfloat16()
+        ctx.save_for_backward(x, w)
+        return torch.bmm(x, w).float().add_(b)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, w = ctx.saved_tensors
+        g = grad.bfloat16()
+        grad_x, grad_w = torch.bmm(g, w.mT).float(), torch.bmm(x.mT, g).float()
+        return grad_x, grad_w, grad.sum(1, keepdim=True)
+
+
+def linear(x, w, b, cpu_bf16=False):
+    """x [R, N, in] @ w [R, in, out] + b [R, 1, out], one product a replica."""
+    return Bf16Linear.apply(x, w, b) if cpu_bf16 else torch.baddbmm(b, x, w)
+
+
+def dropout(x, p, training):
+    """Zero elements with probability p and scale the rest by 1 / (1 - p).
+
+    `F.dropout` draws Bernoulli variables one by one on CPU; 16 raw random bits an element, compared
+    with a threshold, take less than half the time. p is met to 1 / 65536.
+    """
+    if not training or p == 0:
+        return x
+    if x.device.type != "cpu":
+        return F.dropout(x, p)
+    words = torch.empty(x.numel() // 4 + 1, dtype=torch.int64).random_(-(2**63), None)
+    bits = words.view(torch.int16)[: x.numel()].view(x.shape)
+    dropped = round(p * 65536)
+    return x * (bits >= dropped - 32768) * (65536 / (65536 - dropped))
+
+
+def rotate(x, turns):
+    """Rotary position embedding of x [..., D] by turns [..., D / 2] (Su et al., arXiv:2104.09864).
+
+    Neighbouring pairs of x are complex numbers: one multiplication each way instead of four.
+    """
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns).flatten(-2).type_as(x)
+
+
+def rotary_turns(pos, head_dim):
+    """exp(i * pos * theta_k), complex64 [*pos.shape, 1, 1, head_dim / 2]."""
+    exponent = torch.arange(0, head_dim, 2, device=pos.device, dtype=torch.float32) / head_dim
+    angles = pos.float()[..., None] * 10_000.0**-exponent
+    return torch.polar(torch.ones_like(angles), angles)[..., None, None, :]
+
+
+def alibi_slopes(n_heads, device):
+    """2 ** (-8 h / H) for h = 1 … H (Press et al., 2022, arXiv:2108.12409), float [H, 1, 1]."""
+    exponent = torch.arange(1, n_heads + 1, device=device, dtype=torch.float32) * (-8 / n_heads)
+    return torch.exp2(exponent)[:, None, None]
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP. The norms have no gain or bias: the next matrix has both."""
+
+    def __init__(self, config, R):
+        super().__init__()
+        C, hidden = config.d_model, config.d_ff
+        self.config = config
+        self.cpu_bf16 = False
+
+        def matrix(n_in, n_out):
+            return nn.Parameter(torch.empty(R, n_in, n_out)), nn.Parameter(torch.zeros(R, 1, n_out))
+
+        self.w_qkv, self.b_qkv = matrix(C, 3 * C)
+        self.w_out, self.b_out = matrix(C, C)
+        self.w_up, self.b_up = matrix(C, hidden * (2 if config.swiglu else 1))
+        self.w_down, self.b_down = matrix(hidden, C)
+
+    def qkv(self, x, turns):
+        """x [R, N, C] -> q and k together [R, N, 2, H, D], rotated, and v [R, N, 1, H, D]."""
+        h = F.layer_norm(x, x.shape[-1:])
+        h = linear(h, self.w_qkv, self.b_qkv, self.cpu_bf16)
+        qk, v = h.unflatten(-1, (3, self.config.n_heads, -1)).split((2, 1), dim=2)
+        return (qk if turns is None else rotate(qk, turns)), v
+
+    def finish(self, x, y):
+        """Add attention's output y [R, N, C] and the MLP's to the residual stream x."""
+        p, bf16 = self.config.dropout, self.cpu_bf16
+        x = x + dropout(linear(y, self.w_out, self.b_out, bf16), p, self.training)
+        h = linear(F.layer_norm(x, x.shape[-1:]), self.w_up, self.b_up, bf16)
+        if self.config.swiglu:
+            gate, h = h.chunk(2, -1)
+            h = F.silu(gate) * h
+        else:
+            h = F.gelu(h)
+        return x + dropout(linear(h, self.w_down, self.b_down, bf16), p, self.training)
+
+
+class GPT(nn.Module):
+    """Decoder-only transformer with a leading replica axis R on every parameter.
+
+    `seeds` gives the initialisation of each replica: replica r is the same alone or among others.
+    """
+
+    def __init__(self, config, seeds):
+        super().__init__()
+        R = len(seeds)
+        self.config = config
+        self.use_checkpoint = False
+        self.w_tokens = nn.Parameter(torch.empty(R, config.vocab_size, config.d_model))
+        if config.pos == "learned":
+            self.w_positions = nn.Parameter(torch.empty(R, config.max_len, config.d_model))
+        self.blocks = nn.ModuleList(Block(config, R) for _ in range(config.n_layers))
+        self._initialise(seeds)
+
+    @torch.no_grad()
+    def _initialise(self, seeds):
+        # GPT-2: std 0.02, and smaller where a layer adds to the residual stream.
+        residual_std = 0.02 / math.sqrt(2 * self.config.n_layers)
+        for r, seed in enumerate(seeds):
+            generator = torch.Generator().manual_seed(seed)
+            for name, p in self.named_parameters():
+                if name.rpartition(".")[2].startswith("w_"):
+                    residual = name.endswith(("w_out", "w_down"))
+                    p[r].normal_(0, residual_std if residual else 0.02, generator=generator)
+
+    @property
+    def R(self):
+        return self.w_tokens.shape[0]
+
+    def n_params(self):
+        """Parameters of one replica."""
+        return sum(p[0].numel() for p in self.parameters())
+
+    def embed(self, ids, pos):
+        """ids [R, N], pos [N] or [R, N] -> x [R, N, C]."""
+        R, V, C = self.w_tokens.shape
+        offset = torch.arange(R, device=ids.device)[:, None]
+        x = F.embedding(ids + offset * V, self.w_tokens.view(R * V, C))
+        if self.config.pos == "learned":
+            table = self.w_positions.view(-1, C)
+            x = x + F.embedding(pos + offset * self.config.max_len, table)
+        return dropout(x, self.config.dropout, self.training)
+
+    def turns(self, pos):
+        head_dim = self.config.d_model // self.config.n_heads
+        return rotary_turns(pos, head_dim) if self.config.pos == "rope" else None
+
+    def attend(self, qk, v, groups):
+        """Causal attention within each example: qk [R, N, 2, H, D], v [R, N, 1, H, D] -> [R, N, C].
+
+        Splitting, rather than slicing, makes the backward pass one concatenation.
+        """
+        R, _, _, H, D = qk.shape
+        sizes = [b * T for b, T in groups]
+        outputs = []
+        for (b, T), qk_g, v_g in zip(groups, qk.split(sizes, 1), v.split(sizes, 1), strict=True):
+            q, k = (t.reshape(R * b, T, H, D).transpose(1, 2) for t in qk_g.unbind(2))
+            v_g = v_g.reshape(R * b, T, H, D).transpose(1, 2)
+            if self.config.pos == "alibi":
+                steps = torch.arange(T, device=qk.device)
+                behind = steps[:, None] - steps
+                bias = -alibi_slopes(H, qk.device) * behind
+                bias = bias.masked_fill(behind < 0, -math.inf).to(q.dtype)
+                y = F.scaled_dot_product_attention(q, k, v_g, attn_mask=bias)
+            else:
+                y = F.scaled_dot_product_attention(q, k, v_g, is_causal=True)
+            outputs.append(y.transpose(1, 2).reshape(R, b * T, H * D))
+        return torch.cat(outputs, 1)
+
+    def forward(self, batch, cache=None):
+        """Return the logits at `batch.answer_at`, [R, M, V].
+
+        `cache`, a list, receives each layer's keys and values, [R, N, H, D] each.
+        """
+        x, turns = self.embed(batch.ids, batch.pos), self.turns(batch.pos)
+
+        def block_step(block, x, last):
+            qk, v = block.qkv(x, turns)
+            if cache is not None:
+                cache.append((qk[:, :, 1], v[:, :, 0]))
+            y = self.attend(qk, v, batch.groups)
+            if last:  # what follows is needed where a token is predicted, and nowhere else
+                x, y = take_positions(x, batch.answer_at), take_positions(y, batch.answer_at)
+            return block.finish(x, y)
+
+        for block in self.blocks:
+            last = block is self.blocks[-1]
+            if self.use_checkpoint and self.training:
+                x = torch.utils.checkpoint.checkpoint(
+                    block_step, block, x, last, use_reentrant=False
+                )
+            else:
+                x = block_step(block, x, last)
+        return self.head(x)
+
+    def head(self, x):
+        """Tied output: x [R, M, C] -> logits [R, M, V]."""
+        return torch.bmm(F.layer_norm(x, x.shape[-1:]), self.w_tokens.mT)
+
+
+def take_positions(x, index):
+    """x [R, N, C] at index [R, M] -> [R, M, C]."""
+    R, N, C = x.shape
+    rows = (index + torch.arange(R, device=x.device)[:, None] * N).flatten()
+    return x.reshape(R * N, C).index_select(0, rows).view(R, -1, C)
+
+
+def answer_loss(logits, targets, label_smoothing=0.0):
+    """Sum of cross-entropy over each replica's answer tokens, nats, float32 [R]."""
+    losses = F.cross_entropy(
+        logits.flatten(0, 1).float(),
+        targets.flatten(),
+        ignore_index=IGNORED,
+        label_smoothing=label_smoothing,
+        reduction="none",
+    )
+    return losses.view(targets.shape).sum(1)
+
+
+@torch.no_grad()
+def keep_replicas(model, optimizer, keep):
+    """Drop all replicas but those in the list `keep` from the model and its optimizer state."""
+    for p in model.parameters():
+        state = optimizer.state[p] if optimizer is not None else {}
+        for name in ("exp_avg", "exp_avg_sq"):
+            if name in state:
+                state[name] = state[name][keep].clone()
+        p.grad = None
+        p.data = p.data[keep].clone()
+
+
+# ----------------------------------------------------------------------------------------------
+# Generation
+# ----------------------------------------------------------------------------------------------
+
+
+def attend_cached(config, qk, v, cache, pos):
+    """One query a row against its cached keys; writes this step's key and value first.
+
+    qk [R, B, 2, H, D], v [R, B, 1, H, D], cache (K, V) [R, B, H, S, D] each, pos [R, B].
+    """
+    K, V = cache
+    R, B, H, _, D = K.shape
+    S = int(pos.max()) + 1
+    r, b = torch.arange(R, device=pos.device)[:, None], torch.arange(B, device=pos.device)
+    K[r, b, :, pos] = qk[:, :, 1].to(K.dtype)
+    V[r, b, :, pos] = v[:, :, 0].to(V.dtype)
+    behind = (pos[..., None] - torch.arange(S, device=pos.device)).view(R * B, 1, 1, S)
+    slope = alibi_slopes(H, pos.device) if config.pos == "alibi" else 0.0
+    mask = (-slope * behind.float()).masked_fill(behind < 0, -math.inf)
+    q = qk[:, :, 0].reshape(R * B, H, 1, D)
+    k, v = (t[:, :, :, :S].reshape(R * B, H, S, D) for t in (K, V))
+    y = F.scaled_dot_product_attention(q.to(k.dtype), k, v, attn_mask=mask.to(k.dtype))
+    return y.reshape(R, B, H * D)
+
+
+@dataclass
+class Generation:
+    ids: list  # [R][n] int lists, without <eos>
+    log_prob: np.ndarray  # float [R, n]: of the greedy sequence, <eos> included, nats
+    entropy: np.ndarray  # float [R, n]: mean over its steps of the next-token entropy, nats
+
+
+def generate_batch(model, examples, rows, eos, device):
+    """Greedy continuations of the prompts `rows`, int [R, B]: (ids, n_steps, log_prob, entropy).
+
+    Cached and batched: each row goes on from its own length, so no row is padded on the left and
+    every position is the one it had in training. Finished rows leave the batch.
+    """
+    R, B = rows.shape
+    prompt = make_batch(examples, rows, device, prompts_only=True)
+    lengths = np.take_along_axis(examples.answer_start[rows], prompt.order, 1)
+    answers = np.take_along_axis(
+        examples.lengths[rows] - examples.answer_start[rows], prompt.order, 1
+    )
+    caps = torch.from_numpy(answers + RUN_ON).to(device)  # [R, B]
+    longest = int((lengths + answers).max()) + RUN_ON
+
+    layers = []
+    logits = model(prompt, layers)
+    slot = torch.from_numpy(
+        np.repeat(np.arange(B), [T for b, T in prompt.groups for _ in range(b)])
+    )
+    slot = slot.to(device)
+    H, D = layers[0][0].shape[2:]
+    caches = []
+    for k, v in layers:
+        cache = tuple(torch.zeros(R, B, H, longest, D, device=device, dtype=v.dtype) for _ in "KV")
+        for full, packed in zip(cache, (k, v), strict=True):
+            full[:, slot, :, prompt.pos] = packed.to(v.dtype).transpose(0, 1)
+        caches.append(cache)
+
+    pos = torch.from_numpy(lengths.astype(np.int64)).to(device)  # where the next token goes
+    column = torch.arange(B, device=device).expand(R, B)  # which slot a live row came from
+    out = torch.full((R, B, int(caps.max())), eos, device=device)
+    n_steps = torch.zeros(R, B, dtype=torch.long, device=device)
+    log_prob, entropy = (torch.zeros(R, B, device=device) for _ in range(2))
+    replica = torch.arange(R, device=device)[:, None]
+    done = torch.zeros(R, B, dtype=torch.bool, device=device)
+    for step in range(out.shape[2]):
+        scores = logits.float().log_softmax(-1)  # [R, live, V]
+        best, token = scores.max(-1)
+        live = ~done
+        at = (replica.expand_as(column)[live], column[live])
+        out[at[0], at[1], step] = token[live]
+        n_steps[at] += 1
+        log_prob[at] += best[live]
+        entropy[at] -= (scores.exp() * scores).sum(-1)[live]
+        done = done | (token == eos) | (step + 1 >= caps.gather(1, column))
+        n_live = int((~done).sum(1).max())
+        if n_live == 0:
+            break
+        if n_live <= 0.75 * done.shape[1]:
+            keep = done.to(torch.uint8).argsort(dim=1, stable=True)[:, :n_live]
+            token, pos, column, done = (t.gather(1, keep) for t in (token, pos, column, done))
+            caches = [tuple(t[replica, keep] for t in cache) for cache in caches]
+        x, turns = model.embed(token, pos), model.turns(pos)
+        for block, cache in zip(model.blocks, caches, strict=True):
+            qk, v = block.qkv(x, turns)
+            x = block.finish(x, attend_cached(model.config, qk, v, cache, pos))
+        logits = model.head(x)
+        pos = pos + (~done)  # a finished row waits where it is
+
+    def to_columns(t):  # back from slots to the order of `rows`
+        values = t.cpu().numpy()
+        back = np.empty_like(values)
+        order = prompt.order if values.ndim == 2 else prompt.order[..., None]
+        np.put_along_axis(back, np.broadcast_to(order, values.shape), values, 1)
+        return back
+
+    return to_columns(out), to_columns(n_steps), to_columns(log_prob), to_columns(entropy)
+
+
+@torch.inference_mode()
+def generate(model, examples, rows, eos, device, tokens_per_batch=16_384):
+    """Decode greedily from the prompts of `rows`, int [R, n]; a row goes on for at most the length
+    of its answer + RUN_ON characters. Returns a Generation.
+    """
+    model.eval()
+    R, n = rows.shape
+    result = Generation([[None] * n for _ in range(R)], np.zeros((R, n)), np.zeros((R, n)))
+    by_length = np.argsort(examples.lengths[rows].max(0), kind="stable")
+    longest = int(examples.lengths[rows].max(initial=1)) + RUN_ON
+    size = max(1, tokens_per_batch // (R * longest))
+    for start in range(0, n, size):
+        columns = by_length[start : start + size]
+        ids, n_steps, log_prob, entropy = generate_batch(
+            model, examples, rows[:, columns], eos, device
+        )
+        result.log_prob[:, columns] = log_prob
+        result.entropy[:, columns] = entropy / n_steps
+        for r in range(R):
+            for i, column in enumerate(columns):
+                tokens = ids[r, i, : n_steps[r, i]].tolist()
+                result.ids[r][column] = tokens[:-1] if tokens[-1] == eos else tokens
+    return result
+
+
+# ----------------------------------------------------------------------------------------------
+# Curriculum
+# ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stage:
+    first_epoch: int  # counted from 1
+    tasks: tuple
+    rows: np.ndarray  # int64: the training rows of this stage
+
+
+def stage_of_epoch(epoch, n_stages, curriculum_epochs):
+    """Stages spread evenly over the first `curriculum_epochs` epochs; the last goes on to the end.
+
+    >>> [stage_of_epoch(epoch, 5, 10) for epoch in range(1, 12)]
+    [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 4]
+    """
+    if epoch > curriculum_epochs:
+        return n_stages - 1
+    return (epoch - 1) * n_stages // curriculum_epochs
+
+
+def plan_stages(tasks, epochs, curriculum_epochs):
+    """Cumulative stages in the order of TASKS; `tasks` is the task family of each training row.
+
+    Tasks outside TASKS join the last stage. With `curriculum_epochs` 0 there is one stage.
+    """
+    known = [task for task in TASKS if task in tasks]
+    others = sorted(set(tasks.tolist()) - set(known))
+    if not known or curriculum_epochs == 0:
+        return [Stage(1, (*known, *others), np.arange(len(tasks)))]
+    stages = []
+    for epoch in range(1, epochs + 1):
+        n = stage_of_epoch(epoch, len(known), curriculum_epochs) + 1
+        in_stage = (*known[:n], *(others if n == len(known) else ()))
+        if not stages or stages[-1].tasks != in_stage:
+            stages.append(Stage(epoch, in_stage, np.flatnonzero(np.isin(tasks, in_stage))))
+    return stages
+
+
+def stage_at(stages, epoch):
+    """Index of the stage that `epoch` belongs to."""
+    return max(i for i, stage in enumerate(stages) if stage.first_epoch <= epoch)
+
+
+# ----------------------------------------------------------------------------------------------
+# Optimizer, schedule, precision
+# ----------------------------------------------------------------------------------------------
+
+
+def learning_rate(step, total_steps, warmup_steps, peak, min_ratio):
+    """Linear warm-up to `peak`, then a cosine to `min_ratio * peak` at the last step (0-based)."""
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - 1 - warmup_steps)
+    return peak * (min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def make_optimizer(model, weight_decay):
+    """AdamW that decays matrices only."""
+    matrices, biases = [], []
+    for name, p in model.named_parameters():
+        (biases if name.rpartition(".")[2].startswith("b_") else matrices).append(p)
+    groups = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": biases, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=True)
+
+
+@torch.no_grad()
+def clip_gradients(model, max_norm):
+    """Scale each replica's gradients to a norm of at most `max_norm`; return the norms, [R]."""
+    grads = [p.grad for p in model.parameters()]
+    norms = torch.stack([g.flatten(1).norm(dim=1) for g in grads]).norm(dim=0)
+    scale = (max_norm / (norms + 1e-6)).clamp(max=1.0)
+    for g in grads:
+        g.mul_(scale[:, None, None])
+    return norms
+
+
+def choose_device(name):
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name} is no device; use auto, cpu, cuda or cuda:<n>") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name} is not supported; use auto, cpu, cuda or cuda:<n>")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"--device {name} was asked for, but this torch ({torch.__version__}) sees "
+            f"{torch.cuda.device_count()} CUDA devices; the README says how to get a CUDA build"
+        )
+    return device
+
+
+def choose_precision(amp, device, d_model):
+    """Return "fp32", "bf16" or "fp16".
+
+    An RTX 4070 has bf16 tensor cores: twice the fp32 (TF32) rate at half the bytes, and no loss
+    scaling. On CPU bf16 serves only where the processor multiplies it in hardware; whether it then
+    pays depends on the shapes, so it is measured on this model's.
+    """
+    if device.type == "cuda":
+        if amp == "auto":
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        return amp
+    if amp == "fp16":
+        raise UserError("--amp fp16 needs a GPU; on a CPU use auto, fp32 or bf16")
+    if amp != "auto":
+        return amp
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    if not (capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")):
+        return "fp32"
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a, b = torch.ones(512, d_model, dtype=dtype), torch.ones(d_model, 4 * d_model, dtype=dtype)
+        times = []
+        for _ in range(9):
+            start = time.perf_counter()
+            a @ b
+            times.append(time.perf_counter() - start)
+        seconds[dtype] = sorted(times)[len(times) // 2]
+    # The clear margin keeps a noisy machine from choosing now one, now the other.
+    return "bf16" if seconds[torch.bfloat16] < 0.67 * seconds[torch.float32] else "fp32"
+
+
+def autocast(device, precision):
+    """Mixed precision on a GPU; on CPU bf16 lives in `Bf16Linear` alone."""
+    if device.type != "cuda" or precision == "fp32":
+        return nullcontext()
+    return torch.autocast("cuda", torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+def train_step(model, optimizer, scaler, batches, context, label_smoothing, max_grad_norm):
+    """One optimizer step over the micro-batches of an effective batch.
+
+    Every answer token of the effective batch weighs the same, however it is cut up. Returns the
+    loss in nats per answer token and the gradient norm before clipping, float [R] each.
+    """
+    n_targets = sum(batch.n_targets for batch in batches).clamp(min=1)
+    total = torch.zeros(model.R, device=n_targets.device)
+    for batch in batches:
+        with context:
+            logits = model(batch)
+        loss = answer_loss(logits, batch.targets, label_smoothing) / n_targets
+        scaler.scale(loss.sum()).backward()  # a sum: replicas never mix
+        total += loss.detach()
+    scaler.unscale_(optimizer)
+    norms = clip_gradients(model, max_grad_norm)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    return total, norms
+
+
+def memory_bytes(config, n_params, R, tokens):
+    """Estimated peak of a training step: weights, gradients and Adam's two moments in fp32, and
+    what `tokens` positions (all replicas) keep for the backward pass.
+    """
+    # Per position and layer: residual, norm, q, k, v, attention out, projection, norm and dropout
+    # masks (about 12 C), and the MLP's input and output of its activation (2 d_ff; 4 for SwiGLU).
+    per_layer = 12 * config.d_model + (4 if config.swiglu else 2) * config.d_ff
+    activations = 4 * tokens * (config.n_layers * per_layer + 2 * config.vocab_size)
+    return 16 * n_params * R + activations
+
+
+def free_memory_bytes(device):
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 4 * 2**30  # Windows and macOS tell only through further packages
+
+
+# ----------------------------------------------------------------------------------------------
+# Validation
+# ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Scores:
+    """Teacher-forced scores of n examples by R replicas, each array [R, n]."""
+
+    loss: np.ndarray  # float: nats per answer token
+    exact: np.ndarray  # bool: every argmax right, so greedy decoding gives the answer and <eos>
+    right: np.ndarray  # int: answer tokens whose argmax is right
+    n_tokens: np.ndarray  # int: answer tokens, <eos> included
+
+
+@torch.inference_mode()
+def score(model, examples, rows, device, tokens_per_batch=16_384):
+    """Score `rows`, int [n], by every replica in one forward pass each. Returns Scores."""
+    model.eval()
+    R, n = model.R, len(rows)
+    sums = np.zeros((3, R, n))  # loss, right, tokens
+    by_length = np.argsort(-examples.lengths[rows], kind="stable")
+    size = max(1, tokens_per_batch // (R * int(examples.lengths[rows].max(initial=1))))
+    for start in range(0, n, size):
+        columns = by_length[start : start + size]
+        batch = make_batch(examples, np.broadcast_to(rows[columns], (R, len(columns))), device)
+        logits, targets = model(batch).float(), batch.targets
+        losses = F.cross_entropy(
+            logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
+        ).view(targets.shape)
+        right = logits.argmax(-1) == targets
+        counted = targets != IGNORED
+        where = columns[np.take_along_axis(batch.order, batch.slot, 1)]  # [R, M]
+        replica = np.broadcast_to(np.arange(R)[:, None], where.shape)
+        for total, values in zip(sums, (losses, right, counted), strict=True):
+            np.add.at(total, (replica, where), values.cpu().numpy())
+    loss, right, tokens = sums
+    return Scores(loss / tokens, right == tokens, right.astype(int), tokens.astype(int))
+
+
+def predict(model, tokenizer, examples, rows, exact, device):
+    """Predicted texts of `rows`, int [n], for each replica: [R][n].
+
+    Where `exact`, bool [R, n], greedy decoding is known to give the answer; the rest is generated.
+    """
+    answers = [examples.answer(i) for i in rows]
+    texts = [list(answers) for _ in exact]
+    failed = [np.flatnonzero(~e) for e in exact]
+    width = max(len(f) for f in failed)
+    if width:
+        columns = np.stack([np.resize(f if len(f) else [0], width) for f in failed])
+        generated = generate(model, examples, rows[columns], tokenizer.eos, device)
+        for r, f in enumerate(failed):
+            for i, column in enumerate(f):
+                texts[r][column] = tokenizer.decode(generated.ids[r][i])
+    return texts
+
+
+def validation_records(scores, sample_scores, data, predictions):
+    """The validation part of each replica's line in metrics.jsonl, a list of R dicts."""
+    records = []
+    headline, seen = data.headline, data.seen_rows
+    tasks = data.val.tasks[headline]
+    for r in range(len(scores.exact)):
+        exact, train_exact = scores.exact[r, headline], sample_scores.exact[r]
+        rate, gap = metrics.rate(exact), metrics.generalization_gap(train_exact, exact)
+        by_task = metrics.by_group(tasks.tolist(), exact)
+        n_tokens = scores.n_tokens[r, headline].sum()
+        record = {
+            "train_loss": float(sample_scores.loss[r].mean()),
+            "val_loss": float(scores.loss[r, headline].mean()),
+            **{f"val_{key}": value for key, value in rate.items()},
+            "val_exact_match_seen": float(scores.exact[r, seen].mean()) if len(seen) else None,
+            "val_exact_match_by_task": {g["group"]: g["exact_match"] for g in by_task},
+            "val_n_by_task": {g["group"]: g["n"] for g in by_task},
+            "val_tf_token_acc": float(scores.right[r, headline].sum() / n_tokens),
+            "train_exact_match": gap["train"],
+            "train_n": gap["n_train"],
+            "generalization_gap": gap["gap"],
+            "gap_low": gap["low"],
+            "gap_high": gap["high"],
+        }
+        if predictions is not None:
+            answers = [data.val.answer(i) for i in headline]
+            summary = metrics.summarize([predictions[r][i] for i in headline], answers)
+            record["val_token_accuracy"] = summary["token_accuracy"]
+            record["val_edit_distance"] = summary["edit_distance"]
+            record["val_failures"] = summary["failures"]
+        records.append(record)
+    return records
+
+
+def memorization_report(model, data, tokenizer, device, epoch, per_count=2_000):
+    """What the best model of one replica (R = 1) took from its training set: memorization.json.
+
+    Repeat counts are grouped by powers of two; 0 stands for the unseen validation examples. At most
+    `per_count` distinct examples of a count are scored, chosen at random.
+    """
+    train, val, headline = data.train, data.val, data.headline
+    rng = np.random.default_rng(0)
+    rows = np.broadcast_to(headline, (1, len(headline)))
+    generated = generate(model, val, rows, tokenizer.eos, device)
+    predictions = [tokenizer.decode(ids) for ids in generated.ids[0]]
+    answers = [val.answer(i) for i in headline]
+    right = metrics.exact_match(predictions, answers)
+
+    unseen, sample = score(model, val, headline, device), score(model, train, data.sample, device)
+    _, distinct = np.unique(train.keys, return_index=True)
+    groups = 2 ** np.log2(train.repeat_counts()[distinct]).astype(int)
+    chosen = [rng.permutation(distinct[groups == g])[:per_count] for g in np.unique(groups)]
+    counted = score(model, train, np.concatenate(chosen), device)
+    counts = [0] * len(headline) + [
+        int(g) for g, c in zip(np.unique(groups), chosen, strict=True) for _ in c
+    ]
+    by_count = metrics.by_group(
+        counts,
+        np.concatenate((unseen.exact[0], counted.exact[0])),
+        np.concatenate((unseen.loss[0], counted.loss[0])),
+    )
+
+    # Like with like: answers and prompts are compared within a tag.
+    tags, train_tags = np.array(val.tags)[headline], np.array(train.tags)
+    copied, known, overlap, nearest = (np.full(len(right), np.nan) for _ in range(4))
+    nearest_of = rng.permutation(len(right))[:500]  # enough for a mean, and cdist is quadratic
+    for tag in np.unique(tags):
+        of_tag = np.flatnonzero(tags == tag)
+        train_rows = distinct[train_tags[distinct] == tag]
+        train_answers = [train.answer(i) for i in train_rows]
+        some, their = [predictions[i] for i in of_tag], [answers[i] for i in of_tag]
+        copied[of_tag] = metrics.copied_answers(some, their, train_answers)
+        known[of_tag] = np.isin(their, train_answers)
+        overlap[of_tag] = metrics.ngram_overlap(some, train_answers)
+        picked = np.intersect1d(of_tag, nearest_of)
+        if len(picked) and len(train_rows):
+            prompts = [val.prompt(headline[i]) for i in picked]
+            nearest[picked] = metrics.nearest_training_example(
+                prompts, [train.prompt(i) for i in train_rows]
+            )[0]
+
+    def mean(values):
+        values = values[np.isfinite(values)]
+        return float(values.mean()) if len(values) else None
+
+    stats = [
+        {**metrics.rate(s.exact[0]), "loss": float(s.loss[0].mean())} for s in (sample, unseen)
+    ]
+    return {
+        "epoch": epoch,
+        "train": stats[0],
+        "unseen": stats[1],
+        "by_task": metrics.by_group(val.tasks[headline].tolist(), right, unseen.loss[0]),
+        "gap": metrics.generalization_gap(sample.exact[0], unseen.exact[0]),
+        "by_repeat_count": by_count,
+        "wrong_predictions": {
+            "n": int((~right).sum()),
+            "answer_of_another_example": int(np.nansum(copied)),
+            # The base rate: with few possible answers a wrong one is somebody's by chance.
+            "share_of_true_answers_in_training": mean(known),
+            "nearest_distance_right": mean(nearest[right]),
+            "nearest_distance_wrong": mean(nearest[~right]),
+        },
+        "ngram_overlap": {"n": 3, "right": mean(overlap[right]), "wrong": mean(overlap[~right])},
+        "entropy": metrics.compare_scores(generated.entropy[0], right),
+        "confidence": metrics.compare_scores(np.exp(generated.log_prob[0]), right),
+    }
+
+
+# ----------------------------------------------------------------------------------------------
+# Run folder and checkpoints
+# ----------------------------------------------------------------------------------------------
+
+RUN_FILES = ("config.json", "metrics.jsonl", "samples.jsonl", "memorization.json")
+CHECKPOINTS = ("best_model.pth", "last.pth", "previous.pth")
+# Arguments that do not change the numbers of a run: a resumed run may change them.
+FREE_ARGUMENTS = {"resume", "overwrite", "dry_run", "show_samples", "save_every", "tensorboard"}
+
+
+@dataclass
+class Replica:
+    """One seed's folder and what early stopping and the choice of the best model remember of it."""
+
+    seed: int
+    folder: Path
+    best_exact: float = -1.0
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    top_exact: float = -1.0  # for patience: the highest exact match and
+    low_loss: float = math.inf  # the lowest loss so far, each by itself
+    stale_epochs: int = 0
+    perfect: int = 0  # validations in a row with exact match 1
+    finished: str = ""  # why training ended, or "" while it goes on
+
+    def judge(self, record, all_tasks_in, min_delta, patience):
+        """Take in one validation; return whether this is now the best model.
+
+        Until every task is in the curriculum the latest model is the best and patience rests.
+        """
+        exact, loss, epoch = record["val_exact_match"], record["val_loss"], record["epoch"]
+        if not all_tasks_in:
+            self.best_epoch = epoch
+            return True
+        improved = exact > self.top_exact + min_delta or loss < self.low_loss - min_delta
+        self.top_exact, self.low_loss = max(self.top_exact, exact), min(self.low_loss, loss)
+        self.stale_epochs = 0 if improved else self.stale_epochs + record["epochs_since_validation"]
+        self.perfect = self.perfect + 1 if exact == 1.0 else 0
+        if patience and self.perfect == 2:  # one perfect validation may be luck
+            self.finished = "learned: every unseen example right in two validations running"
+        elif patience and self.stale_epochs >= patience:
+            self.finished = f"no improvement in {self.stale_epochs} epochs"
+        best = (exact, -loss) > (self.best_exact, -self.best_loss)
+        if best:
+            self.best_exact, self.best_loss, self.best_epoch = exact, loss, epoch
+        return best
+
+
+def write_checkpoint(path, content):
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def model_state(model, r, tokenizer, facts):
+    """The checkpoint of replica r as an ordinary R = 1 model: tensors and plain containers only."""
+    weights = {name: p.detach()[r : r + 1].cpu().clone() for name, p in model.named_parameters()}
+    arch = asdict(model.config)
+    return {"format": 1, "arch": arch, "vocab": tokenizer.itos, "model": weights, **facts}
+
+
+def optimizer_state(model, optimizer, r):
+    state = {}
+    for name, p in model.named_parameters():
+        moments = optimizer.state[p]
+        state[name] = {
+            "step": float(moments["step"]),
+            "exp_avg": moments["exp_avg"][r : r + 1].cpu().clone(),
+            "exp_avg_sq": moments["exp_avg_sq"][r : r + 1].cpu().clone(),
+        }
+    return state
+
+
+def read_checkpoint(path):
+    """Return the dict of a checkpoint; UserError if it is absent, damaged or of another kind."""
+    if not Path(path).is_file():
+        raise UserError(f"the checkpoint {path} does not exist; train a model first")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        weights, arch, vocab = content["model"], content["arch"], content["vocab"]
+        GPTConfig(**arch)
+        if not isinstance(vocab, list) or not isinstance(weights, dict):
+            raise TypeError("vocab or model has the wrong type")
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise UserError(f"{path} is no checkpoint of this program ({reason})") from None
+    return content
+
+
+def load_model(path, device):
+    """Return (model with R = 1 in eval mode, tokenizer, checkpoint dict)."""
+    checkpoint = read_checkpoint(path)
+    model = GPT(GPTConfig(**checkpoint["arch"]), [0])
+    model.load_state_dict(checkpoint["model"])
+    return model.to(device).eval(), Tokenizer(checkpoint["vocab"]), checkpoint
+
+
+def holds_run(folder):
+    return any((folder / name).exists() for name in (*RUN_FILES, *CHECKPOINTS))
+
+
+def claim_folder(folder, seeds, args):
+    """Return a Replica for each seed; refuse a folder in use, or clear it for --overwrite."""
+    folders = [folder] if len(seeds) == 1 else [folder / f"seed_{seed}" for seed in seeds]
+    in_use = [f for f in {folder, *folders, *folder.glob("seed_*")} if holds_run(f)]
+    if in_use and not args.overwrite:
+        raise UserError(
+            f"{folder} holds a run already; continue it with --resume, replace it with "
+            "--overwrite, or give another --out_dir"
+        )
+    for used in in_use:
+        for name in (*RUN_FILES, *CHECKPOINTS):
+            (used / name).unlink(missing_ok=True)
+        for results in ("plots", "ood_results", "tensorboard"):
+            for file in (used / results).glob("*"):
+                file.unlink()
+    for f in folders:
+        f.mkdir(parents=True, exist_ok=True)
+    return [Replica(seed, f) for seed, f in zip(seeds, folders, strict=True)]
+
+
+def find_resumable(folder, seeds):
+    """Return one training checkpoint a seed, all of the newest step that every seed has.
+
+    A run can be killed between two seeds' files, so each keeps its previous one. Seeds that had
+    finished are returned too, at their own last step.
+    """
+    found = []
+    for seed in seeds:
+        seed_folder = folder if len(seeds) == 1 else folder / f"seed_{seed}"
+        paths = [p for p in (seed_folder / "last.pth", seed_folder / "previous.pth") if p.exists()]
+        if not paths:
+            raise UserError(f"nothing to resume in {seed_folder}: it has no last.pth")
+        found.append([read_checkpoint(p) for p in paths])
+    going = [c for c in found if not c[0]["replica"]["finished"]]
+    common = set.intersection(*({c["step"] for c in cs} for cs in going)) if going else set()
+    if going and not common:
+        raise UserError(f"the seeds in {folder} have no common step; start again with --overwrite")
+    chosen = []
+    for checkpoints in found:
+        wanted = [c for c in checkpoints if c["replica"]["finished"] or c["step"] == max(common)]
+        chosen.append(wanted[0])
+    return chosen
+
+
+@torch.no_grad()
+def load_training_state(model, optimizer, checkpoints):
+    """Fill the model (R = len(checkpoints)) and the optimizer from one checkpoint a replica."""
+    for name, p in model.named_parameters():
+        p.copy_(torch.cat([c["model"][name] for c in checkpoints]))
+        states = [c["optimizer"][name] for c in checkpoints]
+        optimizer.state[p] = {
+            "step": torch.tensor(states[0]["step"], device=p.device),
+            "exp_avg": torch.cat([s["exp_avg"] for s in states]).to(p.device),
+            "exp_avg_sq": torch.cat([s["exp_avg_sq"] for s in states]).to(p.device),
+        }
+
+
+def append_line(path, record):
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record, allow_nan=False) + "\n")
+        file.flush()
+
+
+def cut_lines_after(path, epoch):
+    """Drop the records of later epochs, and a torn last line, from a .jsonl file."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["epoch"] <= epoch:
+                kept.append(line + "\n")
+        except (ValueError, KeyError):
+            continue
+    write_atomically(path, "".join(kept))
+
+
+# ----------------------------------------------------------------------------------------------
+# Training
+# ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Data:
+    tokenizer: Tokenizer
+    train: Examples
+    val: Examples
+    headline: np.ndarray  # validation rows that stand in the headline: the unseen ones, if any
+    seen_rows: np.ndarray  # validation rows whose example is in the training set
+    sample: np.ndarray  # training rows matched to `headline` by tag and length
+    files: dict  # {"train" | "val" | "tokenizer": {"path", "sha256"}}
+    audit: dict
+
+
+def load_data(args):
+    """Load and audit the training and validation set; every mistake in them is a UserError."""
+    require_file(args.data, "the training set")
+    val_path = args.val_data or Path(args.data).with_name("val.pkl")
+    require_file(val_path, "the validation set")
+    tokenizer = load_tokenizer(args.tokenizer)
+    train, val = load_examples(args.data, tokenizer), load_examples(val_path, tokenizer)
+    for examples, path in ((train, args.data), (val, val_path)):
+        n_unknown = int(examples.has_unknown().sum())
+        if n_unknown:
+            first = int(np.flatnonzero(examples.has_unknown())[0])
+            raise UserError(
+                f"{n_unknown} rows of {path} have characters that the tokenizer {args.tokenizer} "
+                f"lacks, the first is row {first}: {examples.raw(first)[:60]!r}; give the "
+                "tokenizer the data was made with"
+            )
+        longest = int(examples.lengths.argmax())
+        if args.max_len and examples.lengths[longest] > args.max_len:
+            raise UserError(
+                f"row {longest} of {path} has {examples.lengths[longest]} characters, more than "
+                f"--max_len {args.max_len}; raise it, or leave it out to fit the data"
+            )
+    seen = np.isin(val.keys, train.keys)
+    headline = np.flatnonzero(~seen) if not seen.all() else np.arange(len(val))
+    untrained = sorted(set(val.tags) - set(train.tags))
+    _, counts = np.unique(train.keys, return_counts=True)
+    audit = {
+        "train_rows": len(train),
+        "train_distinct": len(counts),
+        "train_rows_by_task": dict(sorted(Counter(train.tasks.tolist()).items())),
+        "most_repeated": int(counts.max()),
+        "val_rows": len(val),
+        "val_seen": int(seen.sum()),
+        "val_unseen": int((~seen).sum()),
+        "val_repeated": len(val) - len(np.unique(val.keys)),
+        "val_untrained_tags": untrained,
+        "longest_example": int(max(train.lengths.max(), val.lengths.max())),
+    }
+    paths = {"train": args.data, "val": val_path, "tokenizer": args.tokenizer}
+    files = {name: {"path": str(p), "sha256": sha256_of(p)} for name, p in paths.items()}
+    sample = matched_sample(train, val, headline)
+    return Data(tokenizer, train, val, headline, np.flatnonzero(seen), sample, files, audit)
+
+
+@dataclass
+class Plan:
+    """All that follows from the arguments, the data and the device before the first step."""
+
+    config: GPTConfig
+    stages: list
+    device: torch.device
+    precision: str
+    peak_lr: float
+    micro_batches: int  # pieces an effective batch is cut into
+    step_bytes: int  # estimated peak memory
+    effective_batch: int
+    epochs: int
+
+    def steps_in(self, epoch):
+        return math.ceil(len(self.stages[stage_at(self.stages, epoch)].rows) / self.effective_batch)
+
+    @property
+    def total_steps(self):
+        return sum(self.steps_in(epoch) for epoch in range(1, self.epochs + 1))
+
+
+def make_plan(args, data, n_seeds):
+    device = choose_device(args.device)
+    if args.d_model % (2 * args.n_heads):
+        raise UserError(
+            f"--d_model {args.d_model} must be divisible by --n_heads {args.n_heads}, with an even "
+            "number of channels a head"
+        )
+    ff = args.d_ff or (4 * args.d_model if not args.use_swiglu else 32 * round(args.d_model / 12))
+    config = GPTConfig(
+        vocab_size=len(data.tokenizer),
+        max_len=args.max_len or data.audit["longest_example"],
+        d_model=args.d_model,
+        n_layers=args.n_layers,
+        n_heads=args.n_heads,
+        d_ff=ff,
+        pos=args.pos,
+        swiglu=args.use_swiglu,
+        dropout=args.dropout,
+    )
+    curriculum_epochs = 0
+    if args.task_curriculum:
+        curriculum_epochs = args.task_curriculum_epochs
+        if curriculum_epochs is None:
+            curriculum_epochs = round(0.4 * args.epochs)
+    stages = plan_stages(data.train.tasks, args.epochs, curriculum_epochs)
+    if set(stages[-1].tasks) != set(data.train.tasks.tolist()):
+        raise UserError(
+            f"the curriculum takes {curriculum_epochs} epochs, but --epochs {args.epochs} ends it "
+            f"with {', '.join(stages[-1].tasks)}; raise --epochs or lower --task_curriculum_epochs"
+        )
+
+    # Accumulation exists to save memory; where the effective batch fits it runs at once, with the
+    # same gradients, since every answer token weighs the same either way.
+    effective = args.batch_size * args.accumulation_steps
+    n_params = GPT(config, [0]).n_params()
+    typical = float(np.mean(np.sort(data.train.lengths)[-len(data.train) // 4 :]))
+
+    def step_bytes(rows):
+        return memory_bytes(config, n_params, n_seeds, int(rows * typical) * n_seeds)
+
+    at_once = step_bytes(effective) < 0.5 * free_memory_bytes(device)
+    plan = Plan(
+        config=config,
+        stages=stages,
+        device=device,
+        precision=choose_precision(args.amp, device, args.d_model),
+        peak_lr=args.lr if args.no_lr_scaling else args.lr * 1024 / args.d_model,
+        micro_batches=1 if at_once else args.accumulation_steps,
+        step_bytes=step_bytes(effective if at_once else args.batch_size),
+        effective_batch=effective,
+        epochs=args.epochs,
+    )
+    if args.warmup_steps >= plan.total_steps:
+        raise UserError(
+            f"--warmup_steps {args.warmup_steps} leaves nothing of the {plan.total_steps} steps "
+            "of this run; lower it or raise --epochs"
+        )
+    return plan, n_params
+
+
+def describe(args, data, plan, n_params, seeds):
+    """The lines that a run prints before it starts, and --dry_run instead of it."""
+    audit, lines = data.audit, []
+    tasks = ", ".join(f"{task} {n:,}" for task, n in audit["train_rows_by_task"].items())
+    lines.append(
+        f"data    {args.data}: {audit['train_rows']:,} rows, {audit['train_distinct']:,} distinct "
+        f"({tasks}); one example repeats up to {audit['most_repeated']} times"
+    )
+    lines.append(
+        f"unseen  {audit['val_unseen']:,} of {audit['val_rows']:,} validation rows are unseen"
+        + (f", {audit['val_seen']:,} are in the training set" if audit["val_seen"] else "")
+        + ("" if audit["val_unseen"] else "; the headline goes by the seen ones")
+    )
+    if audit["val_untrained_tags"]:
+        lines.append(f"note    validation tags never trained: {audit['val_untrained_tags']}")
+    c = plan.config
+    lines.append(
+        f"model   {n_params:,} parameters (d_model {c.d_model}, {c.n_layers} layers, {c.n_heads} "
+        f"heads, d_ff {c.d_ff}, {c.pos}), vocabulary {c.vocab_size}, up to {c.max_len} positions"
+        + (f"; {len(seeds)} seeds side by side" if len(seeds) > 1 else "")
+    )
+    scaled = "" if args.no_lr_scaling else f" = {args.lr:g} x 1024 / {c.d_model}"
+    lines.append(
+        f"steps   {plan.total_steps:,} of {plan.effective_batch} examples in {args.epochs} epochs, "
+        f"peak learning rate {plan.peak_lr:.2e}{scaled}"
+    )
+    if args.accumulation_steps > 1:
+        how = (
+            "fits in memory and runs at once, with the same gradients"
+            if plan.micro_batches == 1
+            else "runs in pieces to save memory"
+        )
+        lines.append(f"batch   {args.batch_size} x {args.accumulation_steps} accumulated {how}")
+    if len(plan.stages) > 1:
+        for i, stage in enumerate(plan.stages):
+            lines.append(
+                f"stage {i + 1} from epoch {stage.first_epoch}: {' '.join(stage.tasks)} "
+                f"({len(stage.rows):,} rows, {plan.steps_in(stage.first_epoch):,} steps an epoch)"
+            )
+    others = [task for task in plan.stages[-1].tasks if task not in TASKS]
+    if args.task_curriculum and others:
+        lines.append(f"note    outside the curriculum, in its last stage: {', '.join(others)}")
+    lines.append(
+        f"device  {plan.device}, {plan.precision}, {torch.get_num_threads()} threads; about "
+        f"{plan.step_bytes / 2**20:,.0f} MiB for a training step"
+    )
+    return lines
+
+
+def versions():
+    names = {"python": platform.python_version(), "torch": torch.__version__}
+    return {**names, "numpy": np.__version__, "platform": platform.platform()}
+
+
+def git_commit():
+    command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def run_config(args, data, plan, n_params, seeds):
+    steps = [plan.steps_in(epoch) for epoch in range(1, args.epochs + 1)]
+    stages = [
+        {"epoch": s.first_epoch, "tasks": list(s.tasks), "rows": len(s.rows)} for s in plan.stages
+    ]
+    return {
+        "arguments": {k: v for k, v in vars(args).items() if k != "seeds"},
+        "seeds": seeds,
+        "seed": seeds[0],
+        "derived": {
+            **asdict(plan.config),
+            "n_params": n_params,
+            "lr_scaled": plan.peak_lr,
+            "lr_min": plan.peak_lr * args.min_lr_ratio,
+            "steps_total": sum(steps),
+            "steps_per_epoch": steps,
+            "stages": stages,
+            "effective_batch": plan.effective_batch,
+            "micro_batches": plan.micro_batches,
+            "precision": plan.precision,
+            "step_bytes": plan.step_bytes,
+        },
+        "data": {**data.files, "audit": data.audit},
+        "versions": versions(),
+        "device": str(plan.device)
+        if plan.device.type == "cpu"
+        else torch.cuda.get_device_name(plan.device),
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "git_commit": git_commit(),
+    }
+
+
+def check_same_run(old, new, folder):
+    """Raise UserError if a resumed run's arguments or data differ from those it began with."""
+    for name in ("train", "val", "tokenizer"):
+        if old["data"][name]["sha256"] != new["data"][name]["sha256"]:
+            raise UserError(
+                f"{new['data'][name]['path']} has changed since the run in {folder} began; restore "
+                "it, or start again with --overwrite"
+            )
+    before, now = (
+        {**old["arguments"], "seeds": old["seeds"]},
+        {**new["arguments"], "seeds": new["seeds"]},
+    )
+    for name in sorted(set(before) | set(now)):
+        if name not in FREE_ARGUMENTS and before.get(name) != now.get(name):
+            raise UserError(
+                f"the run in {folder} began with --{name} {before.get(name)}, not {now.get(name)}; "
+                "resume with the same arguments, or start again with --overwrite"
+            )
+    for name in ("device", "threads", "cpu_capability", "versions"):
+        if old[name] != new[name]:
+            print(f"note: {name} differs from the run's start; the last bits of results may differ")
+
+
+def show_samples(data, tokenizer, model, predictions, epoch, replicas, device, to_screen):
+    """Record, and perhaps print, one unseen example a task with what each replica says to it."""
+    rows = [
+        data.headline[data.val.tasks[data.headline] == task][0]
+        for task in sorted(set(data.val.tasks[data.headline].tolist()))
+    ]
+    if predictions is None:
+        exact = np.zeros((model.R, len(rows)), bool)
+        texts = predict(model, tokenizer, data.val, np.array(rows), exact, device)
+    else:
+        texts = [[p[row] for row in rows] for p in predictions]
+    for r, replica in enumerate(replicas):
+        for row, prediction in zip(rows, texts[r], strict=True):
+            prompt, answer = data.val.prompt(row), data.val.answer(row)
+            sample = {"epoch": epoch, "task": str(data.val.tasks[row]), "prompt": prompt}
+            sample |= {"answer": answer, "prediction": prediction, "correct": prediction == answer}
+            append_line(replica.folder / "samples.jsonl", sample)
+            if to_screen and r == 0:
+                verdict = "right" if prediction == answer else f"wrong, expected {answer}"
+                tqdm.write(f"    {prompt}{prediction}    ({verdict})")
+
+
+def epoch_line(epoch, epochs, stage, n_stages, records, lr, seconds):
+    """One compact line: the mean over replicas, and the range of unseen exact match."""
+
+    def mean(key):
+        return sum(record[key] for record in records) / len(records)
+
+    line = f"epoch {epoch:>{len(str(epochs))}}/{epochs}"
+    if n_stages > 1:
+        line += f"  stage {stage + 1}/{n_stages}"
+    line += f"  lr {lr:.1e}  loss train {mean('train_loss'):.3f} unseen {mean('val_loss'):.3f}"
+    train_rate, unseen_rate = mean("train_exact_match"), mean("val_exact_match")
+    line += f"  exact match train {train_rate:6.1%} unseen {unseen_rate:6.1%}"
+    if len(records) == 1:
+        low, high = records[0]["val_exact_match_low"], records[0]["val_exact_match_high"]
+        line += f" [{low:.1%}, {high:.1%}]"
+    else:
+        values = [record["val_exact_match"] for record in records]
+        line += f" ({len(values)} seeds, {min(values):.1%} to {max(values):.1%})"
+    return f"{line}  {seconds:.0f} s"
+
+
+def train(args):
+    """Train every seed side by side and write each one's run folder. Returns the folders."""
+    seeds = args.seeds or [args.seed]
+    data = load_data(args)
+    plan, n_params = make_plan(args, data, len(seeds))
+    print("\n".join(describe(args, data, plan, n_params, seeds)), flush=True)
+    if args.dry_run:
+        return []
+    if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("--tensorboard needs the package tensorboard; pip install tensorboard")
+    device, tokenizer, folder = plan.device, data.tokenizer, Path(args.out_dir)
+    config = run_config(args, data, plan, n_params, seeds)
+
+    # Model, optimizer and, on --resume, everything as it was.
+    model = GPT(plan.config, seeds).to(device)
+    model.use_checkpoint = args.use_checkpoint
+    for block in model.blocks:
+        block.cpu_bf16 = device.type == "cpu" and plan.precision == "bf16"
+    optimizer = make_optimizer(model, args.weight_decay)
+    scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
+    torch.manual_seed(seeds[0])  # dropout; initialisation and data order have their own generators
+    first_epoch, step, examples_seen, seconds_before = 1, 0, 0, 0.0
+    if args.resume:
+        if not (folder / "config.json").is_file():
+            raise UserError(f"nothing to resume: {folder} holds no run")
+        check_same_run(json.loads((folder / "config.json").read_text()), config, folder)
+        found = find_resumable(folder, seeds)
+        replicas = [
+            Replica(**{**c["replica"], "folder": Path(c["replica"]["folder"])}) for c in found
+        ]
+        going = [r for r, replica in enumerate(replicas) if not replica.finished]
+        if not going:
+            print(f"the run in {folder} is finished; nothing is left to do")
+            return [replica.folder for replica in replicas]
+        keep_replicas(model, None, going)
+        load_training_state(model, optimizer, [found[r] for r in going])
+        state = found[going[0]]
+        first_epoch, step = state["epoch"] + 1, state["step"]
+        examples_seen, seconds_before = state["examples_seen"], state["seconds"]
+        scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["cpu_rng"])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"], device)
+        for r in going:
+            for name in ("metrics.jsonl", "samples.jsonl"):
+                cut_lines_after(replicas[r].folder / name, state["epoch"])
+        print(f"resuming {folder} after epoch {state['epoch']}")
+    else:
+        replicas = claim_folder(folder, seeds, args)
+        write_json(folder / "config.json", config)
+        if len(seeds) > 1:
+            for replica in replicas:
+                write_json(replica.folder / "config.json", {**config, "seed": replica.seed})
+    everyone = replicas
+    replicas = [replica for replica in everyone if not replica.finished]
+    if args.compile:
+        for block in model.blocks:  # attention's groups change from batch to batch; these do not
+            block.qkv = torch.compile(block.qkv, dynamic=True)
+            block.finish = torch.compile(block.finish, dynamic=True)
+    writers = {}
+    if args.tensorboard:
+        from torch.utils.tensorboard import SummaryWriter
+
+        writers = {r.seed: SummaryWriter(r.folder / "tensorboard") for r in replicas}
+
+    started, last_validation = time.perf_counter(), first_epoch - 1
+    bar = tqdm(
+        total=plan.total_steps,
+        initial=step,
+        unit="step",
+        file=sys.stdout,
+        disable=not sys.stdout.isatty(),
+        dynamic_ncols=True,
+    )
+    for epoch in range(first_epoch, args.epochs + 1):
+        stage = stage_at(plan.stages, epoch)
+        all_tasks_in = stage == len(plan.stages) - 1
+        rows = plan.stages[stage].rows
+        # The order of an epoch depends on seed and epoch alone: nothing to save, nothing to leak.
+        orders = np.stack(
+            [rows[np.random.default_rng([r.seed, epoch]).permutation(len(rows))] for r in replicas]
+        )
+        model.train()
+        optimized = torch.zeros(model.R, device=device)
+        for start in range(0, len(rows), plan.effective_batch):
+            lr = learning_rate(
+                step, plan.total_steps, args.warmup_steps, plan.peak_lr, args.min_lr_ratio
+            )
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            chosen = orders[:, start : start + plan.effective_batch]
+            pieces = np.array_split(chosen, min(plan.micro_batches, chosen.shape[1]), axis=1)
+            batches = [make_batch(data.train, piece, device) for piece in pieces]
+            loss, norms = train_step(
+                model,
+                optimizer,
+                scaler,
+                batches,
+                autocast(device, plan.precision),
+                args.label_smoothing,
+                args.max_grad_norm,
+            )
+            step += 1
+            optimized += loss
+            sick = ~loss.isfinite() if scaler.is_enabled() else ~(loss + norms).isfinite()
+            if sick.any():
+                r = int(sick.nonzero()[0])
+                raise Diverged(
+                    f"seed {replicas[r].seed} has loss {float(loss[r])} and gradient norm "
+                    f"{float(norms[r])} at step {step} (epoch {epoch}, learning rate {lr:.2e}); "
+                    f"the last good checkpoint is {replicas[r].folder / 'last.pth'}"
+                )
+            bar.update()
+        examples_seen += len(rows)
+        seconds = seconds_before + time.perf_counter() - started
+        base = {"epoch": epoch, "step": step, "stage": stage, "tasks": plan.stages[stage].tasks}
+        base |= {"lr": lr, "examples_seen": examples_seen, "seconds": round(seconds, 3)}
+        last = epoch == args.epochs
+        facts = {
+            "epoch": epoch,
+            "step": step,
+            "trained_tags": sorted({data.train.tags[i] for i in rows}),
+            "trained_length": int(data.train.lengths[rows].max()),
+            "data": data.files,
+        }
+
+        # Validation, the best model, early stopping.
+        if epoch % args.eval_every == 0 or last:
+            with autocast(device, plan.precision):
+                scores = score(model, data.val, np.arange(len(data.val)), device)
+                sample_scores = score(model, data.train, data.sample, device)
+                predictions = None
+                if args.autoreg_eval:
+                    every = np.arange(len(data.val))
+                    predictions = predict(model, tokenizer, data.val, every, scores.exact, device)
+                records = validation_records(scores, sample_scores, data, predictions)
+                to_screen = args.show_samples
+                show_samples(
+                    data, tokenizer, model, predictions, epoch, replicas, device, to_screen
+                )
+            bar.clear()
+            seconds = seconds_before + time.perf_counter() - started
+            line = epoch_line(epoch, args.epochs, stage, len(plan.stages), records, lr, seconds)
+            tqdm.write(line)
+            for r, (replica, record) in enumerate(zip(replicas, records, strict=True)):
+                record["epoch"], record["epochs_since_validation"] = epoch, epoch - last_validation
+                best = replica.judge(record, all_tasks_in, args.min_delta, args.patience)
+                del record["epochs_since_validation"]
+                if best:
+                    content = model_state(model, r, tokenizer, {**facts, "seed": replica.seed})
+                    write_checkpoint(replica.folder / "best_model.pth", content)
+                record["best"] = best
+                for name, value in record.items():
+                    if replica.seed in writers and isinstance(value, (int, float)):
+                        writers[replica.seed].add_scalar(name, value, epoch)
+            last_validation = epoch
+        else:
+            records = [{} for _ in replicas]
+        for r, (replica, record) in enumerate(zip(replicas, records, strict=True)):
+            if last and not replica.finished:
+                replica.finished = "all epochs done"
+            optimized_loss = float(optimized[r]) / plan.steps_in(epoch)
+            line = {**base, "seed": replica.seed, "optimized_loss": optimized_loss, **record}
+            append_line(replica.folder / "metrics.jsonl", line)
+
+        # Checkpoints, and the replicas that are done leave the stack.
+        if epoch % args.save_every == 0 or any(replica.finished for replica in replicas):
+            for r, replica in enumerate(replicas):
+                state = {
+                    "seed": replica.seed,
+                    "optimizer": optimizer_state(model, optimizer, r),
+                    "scaler": scaler.state_dict(),
+                    "cpu_rng": torch.get_rng_state(),
+                    "examples_seen": examples_seen,
+                    "seconds": seconds,
+                    "replica": {**asdict(replica), "folder": str(replica.folder)},
+                }
+                if device.type == "cuda":
+                    state["cuda_rng"] = torch.cuda.get_rng_state(device)
+                newest = replica.folder / "last.pth"
+                if newest.exists():
+                    os.replace(newest, replica.folder / "previous.pth")
+                write_checkpoint(newest, model_state(model, r, tokenizer, {**facts, **state}))
+        going = [r for r, replica in enumerate(replicas) if not replica.finished]
+        for replica in replicas:
+            if replica.finished:
+                who = f"seed {replica.seed}: " if len(seeds) > 1 else ""
+                tqdm.write(f"{who}stopped after epoch {epoch}, {replica.finished}")
+        if len(going) < len(replicas):
+            replicas = [replicas[r] for r in going]
+            if not replicas:
+                break
+            keep_replicas(model, optimizer, going)
+    bar.close()
+    for writer in writers.values():
+        writer.close()
+    finish(args, data, everyone, device)
+    return [replica.folder for replica in everyone]
+
+
+def finish(args, data, replicas, device):
+    """Score each seed's best model, draw the figures, print the table and the next command."""
+    from plots import write_figures
+
+    print(f"\n{'seed':>4}  {'task':8}{'n':>6}  {'unseen exact match, 95 % interval':36}best epoch")
+    for replica in replicas:
+        model, tokenizer, checkpoint = load_model(replica.folder / "best_model.pth", device)
+        report = memorization_report(model, data, tokenizer, device, checkpoint["epoch"])
+        write_json(replica.folder / "memorization.json", report)
+        for row in (*report["by_task"], {"group": "all", **report["unseen"]}):
+            interval = f"[{row['exact_match_low']:.1%}, {row['exact_match_high']:.1%}]"
+            print(
+                f"{replica.seed:>4}  {row['group']:8}{row['n']:>6}  {row['exact_match']:7.1%} "
+                f"{interval:28}{checkpoint['epoch']:>10}"
+            )
+        gap = report["gap"]
+        print(
+            f"{replica.seed:>4}  train {gap['train']:.1%} minus unseen {gap['unseen']:.1%}: "
+            f"generalization gap {gap['gap']:+.1%} [{gap['low']:+.1%}, {gap['high']:+.1%}]"
+        )
+    folder = Path(args.out_dir)
+    figures = write_figures([folder], folder / "plots")
+    print(f"figures in {folder / 'plots'}: {', '.join(path.name for path in figures)}")
+    model = folder / "best_model.pth" if len(replicas) == 1 else folder
+    print(
+        f"next: python evaluate_ood.py --model {model} --tokenizer {args.tokenizer} "
+        f"--ood_dir ood_data_complete --out_dir {folder / 'ood_results'}"
+    )
+
+
+# ----------------------------------------------------------------------------------------------
+# Command line
+# ----------------------------------------------------------------------------------------------
+
+
+def seed_list(text):
+    """`0-3`, `1,5,9` or a mixture -> a list of distinct seeds."""
+    seeds = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        seeds.extend(range(int(first), int(last or first) + 1))
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"{text!r} names no seed, or one twice")
+    return seeds
+
+
+def number(kind, low, high=math.inf, what=""):
+    """An argparse type: a `kind` in [low, high], with `what` for the message."""
+
+    def parse(text):
+        value = kind(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not {what or f'at least {low}'}")
+        return value
+
+    parse.__name__ = kind.__name__
+    return parse
+
+
+def build_parser():
+    parser = argparse.ArgumentParser(
+        description="Train a small GPT and measure whether it memorizes or learns the rule.",
+        epilog="Without arguments it learns two-operand sums: a few minutes on two CPU cores.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    count, natural = number(int, 1), number(int, 0)
+    positive, share = number(float, 1e-12, what="above 0"), number(float, 0, 1, "between 0 and 1")
+    switch = argparse.BooleanOptionalAction
+    # fmt: off
+    flag = parser.add_argument_group("data").add_argument
+    flag("--data", default="data/add_only/train.pkl", metavar="FILE",
+         help="training set: .pkl, .jsonl or .txt")
+    flag("--val_data", metavar="FILE", help="validation set (default: val.pkl beside --data)")
+    flag("--tokenizer", default="data/add_only/tokenizer.json", metavar="FILE",
+         help="tokenizer JSON the data was made with")
+    flag("--out_dir", default="runs/step1_add_only", metavar="DIR", help="run folder to write")
+
+    flag = parser.add_argument_group("model").add_argument
+    flag("--d_model", type=count, default=128, help="width, channels")
+    flag("--n_layers", type=count, default=4, help="transformer blocks")
+    flag("--n_heads", type=count, default=4, help="attention heads; must divide d_model")
+    flag("--d_ff", type=count,
+         help="hidden channels of the MLP (default: 4 x d_model; with SwiGLU 8/3 x d_model)")
+    flag("--max_len", type=count,
+         help="longest example allowed, characters (default: what the data needs)")
+    flag("--pos", choices=("rope", "nope", "alibi", "learned"), default="rope",
+         help="position encoding")
+    flag("--use_swiglu", action="store_true", help="SwiGLU instead of GELU in the MLP")
+    flag("--dropout", type=number(float, 0, 0.99, "between 0 and 0.99"), default=0.1,
+         help="dropout probability on embeddings and block outputs; regularizes")
+
+    flag = parser.add_argument_group("optimization").add_argument
+    flag("--epochs", type=count, default=30, help="passes over the training set")
+    flag("--lr", type=positive, default=1e-4,
+         help="peak learning rate at width 1024; scaled by 1024 / d_model")
+    flag("--no_lr_scaling", action="store_true", help="take --lr literally at any width")
+    flag("--warmup_steps", type=natural, default=200, help="steps of linear warm-up")
+    flag("--min_lr_ratio", type=share, default=0.1,
+         help="learning rate at the end of the cosine, as a share of the peak")
+    flag("--batch_size", type=count, default=32, help="examples in a micro-batch")
+    flag("--accumulation_steps", type=count, default=1,
+         help="micro-batches in an optimizer step; run at once where memory allows")
+    flag("--weight_decay", type=number(float, 0), default=0.01, help="AdamW's, on matrices only")
+    flag("--max_grad_norm", type=positive, default=1.0,
+         help="clip each model's gradient to this norm")
+    flag("--label_smoothing", type=share, default=0.0,
+         help="share of the target's probability spread over all tokens")
+    flag("--patience", type=natural, default=10,
+         help="stop after this many epochs in which neither unseen exact match nor loss improved, "
+              "or when every unseen example is right in two validations running; 0 never does")
+    flag("--min_delta", type=number(float, 0), default=1e-3,
+         help="least improvement that counts: a share (exact match) or nats (loss)")
+
+    flag = parser.add_argument_group("curriculum").add_argument
+    flag("--task_curriculum", action="store_true",
+         help="add the tasks one by one: copy, rev, add, sort, rel")
+    flag("--task_curriculum_epochs", type=natural,
+         help="epochs the stages are spread over (default: the first 40 %% of --epochs)")
+
+    flag = parser.add_argument_group("evaluation").add_argument
+    flag("--show_samples", action=switch, default=True,
+         help="print a prediction for each task after each validation")
+    flag("--autoreg_eval", action=switch, default=True,
+         help="generate what failed: token accuracy, edit distance, kinds of failure")
+    flag("--eval_every", type=count, default=1, help="epochs between validations")
+
+    flag = parser.add_argument_group("system").add_argument
+    flag("--seed", type=natural, default=0, help="of initialisation, data order and dropout")
+    flag("--seeds", type=seed_list, metavar="0-3",
+         help="train these seeds side by side, each in its own folder; overrides --seed")
+    flag("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
+    flag("--amp", choices=("auto", "fp32", "bf16", "fp16"), default="auto",
+         help="precision of matrix products; auto takes the fastest safe one")
+    flag("--compile", action="store_true",
+         help="torch.compile the blocks; needs a C++ compiler and, on a GPU, Triton")
+    flag("--use_checkpoint", action="store_true",
+         help="recompute activations in the backward pass: less memory, slower")
+    flag("--save_every", type=count, default=1, help="epochs between checkpoints to resume from")
+    flag("--resume", action="store_true", help="go on with the run in --out_dir, same arguments")
+    flag("--overwrite", action="store_true", help="replace the run in --out_dir")
+    flag("--tensorboard", action="store_true", help="write scalars for TensorBoard too")
+    flag("--dry_run", action="store_true",
+         help="print model size, memory, steps and the data audit, and stop")
+    # fmt: on
+    return parser
+
+
+def main(argv=None):
+    args = build_parser().parse_args(argv)
+    try:
+        train(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Diverged as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print(
+            f"\ninterrupted; if an epoch was finished, --resume goes on in {args.out_dir}",
+            file=sys.stderr,
+        )
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
