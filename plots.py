@@ -279,7 +279,7 @@ def new_figure(name: str, width: float, height: float, widths: tuple[float, ...]
 
 def describe(ax, title: str, x: str, y: str, pad: float = 6) -> None:
     inches = ax.figure.get_figwidth() * ax.get_position().width
-    ax.set_title(textwrap.fill(title, int(15 * inches)), loc="left", fontsize=10.5, pad=pad)
+    ax.set_title(textwrap.fill(title, int(16 * inches)), loc="left", fontsize=10.5, pad=pad)
     ax.set_xlabel(x)
     ax.set_ylabel(y)
 
@@ -349,6 +349,9 @@ def number_axis(ax, key: str) -> str:
     """Ticks for examples seen, steps, or small whole numbers; returns the axis label."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
+    first, last = ax.dataLim.intervalx
+    if first == last > 0:  # a single epoch: no ticks at its fractions
+        ax.set_xlim(0, 2 * last)
     if key in ("examples_seen", "step"):
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
         return "training examples seen" if key == "examples_seen" else "optimizer step"
@@ -384,13 +387,14 @@ def mark_stages(ax, run: Run, epochs: np.ndarray, xs: np.ndarray) -> float:
     starts = [(xs[i] - 0.5, ", ".join(new)) for i, new in starts if i < len(xs)]
     if len(starts) < 2:
         return 6
-    narrow = np.diff([x for x, _ in starts]).min() < 0.075 * np.ptp(ax.get_xlim())
+    longest = max(len(new) for _, new in starts) + 2
+    narrow = np.diff([x for x, _ in starts]).min() < 0.01 * longest * np.ptp(ax.get_xlim())
     style = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "fontsize": 8}
     style |= {"rotation": 90, "ha": "center"} if narrow else {"ha": "left"}
     for i, (x, new) in enumerate(starts):
         ax.axvline(x, color="0.35", linestyle=":", linewidth=1.2, zorder=1.5)
         ax.annotate(f"+ {new}" if i else new, (x, 1), (0, 4), va="bottom", **style)
-    return 12 + 5 * max(len(new) for _, new in starts) + 8 if narrow else 20
+    return 10 + 5 * longest if narrow else 20
 
 
 # ------------------------------------------------------------------------------------------------
@@ -406,7 +410,7 @@ def learning_figure(run: Run):
         "train": curve(run, key, "train_exact_match", n=("train_n",)),
         "validation rows seen in training": curve(run, key, "val_exact_match_seen"),
     }
-    losses = {"unseen": curve(run, key, "val_loss"), "train": curve(run, key, "train_loss")}
+    losses = {"validation": curve(run, key, "val_loss"), "train": curve(run, key, "train_loss")}
     panels = [any(len(c.x) for c in curves.values()) for curves in (matches, losses)]
     if not any(panels):
         return None
@@ -422,9 +426,9 @@ def learning_figure(run: Run):
         values = np.concatenate([c.value for c in losses.values()])
         if values.min() > 0 and values.max() > 20 * values.min():
             axes[-1].set_yscale("log")
-        ends = ", ".join(f"{name} {c.value[-1]:.2g}" for name, c in losses.items() if len(c.x))
+        ends = ", ".join(f"{name} {c.value[-1]:.3g}" for name, c in losses.items() if len(c.x))
         x = number_axis(axes[-1], key)
-        describe(axes[-1], f"Loss at the end: {ends}", x, "loss (nats per token)")
+        describe(axes[-1], f"Final loss: {ends}", x, "loss (nats per token)")
     for ax in axes:
         ax.legend(fontsize=9)
     return fig
@@ -436,7 +440,8 @@ def draw_gap(ax, train: Curve, unseen: Curve) -> str:
     if not len(xs):
         return "Exact match over training"
     upper, lower = train.value[i], unseen.value[j]
-    ax.fill_between(xs, lower, upper, color="0.5", alpha=0.18, lw=0, label="gap")
+    if len(xs) > 1:
+        ax.fill_between(xs, lower, upper, color="0.5", alpha=0.18, lw=0, label="gap")
     gap = 100 * (upper - lower)
     return (
         f"Train minus unseen exact match: {gap.max():.1f} points at most, {gap[-1]:.1f} at the "
@@ -499,7 +504,7 @@ def heatmap_figure(run: Run):
     ax.set_yticks(range(len(curves)), curves)
     pad = mark_stages(ax, run, epochs, np.arange(len(epochs)))
     reached = [(task, epochs[row >= 0.9]) for task, row in zip(curves, table, strict=True)]
-    reached = " · ".join(f"{task} {e[0]:.0f}" if len(e) else f"{task} never" for task, e in reached)
+    reached = " · ".join(f"{task} {e[0]:.0f}" if len(e) else f"{task} –" for task, e in reached)
     describe(ax, f"First epoch with 90 % unseen exact match: {reached}", "epoch", "", pad)
     notes = [f"Mean of {len(run.seeds)} seeds."] * (len(run.seeds) > 1) + ["Numbers in per cent."]
     notes += ["Hatched: task not in the curriculum yet."] * bool(np.isnan(table).any())
@@ -556,11 +561,11 @@ def repeat_count_figure(runs: list[Run]):
 
 def draw_repeat_counts(ax, points: dict[str, dict[int, Point]], unit: str) -> None:
     counts = sorted(set().union(*points.values()))
-    for i, (run, by_count) in enumerate(points.items()):
-        if not by_count:
-            continue
+    known = [i for i, by_count in enumerate(points.values()) if by_count]
+    for k, i in enumerate(known):
+        run, by_count = list(points.items())[i]
         xs = np.array([counts.index(count) for count in by_count])
-        xs = xs + 0.12 * (i - (len(points) - 1) / 2)
+        xs = xs + 0.12 * (k - (len(known) - 1) / 2)
         value, low, high, _ = np.array(list(by_count.values())).T
         seen = np.array(list(by_count)) > 0
         ax.vlines(xs, low, high, look(i)["color"], lw=1.5)
@@ -621,7 +626,7 @@ def ood_category_figure(run: Run):
     rows = ood_rows(run)
     if not rows:
         return None
-    fig, (ax,) = new_figure(run.name, 9, 2 + 0.27 * len(rows))
+    fig, (ax,) = new_figure(run.name, 9, 2.2 + 0.27 * len(rows))
     for y, (_, kind, stats, note) in enumerate(rows):
         point, oracle = read_point(stats, "exact_match"), number(stats, "oracle_length_exact_match")
         colour, marker, size, label = OOD_LOOKS[kind]
@@ -636,8 +641,7 @@ def ood_category_figure(run: Run):
     headline = {label: stats["exact_match"] for label, kind, stats, _ in rows if kind == "category"}
     title = f"Out of distribution: {extremes(headline) or 'no headline rows'}"
     describe(ax, title, "exact match", "")
-    handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-    fig.legend(handles.values(), handles, loc="outside upper right", ncols=4, fontsize=8)
+    legend_below(ax)
     caption(fig, interval_words([run], "Bars"))
     return fig
 
@@ -647,6 +651,16 @@ def row_axis(ax, labels: list[str]) -> None:
     ax.set_yticks(range(len(labels)), labels, fontsize=9)
     ax.set_ylim(len(labels) - 0.5, -0.5)
     proportion_axis(ax.xaxis)
+
+
+def legend_below(ax) -> None:
+    """One line half an inch below the axes, each label once."""
+    from matplotlib.transforms import ScaledTranslation
+
+    handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    place = ax.transAxes + ScaledTranslation(0, -0.5, ax.figure.dpi_scale_trans)
+    style = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": place}
+    ax.legend(handles.values(), handles, ncols=4, fontsize=8, **style)
 
 
 def level_curves(run: Run) -> dict[str, Curve]:
@@ -716,7 +730,7 @@ def failures_figure(run: Run):
     rows = failure_rows(run)
     if not rows:
         return None
-    fig, (ax,) = new_figure(run.name, 8.5, 1.9 + 0.34 * len(rows))
+    fig, (ax,) = new_figure(run.name, 8.5, 2 + 0.34 * len(rows))
     left = np.zeros(len(rows))
     for kind, (colour, hatch) in OUTCOMES.items():
         width = np.array([shares[kind] for *_, shares in rows])
@@ -729,7 +743,7 @@ def failures_figure(run: Run):
     most = max(wrong, key=wrong.get)
     title = f"Most frequent failure: {most}" if wrong[most] else "No failures"
     describe(ax, title, "share of examples", "")
-    fig.legend(loc="outside upper right", ncols=4, fontsize=8)
+    legend_below(ax)
     return fig
 
 
@@ -740,6 +754,8 @@ def failures_figure(run: Run):
 
 def compare_learning_figure(runs: list[Run]):
     """Unseen exact match, and train minus unseen, over examples seen."""
+    from matplotlib.ticker import AutoLocator
+
     key = examples_or_epoch(runs)
     panels = {
         "exact match, unseen": {
@@ -758,11 +774,14 @@ def compare_learning_figure(runs: list[Run]):
         proportion_axis(ax.yaxis)
         if y.startswith("train"):
             bottom, top = ax.dataLim.intervaly
-            ax.set_ylim(min(-0.03, bottom - 0.02), max(0.25, top + 0.02))
+            ax.set_ylim(min(-0.03, bottom - 0.02), max(0.22, top + 0.02))
+            ax.yaxis.set_major_locator(AutoLocator())
         ends = extremes({shorten(name): c.value[-1] for name, c in curves.items() if len(c.x)})
         describe(ax, f"At the end: {ends}", number_axis(ax, key), y)
     axes[0].legend(fontsize=8.5)
-    caption(fig, interval_words(runs, "Bands"))
+    single = any(len(run.seeds) == 1 for run in runs) and len(panels) > 1
+    note = " Difference in a single seed: Newcombe." if single else ""
+    caption(fig, interval_words(runs, "Bands") + note)
     return fig
 
 
@@ -775,8 +794,8 @@ def compare_rows(runs: list[Run], rows: dict[str, list[Point]], title: str):
     for k, i in enumerate(known):
         ys = np.arange(len(rows)) + 0.75 * ((k + 0.5) / len(known) - 0.5)
         value, low, high, _ = np.array([points[i] for points in rows.values()]).T
-        ax.hlines(ys, low, high, look(k)["color"], lw=1.8)
-        style = {**look(k), "linestyle": "none"}
+        ax.hlines(ys, low, high, look(i)["color"], lw=1.8)
+        style = {**look(i), "linestyle": "none"}
         ax.plot(value, ys, label=shorten(runs[i].name), markersize=6, **style)
     row_axis(ax, [f"{name}\n{count_words(p.n for p in points)}" for name, points in rows.items()])
     ax.grid(visible=False, axis="y")
@@ -789,11 +808,14 @@ def compare_rows(runs: list[Run], rows: dict[str, list[Point]], title: str):
 
 
 def compare_tasks_figure(runs: list[Run]):
-    """Unseen exact match per task of each run's best model."""
+    """Unseen exact match of each run's best model on the tasks it was trained on by then."""
     rows = {}
     for task in in_order(set(chain(*map(task_names, runs))), TASKS):
         path, n = ("val_exact_match_by_task", task), ("val_n_by_task", task)
-        rows[task] = [combine([read_point(r, *path, n=n) for r in best_rows(run)]) for run in runs]
+        best = [[r for r in best_rows(run) if task in (r.get("tasks") or [task])] for run in runs]
+        points = [combine([read_point(r, *path, n=n) for r in seeds]) for seeds in best]
+        if any(math.isfinite(point.value) for point in points):
+            rows[task] = points
     return compare_rows(runs, rows, "Unseen exact match of the best model, by task")
 
 

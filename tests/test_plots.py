@@ -1,6 +1,7 @@
 """plots.py on synthetic run folders: plotted values, intervals, panels, files, errors."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -102,10 +103,10 @@ def add_only_rows(epochs=30, seed=0):
     return rows
 
 
-def curriculum_rows(epochs=50, seed=0, level=0.95):
+def curriculum_rows(epochs=50, seed=0, level=0.95, stages=STAGES):
     rng, rows = np.random.default_rng(seed), []
     for epoch in range(1, epochs + 1):
-        tasks = STAGES[max(start for start in STAGES if start <= epoch)]
+        tasks = stages[max(start for start in stages if start <= epoch)]
         by_task = {}
         for i, task in enumerate(FIVE):
             top = level - 0.08 * i * rng.uniform(0.6, 1.4)
@@ -243,7 +244,405 @@ def over_seeds_results(seeds):
     return results
 
 
-if __name__ == "__main__":  # figures to look at: python tests/test_plots.py DIR
+# ------------------------------------------------------------------------------------------------
+# reading figures back
+# ------------------------------------------------------------------------------------------------
+
+
+def load(folder, name=None):
+    return plots.load_run(folder, name or folder.name)
+
+
+def lines(ax):
+    """Label without its n -> line, for the lines that stand in a legend."""
+    return {
+        line.get_label().split(" (n")[0]: line
+        for line in ax.lines
+        if not line.get_label().startswith("_")
+    }
+
+
+def bands(ax):
+    """[(x, low, high)] of each fill_between, in drawing order."""
+    found = []
+    for band in (c for c in ax.collections if type(c).__name__ == "FillBetweenPolyCollection"):
+        points = band.get_paths()[0].vertices if band.get_paths() else np.empty((0, 2))
+        xs = np.unique(points[:, 0])
+        ends = [points[points[:, 0] == x, 1] for x in xs]
+        found.append((xs, np.array([e.min() for e in ends]), np.array([e.max() for e in ends])))
+    return found
+
+
+def bars(ax):
+    """The two ends, [2, x and y], of every interval bar; an empty array where there is none."""
+    return [s for c in ax.collections if hasattr(c, "get_segments") for s in c.get_segments()]
+
+
+def column(rows, key):
+    return np.array([row[key] for row in rows], dtype=float)
+
+
+def visible_texts(fig):
+    """What is written on the figure, without tick labels outside the axes' limits."""
+    texts = [fig._suptitle, fig._supxlabel, *(t for leg in fig.legends for t in leg.get_texts())]
+    for ax in fig.axes:
+        texts += [ax.title, ax._left_title, ax.xaxis.label, ax.yaxis.label, *ax.texts]
+        texts += ax.get_legend().get_texts() if ax.get_legend() else []
+        for axis in (ax.xaxis, ax.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks = [t for t in axis.get_major_ticks() if low <= t.get_loc() <= high]
+            texts += [label for t in ticks for label in (t.label1,)]
+    return [t for t in texts if t is not None and t.get_visible() and t.get_text().strip()]
+
+
+def assert_readable(fig):
+    """No two texts overlap, none is cut off, none is smaller than 8 points."""
+    fig.draw_without_rendering()
+    boxes = [(t, t.get_window_extent()) for t in visible_texts(fig)]
+    for k, (text, box) in enumerate(boxes):
+        assert text.get_fontsize() >= 8
+        outside = (*fig.bbox.min - box.min, *box.max - fig.bbox.max)
+        assert max(outside) < 1, text.get_text()
+        for other, second in boxes[k + 1 :]:
+            apart = (
+                min(box.x1, second.x1) - max(box.x0, second.x0) < 1
+                or min(box.y1, second.y1) - max(box.y0, second.y0) < 1
+            )
+            assert apart, (text.get_text(), other.get_text())
+
+
+# ------------------------------------------------------------------------------------------------
+# one run
+# ------------------------------------------------------------------------------------------------
+
+
+def test_learning_shows_both_rates_with_their_intervals_the_gap_and_both_losses(add_only):
+    rows = add_only_rows()
+    fig = plots.learning_figure(load(add_only))
+    match, loss = fig.axes
+    seen = column(rows, "examples_seen")
+    for name, key in (("unseen", "val_exact_match"), ("train", "train_exact_match")):
+        np.testing.assert_allclose(lines(match)[name].get_xdata(), seen)
+        np.testing.assert_allclose(lines(match)[name].get_ydata(), column(rows, key))
+    gap, unseen, train = bands(match)
+    np.testing.assert_allclose(gap[1], column(rows, "val_exact_match"))
+    np.testing.assert_allclose(gap[2], column(rows, "train_exact_match"))
+    np.testing.assert_allclose(unseen[1], column(rows, "val_exact_match_low"))
+    np.testing.assert_allclose(unseen[2], column(rows, "val_exact_match_high"))
+    wilson = [wilson_interval(round(500 * row["train_exact_match"]), 500) for row in rows]
+    np.testing.assert_allclose(np.array(train[1:]).T, wilson)
+    for name, key in (("validation", "val_loss"), ("train", "train_loss")):
+        np.testing.assert_allclose(lines(loss)[name].get_ydata(), column(rows, key))
+    assert "unseen (n = 500)" in [t.get_text() for t in match.get_legend().get_texts()]
+    gaps = 100 * (column(rows, "train_exact_match") - column(rows, "val_exact_match"))
+    title = match.get_title("left").replace("\n", " ")
+    assert f"{gaps.max():.1f} points at most" in title
+    assert f"{gaps[-1]:.1f} at the end" in title
+    assert match.get_ylim() == (-0.03, 1.03)
+    assert match.yaxis.get_major_formatter()(0.2) == "20 %"
+
+
+def test_learning_goes_by_seen_rows_where_nothing_is_unseen(tmp_path):
+    rows = add_only_rows(4)
+    for row in rows:
+        row["val_exact_match_seen"] = row["val_exact_match"]
+        for key in ("val_exact_match", "val_exact_match_low", "val_exact_match_high", "gap_low"):
+            row[key] = None
+    write_rows(tmp_path, rows)
+    ax = plots.learning_figure(load(tmp_path)).axes[0]
+    assert list(lines(ax)) == ["train", "validation rows seen in training"]
+
+
+def test_tasks_start_with_their_stage_and_stages_are_marked(five_tasks):
+    rows = curriculum_rows()
+    (ax,) = plots.tasks_figure(load(five_tasks)).axes
+    for task, start in zip(FIVE, STAGES, strict=True):
+        line, of_task = lines(ax)[task], [r["val_exact_match_by_task"][task] for r in rows]
+        np.testing.assert_array_equal(line.get_xdata(), np.arange(start, 51))
+        np.testing.assert_allclose(line.get_ydata(), of_task[start - 1 :])
+    assert [t.get_text() for t in ax.texts] == ["copy", "+ rev", "+ add", "+ sort", "+ rel"]
+    assert [t.xy[0] for t in ax.texts] == [start - 0.5 for start in STAGES]
+    low, high = bands(ax)[0][1:]
+    k = round(500 * rows[0]["val_exact_match_by_task"]["copy"])
+    np.testing.assert_allclose((low[0], high[0]), wilson_interval(k, 500))
+
+
+def test_heatmap_is_blank_and_hatched_before_a_task_comes_in(five_tasks):
+    ax, bar = plots.heatmap_figure(load(five_tasks)).axes
+    table = ax.images[0].get_array().filled(np.nan)
+    assert table.shape == (5, 50)
+    for i, (task, start) in enumerate(zip(FIVE, STAGES, strict=True)):
+        assert np.isnan(table[i, : start - 1]).all()
+        of_task = [r["val_exact_match_by_task"][task] for r in curriculum_rows()]
+        np.testing.assert_allclose(table[i, start - 1 :], of_task[start - 1 :])
+    assert ax.patch.get_hatch() == "///"
+    assert [t.get_text() for t in ax.get_yticklabels()] == FIVE
+    assert bar.get_ylim() == (0, 1)
+
+
+def test_a_live_run_shows_the_tasks_to_come_and_ignores_its_torn_line(tmp_path):
+    write_rows(tmp_path, curriculum_rows()[:6])
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"epoch": 7, "val_exact')
+    stages = [{"epoch": epoch, "tasks": tasks, "rows": 1} for epoch, tasks in STAGES.items()]
+    write_json(tmp_path / "config.json", {"derived": {"stages": stages}})
+    run = load(tmp_path)
+    assert [row["epoch"] for row in run.seeds[0]] == [1, 2, 3, 4, 5, 6]
+    table = plots.heatmap_figure(run).axes[0].images[0].get_array().filled(np.nan)
+    assert np.isfinite(table).sum(axis=1).tolist() == [6, 2, 0, 0, 0]
+    assert list(lines(plots.tasks_figure(run).axes[0])) == ["copy", "rev"]
+
+
+def test_lines_written_again_after_a_resume_replace_the_earlier_ones(tmp_path):
+    rows = add_only_rows(6)
+    again = {**rows[3], "val_exact_match": 0.5}
+    write_rows(tmp_path, [*rows, again])
+    (kept,) = load(tmp_path).seeds
+    assert [row["epoch"] for row in kept] == [1, 2, 3, 4]
+    assert kept[-1]["val_exact_match"] == 0.5
+
+
+def test_epochs_without_validation_and_missing_keys_leave_no_points(tmp_path):
+    rows = curriculum_rows(12)
+    for row in rows:
+        if row["epoch"] % 3:
+            row.update({key: None for key in row if key.startswith("val")})
+        for key in ("examples_seen", "step", "tasks", "val_n_by_task", "gap_low"):
+            del row[key]
+    write_rows(tmp_path, rows)
+    run = load(tmp_path)
+    match = plots.learning_figure(run).axes[0]
+    assert match.get_xlabel() == "epoch"
+    np.testing.assert_array_equal(lines(match)["unseen"].get_xdata(), [3, 6, 9, 12])
+    np.testing.assert_array_equal(lines(match)["train"].get_xdata(), np.arange(1, 13))
+    np.testing.assert_array_equal(bands(match)[0][0], [3, 6, 9, 12])
+    assert plots.heatmap_figure(run).axes[0].images[0].get_array().shape == (5, 4)
+    for draw in (plots.tasks_figure, plots.learning_rate_figure, plots.failures_figure):
+        assert_readable(draw(run))
+
+
+def test_learning_rate_over_steps(add_only):
+    (ax,) = plots.learning_rate_figure(load(add_only)).axes
+    rows = add_only_rows()
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), column(rows, "step"))
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), column(rows, "lr"))
+    assert ax.get_xlabel() == "optimizer step"
+
+
+def test_repeat_counts_with_unseen_apart_and_no_interval_on_a_single_loss(five_tasks):
+    given = memorization()["by_repeat_count"]
+    match, loss = plots.repeat_count_figure([load(five_tasks)]).axes
+    trained, unseen = match.lines
+    np.testing.assert_allclose(trained.get_ydata(), column(given, "exact_match")[1:])
+    np.testing.assert_allclose(unseen.get_ydata(), [given[0]["exact_match"]])
+    assert unseen.get_markerfacecolor() == "white"
+    segments = np.array(bars(match))  # [counts, 2 ends, x and y]
+    np.testing.assert_allclose(segments[:, 0, 1], column(given, "exact_match_low"))
+    np.testing.assert_allclose(segments[:, 1, 1], column(given, "exact_match_high"))
+    labels = [t.get_text() for t in match.get_xticklabels()]
+    assert labels[0] == "0\nn = 500"
+    assert labels[-1] == "32\nn = 106"
+    np.testing.assert_allclose(loss.lines[0].get_ydata(), column(given, "loss")[1:])
+    assert all(np.isnan(segment).any() for segment in bars(loss) if len(segment))
+
+
+def test_ood_rows_carry_interval_n_oracle_length_and_what_is_left_out(add_only):
+    results = ood_results(add_only=True)
+    (ax,) = plots.ood_category_figure(load(add_only)).axes
+    labels = [t.get_text() for t in ax.get_yticklabels()]
+    notes = dict(zip(labels, [t.get_text() for t in ax.texts], strict=True))
+    assert labels[:4] == ["interpolation", "extrapolation", "extrap add", "extrap copy"]
+    assert notes["interpolation"] == "n = 600"
+    assert notes["compositional"] == "n = 600; left out: 120 untrained tag"
+    assert notes["extrap copy"] == "n = 500; left out: 500 untrained tag"
+    looks = {line.get_ydata()[0]: line for line in ax.lines if line.get_marker() != "D"}
+    assert looks[labels.index("extrap copy")].get_marker() == "X"
+    y = labels.index("robustness")
+    stats = results["headline"]["robustness"]
+    assert looks[y].get_xdata()[0] == stats["exact_match"]
+    (oracle,) = [k for k in ax.lines if k.get_marker() == "D" and k.get_ydata()[0] == y]
+    assert oracle.get_xdata()[0] == stats["oracle_length_exact_match"]
+    assert oracle.get_markerfacecolor() == "none"
+    (segment,) = [s for s in bars(ax) if s[0, 1] == y]
+    np.testing.assert_allclose(segment[:, 0], [stats["exact_match_low"], stats["exact_match_high"]])
+
+
+def test_levels_shade_the_training_range_and_average_either_side_of_it(five_tasks):
+    rows = ood_results()["suites"]["ood_systematic"]["by_level"]
+    fig = plots.level_figure(load(five_tasks))
+    assert [ax.get_xlabel() for ax in fig.axes] == ["items", "digits", "hops"]
+    assert [list(lines(ax)) for ax in fig.axes] == [["copy", "rev", "sort"], ["add"], ["rel"]]
+    for ax, (low, high) in zip(fig.axes, [(3, 10), (1, 3), (1, 3)], strict=True):
+        (span,) = [p for p in ax.patches if p.get_label() == "training range"]
+        assert (span.get_x(), span.get_x() + span.get_width()) == (low - 0.5, high + 0.5)
+    added = [row for row in rows if row["task"] == "add"]
+    np.testing.assert_allclose(lines(fig.axes[1])["add"].get_ydata(), column(added, "exact_match"))
+    np.testing.assert_allclose(bands(fig.axes[1])[0][1], column(added, "exact_match_low"))
+    inside, outside = np.split(column(added, "exact_match"), [3])
+    title = f"Digits: {100 * inside.mean():.1f} % inside, {100 * outside.mean():.1f} % outside"
+    assert fig.axes[1].get_title("left").replace("\n", " ") == title
+
+
+def test_levels_take_the_training_range_of_the_results_and_skip_tasks_without_rows(add_only):
+    path = add_only / "ood_results" / "ood_results.json"
+    write_json(path, {**json.loads(path.read_text()), "training_range": {"add": [1, 2]}})
+    (ax,) = plots.level_figure(load(add_only)).axes
+    (span,) = [p for p in ax.patches if p.get_label() == "training range"]
+    assert (span.get_x(), span.get_width()) == (0.5, 2.0)
+
+
+def test_failures_stack_to_one_and_agree_with_the_counts(five_tasks):
+    (ax,) = plots.failures_figure(load(five_tasks)).axes
+    labels = [t.get_text() for t in ax.get_yticklabels()]
+    assert labels[0] == "unseen validation (n = 2,500)"
+    assert "extrapolation: sort (n = 500)" in labels
+    widths = np.array([[bar.get_width() for bar in bars] for bars in ax.containers])
+    np.testing.assert_allclose(widths.sum(axis=0), 1)
+    given = ood_results()["headline"]["robustness"]
+    shares = [given["exact_match"], *(k / given["n"] for k in given["failures"].values())]
+    np.testing.assert_allclose(widths[:, labels.index("robustness (n = 600)")], shares)
+
+
+# ------------------------------------------------------------------------------------------------
+# seeds and several runs
+# ------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_seeds_is_mean_and_bootstrap_interval(tmp_path):
+    folder = study(tmp_path, 8)[0]
+    run = load(folder)
+    seeds = np.array([column(rows, "val_exact_match") for rows in run.seeds])  # [S, E]
+    match, _ = plots.learning_figure(run).axes
+    np.testing.assert_allclose(lines(match)["unseen"].get_ydata(), seeds.mean(axis=0))
+    # The percentile bootstrap of three values reaches from the lowest to the highest.
+    np.testing.assert_allclose(bands(match)[1][1], seeds.min(axis=0))
+    np.testing.assert_allclose(bands(match)[1][2], seeds.max(axis=0))
+    by_seed = [[row["exact_match"] for row in m["by_repeat_count"]] for m in run.memorization]
+    ax = plots.repeat_count_figure([run]).axes[0]
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), np.mean(by_seed, axis=0)[1:])
+    np.testing.assert_allclose(np.array(bars(ax))[:, 0, 1], np.min(by_seed, axis=0))
+    assert "Mean of 3 seeds" in ax.figure._supxlabel.get_text()
+
+
+def test_seeds_of_different_length_are_averaged_over_the_epochs_that_all_have(tmp_path):
+    for seed, epochs in enumerate((5, 9)):
+        write_rows(tmp_path / f"seed_{seed}", add_only_rows(30, seed)[:epochs])
+    (tmp_path / "seed_10").mkdir()  # not begun yet
+    match = plots.learning_figure(load(tmp_path)).axes[0]
+    np.testing.assert_array_equal(lines(match)["unseen"].get_xdata(), 5000 * np.arange(1, 6))
+
+
+def test_runs_side_by_side(tmp_path):
+    runs = [load(folder) for folder in study(tmp_path, 20)]
+    names = ["normal", "dedup", "duplicated"]
+    unseen, gap = plots.compare_learning_figure(runs).axes
+    assert list(lines(unseen)) == list(lines(gap)) == names
+    for run in runs:
+        gaps = np.mean([column(rows, "generalization_gap") for rows in run.seeds], axis=0)
+        np.testing.assert_allclose(lines(gap)[run.name].get_ydata(), gaps)
+    match, _ = plots.repeat_count_figure(runs).axes
+    assert list(lines(match)) == names
+    (ax,) = plots.compare_ood_figure(runs).axes
+    given = [run.ood["headline"]["robustness"] for run in runs]
+    row = [t.get_text() for t in ax.get_yticklabels()].index("robustness\nn = 600")
+    plotted = [lines(ax)[name].get_xdata()[row] for name in names]
+    np.testing.assert_allclose(plotted, [stats["exact_match"] for stats in given])
+    segments = np.array(bars(ax)).reshape(3, -1, 2, 2)[:, row, :, 0]
+    ends = [[stats["exact_match_low"], stats["exact_match_high"]] for stats in given]
+    np.testing.assert_allclose(segments, ends)
+    (ax,) = plots.compare_tasks_figure(runs).axes
+    last = [[rows[-1]["val_exact_match_by_task"]["add"] for rows in run.seeds] for run in runs]
+    plotted = [lines(ax)[name].get_xdata()[FIVE.index("add")] for name in names]
+    np.testing.assert_allclose(plotted, np.mean(last, axis=1))
+
+
+def test_no_text_overlaps_or_is_cut_off(add_only, five_tasks, tmp_path):
+    long = tmp_path / ("a_long_name_of_a_run_" * 6 + "normal")
+    write_rows(long, curriculum_rows(50, stages=dict(enumerate(STAGES.values(), start=1))))
+    one = tmp_path / "one_epoch"
+    write_rows(one, curriculum_rows()[:1])
+    folders = [add_only, five_tasks, long, one, *study(tmp_path / "study", 12)[:2]]
+    runs = [load(folder) for folder in folders]
+    figures = plots.draw_figures(runs)
+    assert {name for name in figures if "/" not in name} == set(plots.COMPARISONS)
+    for figure in figures.values():
+        assert_readable(figure)
+
+
+# ------------------------------------------------------------------------------------------------
+# files, command line, errors
+# ------------------------------------------------------------------------------------------------
+
+
+def command(*args):
+    line = [sys.executable, str(ROOT / "plots.py"), *map(str, args)]
+    return subprocess.run(line, capture_output=True, text=True, check=False)
+
+
+def test_figures_without_data_are_not_written(tmp_path):
+    results = tmp_path / "ood_results"
+    write_json(results / "ood_results.json", ood_results())
+    paths = plots.write_figures(results)
+    assert [p.name for p in paths] == ["ood_by_category.png", "ood_by_level.png", "failures.png"]
+    assert sorted((results / "plots").iterdir()) == sorted(paths)  # and no temporary file
+    write_rows(tmp_path / "new", [{"epoch": 1, "train_loss": 2.0}, {"epoch": 2, "train_loss": 1.0}])
+    assert [p.name for p in plots.write_figures(tmp_path / "new")] == ["learning.png"]
+
+
+def test_command_line_writes_each_run_into_its_folder_and_comparisons_beside(add_only, five_tasks):
+    out = add_only.parent / "figures"
+    done = command(add_only, five_tasks, "--out_dir", out)
+    assert (done.returncode, done.stderr) == (0, "")
+    paths = [Path(line) for line in done.stdout.splitlines()]
+    assert sorted(p for p in out.rglob("*") if p.is_file()) == sorted(paths)
+    names = {p.relative_to(out).as_posix() for p in paths}
+    assert {"step1_add_only/learning.png", "compare_learning.png", "compare_ood.png"} <= names
+    assert "step1_add_only/repeat_count.png" not in names
+    head = (out / "compare_ood.png").read_bytes()[:8]
+    assert head == b"\x89PNG\r\n\x1a\n"
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    folders = [tmp_path / "a" / "seed_0", tmp_path / "b" / "seed_0"]
+    assert plots.unique_names(folders) == ["a/seed_0", "b/seed_0"]
+
+
+def test_import_and_help_leave_matplotlib_alone():
+    code = "import sys, plots; sys.exit('matplotlib' in sys.modules or 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    assert done.returncode == 0
+    assert "learning.png" in command("--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("prepare", "args", "said"),
+    [
+        (None, ["gone"], "gone is not a folder"),
+        ("empty", ["run"], "no epoch in a metrics.jsonl and no ood_results.json"),
+        ("torn", ["run"], "no epoch in a metrics.jsonl"),
+        ("broken", ["run"], "metrics.jsonl, line 1, is not a JSON object"),
+        ("ood", ["run"], "ood_results.json is not readable as JSON"),
+        ("good", ["run", "gone"], "add --out_dir"),
+        ("good", ["run", "--out_dir", "run/metrics.jsonl"], "is a file, not a folder"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence_and_nothing_is_written(tmp_path, prepare, args, said):
+    run = tmp_path / "run"
+    run.mkdir()
+    rows = {"torn": '{"epoch": 1, "tr', "broken": "[1]\n{}\n", "good": '{"epoch": 1, "lr": 1}\n'}
+    if prepare in rows:
+        (run / "metrics.jsonl").write_text(rows[prepare])
+    if prepare == "ood":
+        (run / "ood_results.json").write_text("{")
+    before = sorted(tmp_path.rglob("*"))
+    done = command(*(arg if arg.startswith("--") else tmp_path / arg for arg in args))
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+if __name__ == "__main__":  # figures to look at: PYTHONPATH=. python tests/test_plots.py DIR
     root = Path(sys.argv[1])
     write_rows(root / "step1_add_only", add_only_rows())
     write_json(root / "step1_add_only/ood_results/ood_results.json", ood_results(add_only=True))
