@@ -222,6 +222,13 @@ def curve(run: Run, x: str, *path: str, n: tuple[str, ...] = ("none",)) -> Curve
     return Curve(np.array(xs), *np.array(points, dtype=float).reshape(-1, 4).T)
 
 
+def held_out(runs: list[Run]) -> str:
+    """What validation examples are: "unseen", or where all stand in the training set "seen"."""
+    counts = [number(run.config, "data", "audit", "val_unseen") for run in runs]
+    words = {"seen" if count == 0 else "unseen" for count in counts}
+    return words.pop() if len(words) == 1 else "validation"
+
+
 def best_rows(run: Run) -> list[dict]:
     """Per seed the epoch of the best model; the last validated one where none is marked."""
     validated = [[r for r in rows if r.get("val_exact_match") is not None] for rows in run.seeds]
@@ -404,19 +411,20 @@ def mark_stages(ax, run: Run, epochs: np.ndarray, xs: np.ndarray) -> float:
 
 def learning_figure(run: Run):
     """Exact match on train and unseen examples with the gap between them; loss beside it."""
-    key = examples_or_epoch([run])
+    key, held = examples_or_epoch([run]), held_out([run])
     matches = {
-        "unseen": curve(run, key, "val_exact_match", n=("val_n",)),
+        held: curve(run, key, "val_exact_match", n=("val_n",)),
         "train": curve(run, key, "train_exact_match", n=("train_n",)),
-        "validation rows seen in training": curve(run, key, "val_exact_match_seen"),
     }
+    if held == "unseen":
+        matches["seen"] = curve(run, key, "val_exact_match_seen")
     losses = {"validation": curve(run, key, "val_loss"), "train": curve(run, key, "train_loss")}
     panels = [any(len(c.x) for c in curves.values()) for curves in (matches, losses)]
     if not any(panels):
         return None
     fig, axes = new_figure(run.name, 9.5, 4.2, (1.6, 1) if all(panels) else (1,))
     if panels[0]:
-        title = draw_gap(axes[0], matches["train"], matches["unseen"])
+        title = draw_gap(axes[0], matches["train"], matches[held], held)
         draw_curves(axes[0], matches)
         proportion_axis(axes[0].yaxis)
         describe(axes[0], title, number_axis(axes[0], key), "exact match")
@@ -434,18 +442,18 @@ def learning_figure(run: Run):
     return fig
 
 
-def draw_gap(ax, train: Curve, unseen: Curve) -> str:
+def draw_gap(ax, train: Curve, validation: Curve, held: str) -> str:
     """Shade between the curves where both are known; returns the title that says how far apart."""
-    xs, i, j = np.intersect1d(train.x, unseen.x, return_indices=True)
+    xs, i, j = np.intersect1d(train.x, validation.x, return_indices=True)
     if not len(xs):
         return "Exact match over training"
-    upper, lower = train.value[i], unseen.value[j]
+    upper, lower = train.value[i], validation.value[j]
     if len(xs) > 1:
         ax.fill_between(xs, lower, upper, color="0.5", alpha=0.18, lw=0, label="gap")
     gap = 100 * (upper - lower)
     return (
-        f"Train minus unseen exact match: {gap.max():.1f} points at most, {gap[-1]:.1f} at the "
-        f"end, where {percent(lower[-1])} of the unseen are right"
+        f"Train minus {held} exact match: {gap.max():.1f} points at most, {gap[-1]:.1f} at the "
+        f"end, where {percent(lower[-1])} of the {held} are right"
     )
 
 
@@ -471,8 +479,9 @@ def tasks_figure(run: Run):
     epochs = np.unique(np.concatenate([c.x for c in curves.values()]))
     pad = mark_stages(ax, run, epochs, epochs)
     proportion_axis(ax.yaxis)
-    title = f"Unseen exact match at the end: {extremes(last)}"
-    describe(ax, title, number_axis(ax, "epoch"), "exact match, unseen", pad)
+    held = held_out([run])
+    title = f"{held.capitalize()} exact match at the end: {extremes(last)}"
+    describe(ax, title, number_axis(ax, "epoch"), f"exact match, {held}", pad)
     ax.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1))
     note = " Dotted: a curriculum stage begins." if len(stage_starts(run)) > 1 else ""
     caption(fig, interval_words([run], "Bands") + note)
@@ -505,7 +514,8 @@ def heatmap_figure(run: Run):
     pad = mark_stages(ax, run, epochs, np.arange(len(epochs)))
     reached = [(task, epochs[row >= 0.9]) for task, row in zip(curves, table, strict=True)]
     reached = " · ".join(f"{task} {e[0]:.0f}" if len(e) else f"{task} –" for task, e in reached)
-    describe(ax, f"First epoch with 90 % unseen exact match: {reached}", "epoch", "", pad)
+    title = f"First epoch with 90 % {held_out([run])} exact match: {reached}"
+    describe(ax, title, "epoch", "", pad)
     notes = [f"Mean of {len(run.seeds)} seeds."] * (len(run.seeds) > 1) + ["Numbers in per cent."]
     notes += ["Hatched: task not in the curriculum yet."] * bool(np.isnan(table).any())
     caption(fig, " ".join(notes))
@@ -555,7 +565,7 @@ def repeat_count_figure(runs: list[Run]):
         draw_repeat_counts(ax, points, unit)
     if len(runs) > 1:
         axes[0].legend(fontsize=9)
-    caption(fig, interval_words(runs, "Bars") + " Open markers, at 0: unseen examples.")
+    caption(fig, interval_words(runs, "Bars") + f" Open, at 0: {held_out(runs)} examples.")
     return fig
 
 
@@ -706,7 +716,9 @@ def level_figure(run: Run):
 def failure_rows(run: Run) -> list[tuple[str, float, dict[str, float]]]:
     """(label, n, kind -> share of n): validation, OOD categories, tasks in extrapolation."""
     rows, headline = best_rows(run), run.ood.get("headline") or {}
-    groups = [("unseen validation", r.get("val_n"), r.get("val_failures")) for r in rows]
+    groups = [
+        (f"{held_out([run])} validation", r.get("val_n"), r.get("val_failures")) for r in rows
+    ]
     for category in in_order(headline, CATEGORIES):
         stats = headline[category] or {}
         groups.append((words(category), stats.get("n"), stats.get("failures")))
@@ -757,11 +769,12 @@ def compare_learning_figure(runs: list[Run]):
     from matplotlib.ticker import AutoLocator
 
     key = examples_or_epoch(runs)
+    held = held_out(runs)
     panels = {
-        "exact match, unseen": {
+        f"exact match, {held}": {
             r.name: curve(r, key, "val_exact_match", n=("val_n",)) for r in runs
         },
-        "train minus unseen exact match": {
+        f"train minus {held} exact match": {
             r.name: curve(r, key, "generalization_gap") for r in runs
         },
     }
@@ -816,7 +829,8 @@ def compare_tasks_figure(runs: list[Run]):
         points = [combine([read_point(r, *path, n=n) for r in seeds]) for seeds in best]
         if any(math.isfinite(point.value) for point in points):
             rows[task] = points
-    return compare_rows(runs, rows, "Unseen exact match of the best model, by task")
+    title = f"{held_out(runs).capitalize()} exact match of the best model, by task"
+    return compare_rows(runs, rows, title)
 
 
 def compare_ood_figure(runs: list[Run]):

@@ -342,15 +342,17 @@ def test_learning_shows_both_rates_with_their_intervals_the_gap_and_both_losses(
     assert match.yaxis.get_major_formatter()(0.2) == "20 %"
 
 
-def test_learning_goes_by_seen_rows_where_nothing_is_unseen(tmp_path):
+def test_rows_all_seen_in_training_are_never_called_unseen(tmp_path):
     rows = add_only_rows(4)
     for row in rows:
         row["val_exact_match_seen"] = row["val_exact_match"]
-        for key in ("val_exact_match", "val_exact_match_low", "val_exact_match_high", "gap_low"):
-            row[key] = None
     write_rows(tmp_path, rows)
-    ax = plots.learning_figure(load(tmp_path)).axes[0]
-    assert list(lines(ax)) == ["train", "validation rows seen in training"]
+    write_json(tmp_path / "config.json", {"data": {"audit": {"val_unseen": 0}}})
+    run = load(tmp_path)
+    figures = plots.draw_figures([run])
+    assert list(lines(figures["learning.png"].axes[0])) == ["seen", "train"]
+    for figure in figures.values():
+        assert not any("unseen" in text.get_text().lower() for text in visible_texts(figure))
 
 
 def test_tasks_start_with_their_stage_and_stages_are_marked(five_tasks):
