@@ -587,10 +587,12 @@ def draw_repeat_counts(ax, points: dict[str, dict[int, Point]], unit: str) -> No
     name = unit.split(" (")[0]
     title = f"{name.capitalize()} by repeat count"
     if len(points) == 1:
-        show = percent if name == "exact match" else "{:.2g}".format
+        show = percent if name == "exact match" else "{:.3g}".format
         title += ": " + ", ".join(f"{show(value[i])} at {counts[i]:g}" for i in (0, -1))
     if name == "exact match":
         proportion_axis(ax.yaxis)
+    else:  # from 0, or a difference of a hundredth would look like a cliff
+        ax.set_ylim(0, 1.08 * ax.dataLim.y1 or 1)
     describe(ax, title, "times in the training set", unit)
 
 
@@ -679,14 +681,18 @@ def level_curves(run: Run) -> dict[str, Curve]:
     for suite in ood_suites(run).get("systematic", {}).values():
         for row in (suite.get("by_level") or []) if suite.get("headline") else []:
             point = read_point(row, "exact_match")
-            if isinstance(row["level"], (int, float)) and math.isfinite(point.value):
+            if isinstance(row.get("level"), (int, float)) and math.isfinite(point.value):
                 points.setdefault(row["task"], {})[row["level"]] = point
     rows = {task: [(x, *point) for x, point in sorted(by.items())] for task, by in points.items()}
     return {task: Curve(*np.array(r, dtype=float).reshape(-1, 5).T) for task, r in rows.items()}
 
 
 def level_figure(run: Run):
-    """Exact match over items, digits and hops, with the training range shaded."""
+    """Exact match over items, digits and hops, with the training range shaded.
+
+    The range is the standard data's unless ood_results.json has {"training_range": {task: [low,
+    high]}} (or config.json under "data").
+    """
     curves = level_curves(run)
     panels = {unit: tasks for unit, tasks in LEVELS.items() if any(len(curves[t].x) for t in tasks)}
     if not panels:
