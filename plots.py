@@ -4,7 +4,7 @@
     python plots.py runs/normal runs/dedup runs/duplicated --out_dir runs/figures
 
 A run folder is what train_minigpt_4070.py writes; one still in training works, and so does a
-folder of seeds (`seed_0/`, `seed_1/`, ...; drawn as mean and 95 % bootstrap interval over seeds)
+folder of seeds (`seed_0/`, `seed_1/`, ...; drawn as mean and 95 % interval over seeds)
 or one that holds nothing but ood_results.json. A figure whose data is not there is not drawn.
 One run writes into --out_dir (by default `<run>/plots`):
 
@@ -204,20 +204,27 @@ def read_point(record: dict, *path: str, n: tuple[str, ...] = ("n",)) -> Point:
     return Point(value, low, high, n)
 
 
-def combine(points: list[Point]) -> Point:
-    """One seed keeps its interval; several give the mean and the bootstrap interval over seeds."""
+def combine(points: list[Point], name: str) -> Point:
+    """One seed keeps its interval; several give the mean and its interval over seeds.
+
+    A loss or learning rate, which has no upper bound, gets the lowest and highest seed instead.
+    """
     points = [point for point in points if math.isfinite(point.value)]
     if len(points) < 2:
         return points[0] if points else Point(math.nan)
-    stats = over_seeds([point.value for point in points])
-    return Point(stats["mean"], stats["low"], stats["high"], points[0].n)
+    values = np.array([point.value for point in points])
+    if "exact_match" not in name and name != "generalization_gap":
+        return Point(values.mean(), values.min(), values.max(), points[0].n)
+    least = -1 if name == "generalization_gap" else 0  # over_seeds takes values in 0..1
+    stats = over_seeds((values - least) / (1 - least))
+    return Point(*(least + (1 - least) * stats[k] for k in ("mean", "low", "high")), points[0].n)
 
 
 def curve(run: Run, x: str, *path: str, n: tuple[str, ...] = ("none",)) -> Curve:
     """One number over the epochs for which every seed has it; its n stands at the path `n`."""
     seeds = [{r["epoch"]: r for r in rows if math.isfinite(number(r, *path))} for rows in run.seeds]
     epochs = sorted(set.intersection(*map(set, seeds))) if seeds else []
-    points = [combine([read_point(rows[e], *path, n=n) for rows in seeds]) for e in epochs]
+    points = [combine([read_point(rows[e], *path, n=n) for rows in seeds], path[0]) for e in epochs]
     xs = [number(seeds[0][e], x) for e in epochs]
     return Curve(np.array(xs), *np.array(points, dtype=float).reshape(-1, 4).T)
 
@@ -304,8 +311,8 @@ def interval_words(runs: list[Run], what: str) -> str:
     if numbers == {1}:
         return f"{what}: 95 % Wilson interval."
     if len(numbers) == 1:
-        return f"Mean of {numbers.pop()} seeds. {what}: 95 % bootstrap interval over seeds."
-    return f"{what}: 95 %; Wilson for a single seed, bootstrap over seeds for means of several."
+        return f"Mean of {numbers.pop()} seeds. {what}: 95 % interval of the mean over seeds."
+    return f"{what}: 95 %; Wilson for a single seed, interval of the mean for several seeds."
 
 
 def names_title(runs: list[Run]) -> str:
@@ -428,7 +435,8 @@ def learning_figure(run: Run):
         draw_curves(axes[0], matches)
         proportion_axis(axes[0].yaxis)
         describe(axes[0], title, number_axis(axes[0], key), "exact match")
-        caption(fig, interval_words([run], "Bands"))
+        note = " Loss: lowest to highest seed." if len(run.seeds) > 1 and panels[1] else ""
+        caption(fig, interval_words([run], "Bands") + note)
     if panels[1]:
         draw_curves(axes[-1], losses)
         values = np.concatenate([c.value for c in losses.values()])
@@ -548,7 +556,7 @@ def repeat_points(run: Run, name: str) -> dict[int, Point]:
     by_count = {}
     for row in chain(*(record.get("by_repeat_count") or [] for record in run.memorization)):
         by_count.setdefault(row["group"], []).append(read_point(row, name))
-    points = {count: combine(by_count[count]) for count in sorted(by_count)}
+    points = {count: combine(by_count[count], name) for count in sorted(by_count)}
     return {count: point for count, point in points.items() if math.isfinite(point.value)}
 
 
@@ -565,7 +573,9 @@ def repeat_count_figure(runs: list[Run]):
         draw_repeat_counts(ax, points, unit)
     if len(runs) > 1:
         axes[0].legend(fontsize=9)
-    caption(fig, interval_words(runs, "Bars") + f" Open, at 0: {held_out(runs)} examples.")
+    several = len(panels) > 1 and any(len(run.memorization) > 1 for run in runs)
+    note = " Loss: lowest to highest seed." if several else ""
+    caption(fig, interval_words(runs, "Bars") + note + f" Open, at 0: {held_out(runs)} examples.")
     return fig
 
 
@@ -832,7 +842,7 @@ def compare_tasks_figure(runs: list[Run]):
     for task in in_order(set(chain(*map(task_names, runs))), TASKS):
         path, n = ("val_exact_match_by_task", task), ("val_n_by_task", task)
         best = [[r for r in best_rows(run) if task in (r.get("tasks") or [task])] for run in runs]
-        points = [combine([read_point(r, *path, n=n) for r in seeds]) for seeds in best]
+        points = [combine([read_point(r, *path, n=n) for r in seeds], path[0]) for seeds in best]
         if any(math.isfinite(point.value) for point in points):
             rows[task] = points
     title = f"{held_out(runs).capitalize()} exact match of the best model, by task"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import plots
-from metrics import bootstrap_interval, newcombe_interval, wilson_interval
+from metrics import newcombe_interval, over_seeds, wilson_interval
 
 ROOT = Path(__file__).resolve().parent.parent
 FIVE = ["copy", "rev", "add", "sort", "rel"]
@@ -230,11 +230,16 @@ def study(root, epochs=50):
     return [root / name for name in levels]
 
 
+def ends_over_seeds(values):
+    interval = over_seeds(values)
+    return interval["low"], interval["high"]
+
+
 def over_seeds_results(seeds):
     results = {**seeds[0], "seeds": list(range(len(seeds)))}
     for category in results["headline"]:
         values = [record["headline"][category]["exact_match"] for record in seeds]
-        low, high = bootstrap_interval(values)
+        low, high = ends_over_seeds(values)
         results["headline"][category].update(
             exact_match=float(np.mean(values)),
             exact_match_low=low,
@@ -510,19 +515,23 @@ def test_failures_stack_to_one_and_agree_with_the_counts(five_tasks):
 # ------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_of_seeds_is_mean_and_bootstrap_interval(tmp_path):
+def test_a_folder_of_seeds_is_mean_and_interval_over_seeds(tmp_path):
     folder = study(tmp_path, 8)[0]
     run = load(folder)
     seeds = np.array([column(rows, "val_exact_match") for rows in run.seeds])  # [S, E]
-    match, _ = plots.learning_figure(run).axes
+    match, loss = plots.learning_figure(run).axes
     np.testing.assert_allclose(lines(match)["unseen"].get_ydata(), seeds.mean(axis=0))
-    # The percentile bootstrap of three values reaches from the lowest to the highest.
-    np.testing.assert_allclose(bands(match)[1][1], seeds.min(axis=0))
-    np.testing.assert_allclose(bands(match)[1][2], seeds.max(axis=0))
+    expected = [ends_over_seeds(values) for values in seeds.T]
+    np.testing.assert_allclose(np.array(bands(match)[1][1:]).T, expected)
+    losses = np.array([column(rows, "val_loss") for rows in run.seeds])
+    np.testing.assert_allclose(lines(loss)["validation"].get_ydata(), losses.mean(axis=0))
+    np.testing.assert_allclose(bands(loss)[0][1], losses.min(axis=0))
+    np.testing.assert_allclose(bands(loss)[0][2], losses.max(axis=0))
     by_seed = [[row["exact_match"] for row in m["by_repeat_count"]] for m in run.memorization]
     ax = plots.repeat_count_figure([run]).axes[0]
     np.testing.assert_allclose(ax.lines[0].get_ydata(), np.mean(by_seed, axis=0)[1:])
-    np.testing.assert_allclose(np.array(bars(ax))[:, 0, 1], np.min(by_seed, axis=0))
+    expected = [ends_over_seeds(values) for values in np.transpose(by_seed)]
+    np.testing.assert_allclose(np.array(bars(ax))[:, :, 1], expected)
     assert "Mean of 3 seeds" in ax.figure._supxlabel.get_text()
 
 
@@ -542,6 +551,10 @@ def test_runs_side_by_side(tmp_path):
     for run in runs:
         gaps = np.mean([column(rows, "generalization_gap") for rows in run.seeds], axis=0)
         np.testing.assert_allclose(lines(gap)[run.name].get_ydata(), gaps)
+    # A gap lies in -1..1: the interval of a rate, stretched.
+    last = np.array([rows[-1]["generalization_gap"] for rows in runs[0].seeds])
+    low, high = ends_over_seeds((last + 1) / 2)
+    np.testing.assert_allclose([end[-1] for end in bands(gap)[0][1:]], [2 * low - 1, 2 * high - 1])
     match, _ = plots.repeat_count_figure(runs).axes
     assert list(lines(match)) == names
     (ax,) = plots.compare_ood_figure(runs).axes
