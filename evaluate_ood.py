@@ -1,0 +1,588 @@
+"""Evaluate a trained model out of distribution: results, every prediction, figures.
+
+    python evaluate_ood.py --model runs/step1_add_only/best_model.pth
+    python evaluate_ood.py --model runs/normal              # a folder of seeds: means over seeds
+    python evaluate_ood.py --model runs/x/best_model.pth --ood_dir my_suites --canonical_tags
+    python evaluate_ood.py --help
+
+Every example is decoded greedily, character by character, until the model writes `<eos>` or 8
+characters more than the answer has. Files written into --out_dir:
+
+    predictions.jsonl   one line an example: what was asked, answered and expected, how sure the
+                        model was (log_prob of the whole prediction, mean entropy a token, nats)
+    ood_results.json    per suite, category, task and level: exact match with a 95 % interval,
+                        computed from those lines by metrics.summarize
+    *.png               the same as figures
+
+Headlines count the examples a model could be asked: those whose tags were all trained and whose
+characters the vocabulary has, and which a table of learned positions can hold. What is left out is
+counted by reason, and its numbers stand under "all".
+
+A folder of seeds gets both files in each `seed_<s>/ood_results/`; --out_dir then holds means over
+seeds, each with a bootstrap interval over seeds.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import metrics
+from data.generate import TASKS, canonical_tag, make_standard_data, size_of, split_example
+from train_minigpt_4070 import (
+    GPT,
+    ROOT,
+    RUN_ON,
+    GPTConfig,
+    Tokenizer,
+    UserError,
+    build_examples,
+    choose_device,
+    generate,
+    load_examples,
+    load_tokenizer,
+    read_checkpoint,
+    read_rows,
+    require_file,
+    sha256_of,
+    write_atomically,
+    write_json,
+)
+
+CATEGORIES = (  # in the order of the table: the control first
+    "interpolation",
+    "extrapolation",
+    "compositional",
+    "systematic",
+    "edge_cases",
+    "robustness",
+    "novel_tasks",
+)
+REASONS = {  # why an example is left out of the headline; of several the first one counts
+    "untrained_tag": "have a tag that was never trained",
+    "unknown_characters": "have characters the vocabulary lacks",
+    "beyond_position_table": "are longer than the table of learned positions and cannot be run",
+}
+OF_A_PREDICTION = (
+    *("prediction", "correct", "kind", "token_accuracy", "edit_distance"),
+    *("log_prob", "entropy"),
+)
+TAG = re.compile(r"\[([^\[\]]+)\]")
+
+# ----------------------------------------------------------------------------------------------
+# Model: one checkpoint, or several seeds stacked as replicas
+# ----------------------------------------------------------------------------------------------
+
+
+def find_checkpoints(model):
+    """The checkpoint at `model` itself, in the run folder `model`, or in each of its seed_<s>/."""
+    seeds = [p for p in model.glob("seed_*") if re.fullmatch(r"seed_\d+", p.name)]
+    seeds.sort(key=lambda p: int(p.name[5:]))
+    if seeds:
+        return [p / "best_model.pth" for p in seeds]
+    return [model / "best_model.pth" if model.is_dir() else model]
+
+
+def load_replicas(paths, device):
+    """Return (a GPT with one replica a checkpoint, the checkpoints).
+
+    What decides which examples are asked, and how they are judged, must be the same in all.
+    """
+    checkpoints = [read_checkpoint(path) for path in paths]
+    first = checkpoints[0]
+    for path, checkpoint in zip(paths, checkpoints, strict=True):
+        for name in ("arch", "vocab", "trained_tags", "trained_length"):
+            if checkpoint[name] != first[name]:
+                raise UserError(
+                    f"{path} differs from {paths[0]} in {name}, so they are not seeds of one run; "
+                    "evaluate each by itself"
+                )
+    weights = {name: torch.cat([c["model"][name] for c in checkpoints]) for name in first["model"]}
+    config = GPTConfig(**first["arch"])
+    if config.pos == "learned":
+        # A prediction that passes the end of the table ran on, so it is wrong already; zeros there
+        # decide only how it goes on.
+        table = weights["w_positions"]  # [R, max_len, C]
+        beyond = table.new_zeros(len(paths), RUN_ON, table.shape[2])
+        weights["w_positions"] = torch.cat([table, beyond], 1)
+        config = replace(config, max_len=config.max_len + RUN_ON)
+    model = GPT(config, [0] * len(paths))
+    model.load_state_dict(weights)
+    return model.to(device).eval(), checkpoints
+
+
+def agreed_tokenizer(path, vocab, model_path):
+    """The checkpoint's vocabulary, with which the tokenizer file at `path`, if any, must agree."""
+    if path is not None:
+        given = load_tokenizer(path).itos
+        if given != vocab:
+            odd = [i for i, pair in enumerate(zip_longest(given, vocab)) if len(set(pair)) == 2]
+            raise UserError(
+                f"the tokenizer {path} ({len(given)} tokens) is not the one that {model_path} was "
+                f"trained with ({len(vocab)} tokens): they differ at id {odd[0]}; give that one, "
+                "or leave --tokenizer out"
+            )
+    return Tokenizer(vocab)
+
+
+# ----------------------------------------------------------------------------------------------
+# Suites
+# ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Suite:
+    path: Path
+    category: str
+    examples: object  # train_minigpt_4070.Examples
+    tags: list  # of each prompt: ["rev", "sort"] for `[rev] [sort] 3 1 2 | 3 2 1`
+    mapped: dict  # tags that --canonical_tags replaced -> what they became
+
+
+def category_of(given, name):
+    """One of CATEGORIES for the category in a file, or else its name; else the file's own word.
+
+    >>> category_of("ext", "ood_x"), category_of("", "ood_extrap_rev"), category_of("", "mine")
+    ('extrapolation', 'extrapolation', 'other')
+    """
+    words = [given.lower(), *name.lower().split("_")]
+    found = [c for word in words for c in CATEGORIES if len(word) > 2 and c.startswith(word)]
+    return found[0] if found else given or "other"
+
+
+def find_suites(folder):
+    """Paths of the data files in `folder`; the standard folder is filled if it has none."""
+
+    def files():
+        kinds = (".pkl", ".jsonl", ".txt")
+        return [p for p in sorted(folder.glob("*")) if p.suffix in kinds and p.name[0] != "."]
+
+    if not files() and folder.resolve() == ROOT / "ood_data_complete":
+        print(f"making the standard suites in {folder}", flush=True)
+        make_standard_data(ROOT, parts=("ood",))
+    names = Counter(path.stem for path in files())
+    if not names:
+        raise UserError(f"--ood_dir {folder} holds no suite (no .pkl, .jsonl or .txt file)")
+    if names.most_common(1)[0][1] > 1:
+        raise UserError(f"{folder} has two suites of the name {names.most_common(1)[0][0]}")
+    return files()
+
+
+def load_suite(path, tokenizer, map_tags_but=None):
+    """Load a suite; with `map_tags_but` all tags but these become their canonical ones."""
+    examples, mapped = load_examples(path, tokenizer), {}
+    if len(examples.levels) not in (0, len(examples)):
+        raise UserError(f"{path} has {len(examples)} rows but {len(examples.levels)} levels")
+    prompts = [examples.prompt(i) for i in range(len(examples))]
+    tags = [TAG.findall(prompt) for prompt in prompts]
+    if map_tags_but:
+        others = {tag for found in tags for tag in found}.difference(map_tags_but)
+        mapped = {tag: canonical_tag(tag) for tag in others if canonical_tag(tag) != tag}
+        prompts = [TAG.sub(lambda m: f"[{mapped.get(m[1], m[1])}]", prompt) for prompt in prompts]
+        raws = [prompt + examples.answer(i) for i, prompt in enumerate(prompts)]
+        levels, category = examples.levels, examples.category
+        examples = build_examples(raws, tokenizer, path, levels, category)
+        tags = [TAG.findall(prompt) for prompt in prompts]
+    return Suite(path, category_of(str(examples.category), path.stem), examples, tags, mapped)
+
+
+@dataclass
+class Training:
+    path: str
+    sha256: str
+    keys: np.ndarray  # int64: hashes of the canonical keys of its examples
+    sizes: dict  # task -> [smallest, largest]: items, digits or hops
+
+
+def load_training(checkpoint, override, tokenizer):
+    """Return (Training, or None where its file is not at hand, and a notice or "")."""
+    known = checkpoint["data"]["train"]
+    path = override or known["path"]
+    if override:
+        require_file(path, "the training set")
+    elif not Path(path).is_file():
+        return None, f"the training set {path} is not there; --train_data says where it is now"
+    digest, notice = sha256_of(path), ""
+    if digest != known["sha256"]:
+        notice = f"{path} is not the file the model was trained on (its SHA-256 differs)"
+        if not override:
+            return None, f"{notice}; --train_data takes one all the same"
+    raws = read_rows(path)[0]
+    keys = build_examples(raws, tokenizer, path).keys
+    sizes = {}
+    for task in TASKS:
+        rows = {raw for raw in raws if split_example(raw)[0] == task}
+        try:
+            seen = [size_of(raw) for raw in rows]
+        except (ValueError, IndexError):  # prompts of another grammar have no size
+            continue
+        if seen:
+            sizes[task] = [min(seen), max(seen)]
+    return Training(str(path), digest, np.unique(keys), sizes), notice
+
+
+def audit(suite, checkpoint, training):
+    """What can be said of each example before it is run: bool [n] each, by name."""
+    examples, arch = suite.examples, checkpoint["arch"]
+    trained = set(checkpoint["trained_tags"])
+    limit = arch["max_len"] if arch["pos"] == "learned" else np.inf
+    facts = {
+        "untrained_tag": np.array([not trained.issuperset(tags) for tags in suite.tags]),
+        "unknown_characters": examples.has_unknown(),
+        "beyond_position_table": examples.lengths > limit,
+        "beyond_training_length": examples.lengths > checkpoint["trained_length"],
+    }
+    if training is not None:
+        facts["seen_in_training"] = np.isin(examples.keys, training.keys)
+    return facts
+
+
+# ----------------------------------------------------------------------------------------------
+# Predictions: the lines of predictions.jsonl, from which every result is computed
+# ----------------------------------------------------------------------------------------------
+
+
+def predict(model, tokenizer, examples, runnable, device):
+    """What every replica makes of every example: [R] lists of n dicts, None for what is not run."""
+    columns = np.flatnonzero(runnable)
+    made = [[dict.fromkeys(OF_A_PREDICTION)] * len(runnable) for _ in range(model.R)]
+    if not len(columns):
+        return made
+    rows = np.broadcast_to(columns, (model.R, len(columns)))
+    generated = generate(model, examples, rows, tokenizer.eos, device)
+    answers = [examples.answer(i) for i in columns]
+    for r in range(model.R):
+        texts = [tokenizer.decode(ids) for ids in generated.ids[r]]
+        values = (
+            texts,
+            metrics.exact_match(texts, answers).tolist(),
+            metrics.failure_kinds(texts, answers),
+            metrics.token_accuracy(texts, answers).tolist(),
+            metrics.edit_distance(texts, answers).tolist(),
+            generated.log_prob[r].tolist(),
+            generated.entropy[r].tolist(),
+        )
+        for i, *row in zip(columns, *values, strict=True):
+            made[r][i] = dict(zip(OF_A_PREDICTION, row, strict=True))
+    return made
+
+
+def describe_examples(name, suite, facts):
+    """The part of each line that no model changes, n dicts."""
+    examples, seen = suite.examples, facts.get("seen_in_training")
+    rows = []
+    for i in range(len(examples)):
+        why = next((reason for reason in REASONS if facts[reason][i]), None)
+        rows.append(
+            {
+                "suite": name,
+                "category": suite.category,
+                "task": str(examples.tasks[i]),
+                "tag": examples.tags[i],
+                "level": examples.levels[i] if examples.levels else None,
+                "prompt": examples.prompt(i),
+                "answer": examples.answer(i),
+                "in_headline": why is None,
+                "why_left_out": why,
+                "seen_in_training": None if seen is None else bool(seen[i]),
+            }
+        )
+    return rows
+
+
+# ----------------------------------------------------------------------------------------------
+# Results
+# ----------------------------------------------------------------------------------------------
+
+
+def stats(rows):
+    """metrics.summarize of those rows that were run; None if there are none."""
+    rows = [row for row in rows if row["prediction"] is not None]
+    if not rows:
+        return None
+    return metrics.summarize([row["prediction"] for row in rows], [row["answer"] for row in rows])
+
+
+def grouped(rows, *keys):
+    """Lists of rows by their values under `keys`, ascending, numbers before texts."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[tuple(row[key] for key in keys)].append(row)
+    return sorted(groups.items(), key=lambda item: [(isinstance(v, str), v) for v in item[0]])
+
+
+def suite_results(suite, facts, rows, trained_tags):
+    """What ood_results.json says of a suite. By task and level go over the headline, or over all
+    examples where none is in it.
+    """
+    headline = [row for row in rows if row["in_headline"]]
+    counted = [row for row in headline or rows if row["prediction"] is not None]
+    with_level = [row for row in counted if row["level"] is not None]
+    seen = facts.get("seen_in_training")
+    return {
+        "category": suite.category,
+        "sha256": sha256_of(suite.path),
+        "n": len(rows),
+        "n_distinct": len(np.unique(suite.examples.keys)),
+        "n_headline": len(headline),
+        "left_out": {why: sum(row["why_left_out"] == why for row in rows) for why in REASONS},
+        "untrained_tags": sorted({t for tags in suite.tags for t in tags} - set(trained_tags)),
+        "mapped_tags": suite.mapped,
+        "all": stats(rows),
+        "headline": stats(headline),
+        "by_task": {task: stats(group) for (task,), group in grouped(counted, "task")},
+        "by_level": [
+            {"task": task, "level": level, **stats(group)}
+            for (task, level), group in grouped(with_level, "task", "level")
+        ],
+        "share_unk": float(facts["unknown_characters"].mean()),
+        "share_untrained_tags": float(facts["untrained_tag"].mean()),
+        "share_beyond_training_length": float(facts["beyond_training_length"].mean()),
+        "overlap_with_training": None if seen is None else float(seen.mean()),
+    }
+
+
+def headline_by_category(rows):
+    """category -> stats of its headline rows over all suites, None for one without any."""
+    return {
+        category: stats([row for row in group if row["in_headline"]])
+        for (category,), group in grouped(rows, "category")
+    }
+
+
+def over_seeds(results):
+    """Merge R like-shaped results: every set of stats in them becomes its mean over seeds.
+
+    The interval of exact match is then the bootstrap over seeds, and "values" has each seed's rate;
+    n stays the examples of one seed. What is no set of stats is the same in all and taken once.
+    """
+    first = results[0]
+    if isinstance(first, list):
+        return [over_seeds(rows) for rows in zip(*results, strict=True)]
+    if not isinstance(first, dict):
+        return first
+    merged = {key: over_seeds([result[key] for result in results]) for key in first}
+    if "exact_match" in first:
+        means = metrics.over_seeds([result["exact_match"] for result in results])
+        for key, name in (("", "mean"), ("_low", "low"), ("_high", "high")):
+            merged[f"exact_match{key}"] = means[name]
+        merged["values"] = means["values"]
+        for key in ("oracle_length_exact_match", "token_accuracy", "edit_distance"):
+            merged[key] = float(np.mean([result[key] for result in results]))
+        for kind in metrics.FAILURES:
+            merged["failures"][kind] = float(np.mean([r["failures"][kind] for r in results]))
+    return merged
+
+
+# ----------------------------------------------------------------------------------------------
+# What is printed
+# ----------------------------------------------------------------------------------------------
+
+HEADER = (
+    f"{'suite':19}{'tasks':24}{'n':>6}   {'exact match, 95 % interval':28}"
+    f"{'oracle length':>13}{'edit distance':>15}   most frequent failure"
+)
+
+
+def table_line(name, tasks, result):
+    """One line of the table; `result` is a set of stats, or None where no example counts."""
+    tasks = " ".join(sorted(tasks, key=lambda task: (task not in TASKS, order(task, TASKS), task)))
+    start = f"{name.removeprefix('ood_')[:18]:19}{tasks[:23]:24}"
+    if result is None:
+        return f"{start}{0:>6}   none counts: every example is left out, see below"
+    low, high = result["exact_match_low"], result["exact_match_high"]
+    interval = "" if low is None else f" [{low:.1%}, {high:.1%}]"
+    kind = max(result["failures"], key=result["failures"].get)
+    share = result["failures"][kind] / result["n"]
+    return (
+        f"{start}{result['n']:>6,}   {result['exact_match']:6.1%}{interval:22}"
+        f"{result['oracle_length_exact_match']:>13.1%}{result['edit_distance']:>15.3f}   "
+        + (f"{kind.replace('_', ' ')} {share:.1%}" if share else "none")
+    )
+
+
+def order(name, names):
+    """Place of `name` in `names`; after all of them if it is not there."""
+    return names.index(name) if name in names else len(names)
+
+
+def remarks(results):
+    """In plain words: tags mapped, examples left out of the headline and why, examples seen."""
+    lines, trained = [results["notice"]] if results["notice"] else [], results["trained_tags"]
+    mappable = {}
+    for name, suite in results["suites"].items():
+        tags = suite["untrained_tags"]
+        mappable |= {tag: canonical_tag(tag) for tag in tags if canonical_tag(tag) in trained}
+        for tag, to in suite["mapped_tags"].items():
+            lines.append(f"{name}: [{tag}] was read as [{to}]")
+        for why, k in suite["left_out"].items():
+            which = " (" + " ".join(f"[{tag}]" for tag in tags) + ")"
+            if k:
+                which = which if why == "untrained_tag" else ""
+                lines.append(f"{name}: left out {k:,} of {suite['n']:,} that {REASONS[why]}{which}")
+        if suite["overlap_with_training"]:
+            share = suite["overlap_with_training"]
+            lines.append(f"{name}: {share:.1%} are examples of the training set (not left out)")
+    for tag, to in sorted(mappable.items()):
+        lines.append(f"--canonical_tags would read [{tag}] as the trained [{to}]")
+    return lines
+
+
+def advice(results, out_dir, figures):
+    """Where the results are, and what to look at next."""
+    files = ["ood_results.json", "predictions.jsonl", *(path.name for path in figures)]
+    lines, control = [f"in {out_dir}: {', '.join(files)}"], results["headline"].get("interpolation")
+    if control:
+        lines.append(
+            f"next: compare with interpolation ({control['exact_match']:.1%}), which is unseen but "
+            "in the training range: what is wrong there was not learned in the first place"
+        )
+    lines.append(
+        "next: where oracle length is above exact match, right answers end in the wrong place; "
+        "filter predictions.jsonl by kind to see them"
+    )
+    return lines
+
+
+# ----------------------------------------------------------------------------------------------
+# Evaluation
+# ----------------------------------------------------------------------------------------------
+
+
+def evaluate(args):
+    """Run every suite, print the table and write the results. Returns those in --out_dir."""
+    from plots import write_figures
+
+    # Everything is loaded, and every mistake told, before anything is run or written.
+    model_path = Path(args.model)
+    paths = find_checkpoints(model_path)
+    home = model_path if model_path.is_dir() else model_path.parent
+    out_dir = Path(args.out_dir) if args.out_dir else home / "ood_results"
+    if out_dir.exists() and not out_dir.is_dir():
+        raise UserError(f"--out_dir {out_dir} is a file; give a folder")
+    if out_dir.resolve() == Path(args.ood_dir).resolve():
+        raise UserError(f"--out_dir {out_dir} is the folder of the suites; give another one")
+    device = choose_device(args.device)
+    model, checkpoints = load_replicas(paths, device)
+    checkpoint = checkpoints[0]
+    tokenizer = agreed_tokenizer(args.tokenizer, checkpoint["vocab"], paths[0])
+    trained = checkpoint["trained_tags"]
+    files = find_suites(Path(args.ood_dir))
+    suites = [
+        load_suite(path, tokenizer, trained if args.canonical_tags else None) for path in files
+    ]
+    suites.sort(key=lambda suite: (order(suite.category, CATEGORIES), suite.path.stem))
+    training, notice = load_training(checkpoint, args.train_data, tokenizer)
+
+    seeds, several = [c["seed"] for c in checkpoints], len(paths) > 1
+    print(f"{model_path}, trained on {' '.join(f'[{tag}]' for tag in trained)}, on {device}")
+    if several:
+        print(f"mean over seeds {', '.join(map(str, seeds))}; intervals: bootstrap over seeds")
+    print(f"\n{HEADER}", flush=True)
+    lines = [[] for _ in seeds]  # [R]: predictions.jsonl of each replica
+    by_suite = [{} for _ in seeds]  # [R]: suite -> results
+    for suite in suites:
+        name, facts = suite.path.stem, audit(suite, checkpoint, training)
+        about = describe_examples(name, suite, facts)
+        made = predict(model, tokenizer, suite.examples, ~facts["beyond_position_table"], device)
+        for r, seed in enumerate(seeds):
+            rows = [{"seed": seed, **a, **m} for a, m in zip(about, made[r], strict=True)]
+            lines[r] += rows
+            by_suite[r][name] = suite_results(suite, facts, rows, trained)
+        result = over_seeds([b[name] for b in by_suite]) if several else by_suite[0][name]
+        print(table_line(name, result["by_task"], result["headline"]), flush=True)
+
+    results = [
+        {
+            "format": 1,
+            "model": str(path),
+            "seed": c["seed"],
+            "epoch": c["epoch"],
+            "trained_tags": trained,
+            "trained_length": checkpoint["trained_length"],
+            "ood_dir": str(args.ood_dir),
+            "canonical_tags": args.canonical_tags,
+            "training_set": training and {"path": training.path, "sha256": training.sha256},
+            "training_range": training and training.sizes,
+            "notice": notice,
+            "headline": headline_by_category(lines[r]),
+            "suites": by_suite[r],
+        }
+        for r, (path, c) in enumerate(zip(paths, checkpoints, strict=True))
+    ]
+    together = over_seeds(results) if several else results[0]
+    if several:
+        for path, result, rows in zip(paths, results, lines, strict=True):
+            write_results(path.parent / "ood_results", result, rows)
+        together |= {"model": str(model_path), "seed": None, "seeds": seeds}
+    write_results(out_dir, together, [row for rows in lines for row in rows])
+    figures = write_figures([out_dir], out_dir)
+    print("\n".join(["", *remarks(together), *advice(together, out_dir, figures)]))
+    return together
+
+
+def write_results(folder, results, rows):
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    write_atomically(folder / "predictions.jsonl", text)
+    write_json(folder / "ood_results.json", results)
+
+
+# ----------------------------------------------------------------------------------------------
+# Command line
+# ----------------------------------------------------------------------------------------------
+
+
+def build_parser():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    g = parser.add_argument_group("model")
+    g.add_argument("--model", required=True, help="checkpoint, run folder, or folder of seeds")
+    g.add_argument(
+        "--tokenizer",
+        help="tokenizer JSON that must agree with the checkpoint (default: none is needed)",
+    )
+    g.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n> (default: auto)")
+
+    g = parser.add_argument_group("data")
+    g.add_argument(
+        "--ood_dir",
+        default="ood_data_complete",
+        help="folder of suites, .pkl, .jsonl or .txt; the standard one is made if it is empty "
+        "(default: %(default)s)",
+    )
+    g.add_argument(
+        "--canonical_tags",
+        action="store_true",
+        help="read untrained tags of the earlier program as trained ones: sorting_extrap as sort",
+    )
+    g.add_argument(
+        "--train_data",
+        help="training set to look for overlap with (default: the one the checkpoint names)",
+    )
+
+    g = parser.add_argument_group("results")
+    g.add_argument("--out_dir", help="folder to write (default: ood_results beside the model)")
+    return parser
+
+
+def main(argv=None):
+    args = build_parser().parse_args(argv)
+    try:
+        evaluate(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
