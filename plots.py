@@ -711,7 +711,8 @@ def level_figure(run: Run):
     widths = tuple(1.4 if unit == "items" else 1 for unit in panels)
     fig, axes = new_figure(run.name, 1.5 + 3 * sum(widths), 4, widths)
     for ax, (unit, tasks) in zip(axes, panels.items(), strict=True):
-        low, high = {**STANDARD_RANGE, **(given or {})}[tasks[0]]
+        ranges = [(given or STANDARD_RANGE).get(t) for t in tasks if len(curves[t].x)]
+        low, high = next((r for r in ranges if r), STANDARD_RANGE[tasks[0]])
         ax.axvspan(low - 0.5, high + 0.5, color="0.88", lw=0, zorder=0, label="training range")
         none = Curve(*np.empty((5, 0)))
         draw_curves(ax, {task: c if task in tasks else none for task, c in curves.items()})

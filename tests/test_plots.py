@@ -498,6 +498,17 @@ def test_levels_take_the_training_range_of_the_results_and_skip_tasks_without_ro
     assert (span.get_x(), span.get_width()) == (0.5, 2.0)
 
 
+def test_levels_of_one_list_task_take_its_own_range(five_tasks):
+    path = five_tasks / "ood_results" / "ood_results.json"
+    results = ood_results()
+    systematic = results["suites"]["ood_systematic"]
+    systematic["by_level"] = [r for r in systematic["by_level"] if r["task"] == "sort"]
+    write_json(path, {**results, "training_range": {"sort": [3, 6]}})
+    (ax,) = plots.level_figure(load(five_tasks)).axes
+    (span,) = [p for p in ax.patches if p.get_label() == "training range"]
+    assert (span.get_x(), span.get_width()) == (2.5, 4.0)
+
+
 def test_failures_stack_to_one_and_agree_with_the_counts(five_tasks):
     (ax,) = plots.failures_figure(load(five_tasks)).axes
     labels = [t.get_text() for t in ax.get_yticklabels()]
