@@ -2,7 +2,7 @@
 
     python train_minigpt_4070.py                      # add_only, a few minutes on two CPU cores
     python train_minigpt_4070.py --data data/processed/train_normal.pkl \\
-        --tokenizer data/processed/tokenizer.json --out_dir runs/normal --task_curriculum --seeds 0-3
+        --tokenizer data/processed/tokenizer.json --out_dir runs/normal --seeds 0-3
     python train_minigpt_4070.py --dry_run            # what would run: size, memory, steps, audit
     python train_minigpt_4070.py --help               # every flag, with its unit and its effect
 
@@ -21,6 +21,7 @@ import os
 import pickle
 import pickletools
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -36,7 +37,7 @@ from torch import nn
 from tqdm import tqdm
 
 import metrics
-from data.generate import TASKS, canonical_key, make_standard_data, split_example, task_of_tag
+from data.generate import TASKS, canonical_key, make_missing, split_example, task_of_tag
 
 PAD, UNK, EOS = "<pad>", "<unk>", "<eos>"
 IGNORED = -1  # a target that is padding
@@ -62,7 +63,6 @@ PICKLE_OPCODES = {
     *("BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "BININT", "BININT1", "BININT2", "LONG1"),
     *("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "BINFLOAT"),
     *("EMPTY_LIST", "APPEND", "APPENDS", "LIST", "EMPTY_DICT", "SETITEM", "SETITEMS", "DICT"),
-    *("EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "TUPLE"),
 }
 
 
@@ -118,7 +118,15 @@ def load_pickle(path):
         raise UserError(
             f"{path} {error}; a data set holds only lists, dicts, texts and numbers"
         ) from None
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError) as error:
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+    ) as error:
+        raise UserError(f"{path} is no readable pickle ({error})") from None
+    except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is no readable pickle ({error})") from None
 
 
@@ -143,14 +151,9 @@ def sha256_of(path):
 
 def require_file(path, what):
     """Make a standard data file that is missing; raise UserError if `path` is another one."""
-    path = Path(path)
-    if path.is_file():
-        return
-    for part, folder in (("processed", "data/processed"), ("add_only", "data/add_only")):
-        if path.resolve().parent == ROOT / folder:
-            print(f"making the standard data in {folder}", flush=True)
-            make_standard_data(ROOT, parts=(part,))
-    if not path.is_file():
+    if make_missing(path):
+        print(f"made the standard data in {Path(path).parent}", flush=True)
+    if not Path(path).is_file():
         raise UserError(f"{what} {path} does not exist; give the path of an existing file")
 
 
@@ -191,7 +194,7 @@ def load_tokenizer(path):
         stoi = json.loads(Path(path).read_text(encoding="utf-8"))["stoi"]
         itos = [token for token, _ in sorted(stoi.items(), key=lambda item: item[1])]
         ids = sorted(stoi.values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f'{path} is no tokenizer ({error!r}); expected {{"stoi": {{text: id}}, "itos": …}}'
         ) from None
@@ -261,9 +264,8 @@ def build_examples(raws, tokenizer, source, levels=(), category=""):
         try:
             tag, prompt, answer = split_example(raw)
         except (ValueError, TypeError, AttributeError):
-            raise UserError(
-                f"{source}: row {i} is not `[tag] prompt | answer`: {str(raw)[:60]!r}"
-            ) from None
+            shown = repr(raw[:60]) if isinstance(raw, str) else type(raw).__name__
+            raise UserError(f"{source}: row {i} is not `[tag] prompt | answer`: {shown}") from None
         tags.append(sys.intern(tag))
         digest = hashlib.blake2b(canonical_key(tag, prompt).encode(), digest_size=8).digest()
         keys[i] = int.from_bytes(digest, "little", signed=True)
@@ -280,30 +282,45 @@ def build_examples(raws, tokenizer, source, levels=(), category=""):
 def read_rows(path):
     """Return (rows, encoded rows or None, levels, category) of a .pkl, .jsonl or .txt file."""
     path = Path(path)
-    if path.suffix == ".txt":
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [line for line in lines if line.strip()], None, [], ""
-    if path.suffix == ".jsonl":
-        rows = []
-        for i, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
-            try:
-                row = json.loads(line)
-                rows.append(row.get("raw") or "[{task}] {prompt} | {answer}".format(**row))
-            except (ValueError, KeyError, AttributeError):
-                raise UserError(
-                    f'{path}: line {i + 1} is neither {{"raw": …}} nor '
-                    '{"task": …, "prompt": …, "answer": …}'
-                ) from None
-        return rows, None, [], ""
-    if path.suffix != ".pkl":
+    if path.suffix not in (".pkl", ".jsonl", ".txt"):
         raise UserError(f"{path} is of no known kind; a data set is a .pkl, .jsonl or .txt file")
-    content = load_pickle(path)
-    if not isinstance(content, dict) or not isinstance(content.get("raw"), list):
+    if path.suffix == ".pkl":
+        content = load_pickle(path)
+        if not isinstance(content, dict) or not isinstance(content.get("raw"), list):
+            raise UserError(f'{path} has the wrong shape; expected a dict with a list under "raw"')
+        encoded, levels = content.get("encoded") or None, content.get("level") or []
+        for name, column in (("encoded", encoded), ("level", levels)):
+            if column and (not isinstance(column, list) or len(column) != len(content["raw"])):
+                raise UserError(f'{path}: "{name}" must be a list as long as "raw"')
+        return content["raw"], encoded, levels, str(content.get("category") or "")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from None
+    lines = [line.rstrip("\r") for line in lines]
+    if path.suffix == ".txt":
+        return [line for line in lines if line.strip()], None, [], ""
+    return (
+        [raw_of_json(line, i, path) for i, line in enumerate(lines) if line.strip()],
+        None,
+        [],
+        "",
+    )
+
+
+def raw_of_json(line, i, path):
+    """The example in line `i` of a .jsonl file, given whole ("raw") or as task, prompt, answer."""
+    try:
+        row = json.loads(line)
+        raw = row.get("raw") or "[{task}] {prompt} | {answer}".format(**row)
+        if "raw" not in row and " | " in str(row["answer"]):
+            raise ValueError("the answer has a bar")
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise UserError(
-            f'{path} has the wrong shape; expected a dict with a list of lines under "raw"'
-        )
-    levels, category = content.get("level") or [], content.get("category") or ""
-    return content["raw"], content.get("encoded") or None, levels, category
+            f'{path}: line {i + 1} is neither {{"raw": …}} nor '
+            '{"task": …, "prompt": …, "answer": …} with no bar in the answer'
+        ) from None
+    return raw
 
 
 def load_examples(path, tokenizer):
@@ -311,8 +328,6 @@ def load_examples(path, tokenizer):
     rows, encoded, levels, category = read_rows(path)
     examples = build_examples(rows, tokenizer, path, levels, category)
     if encoded is not None:
-        if len(encoded) != len(rows):
-            raise UserError(f"{path} has {len(rows)} raw rows but {len(encoded)} encoded ones")
         for i, row in enumerate(encoded):
             start, n = examples.starts[i], examples.lengths[i]
             ours = examples.ids[start : start + n].tolist()
@@ -419,7 +434,7 @@ def make_batch(examples, rows, device, prompts_only=False):
 @dataclass(frozen=True)
 class GPTConfig:
     vocab_size: int
-    max_len: int  # positions; binding only for learned positions
+    max_len: int  # positions of the learned table, RUN_ON for generation included
     d_model: int
     n_layers: int
     n_heads: int
@@ -1074,62 +1089,40 @@ def memorization_report(model, data, tokenizer, device, epoch, per_count=2_000):
     answers = [val.answer(i) for i in headline]
     right = metrics.exact_match(predictions, answers)
 
-    unseen, sample = score(model, val, headline, device), score(model, train, data.sample, device)
+    def stats(scores):
+        return {**metrics.rate(scores.exact[0]), "loss": float(scores.loss[0].mean())}
+
+    held_out, sample = score(model, val, headline, device), score(model, train, data.sample, device)
+    any_unseen = len(data.seen_rows) < len(val)
+    seen = score(model, val, data.seen_rows, device) if len(data.seen_rows) else None
+
     _, distinct = np.unique(train.keys, return_index=True)
     groups = 2 ** np.log2(train.repeat_counts()[distinct]).astype(int)
-    chosen = [rng.permutation(distinct[groups == g])[:per_count] for g in np.unique(groups)]
-    counted = score(model, train, np.concatenate(chosen), device)
-    counts = [0] * len(headline) + [
-        int(g) for g, c in zip(np.unique(groups), chosen, strict=True) for _ in c
-    ]
-    by_count = metrics.by_group(
-        counts,
-        np.concatenate((unseen.exact[0], counted.exact[0])),
-        np.concatenate((unseen.loss[0], counted.loss[0])),
-    )
-
-    # Like with like: answers and prompts are compared within a tag.
-    tags, train_tags = np.array(val.tags)[headline], np.array(train.tags)
-    copied, known, overlap, nearest = (np.full(len(right), np.nan) for _ in range(4))
-    nearest_of = rng.permutation(len(right))[:500]  # enough for a mean, and cdist is quadratic
-    for tag in np.unique(tags):
-        of_tag = np.flatnonzero(tags == tag)
-        train_rows = distinct[train_tags[distinct] == tag]
-        train_answers = [train.answer(i) for i in train_rows]
-        some, their = [predictions[i] for i in of_tag], [answers[i] for i in of_tag]
-        copied[of_tag] = metrics.copied_answers(some, their, train_answers)
-        known[of_tag] = np.isin(their, train_answers)
-        overlap[of_tag] = metrics.ngram_overlap(some, train_answers)
-        picked = np.intersect1d(of_tag, nearest_of)
-        if len(picked) and len(train_rows):
-            prompts = [val.prompt(headline[i]) for i in picked]
-            nearest[picked] = metrics.nearest_training_example(
-                prompts, [train.prompt(i) for i in train_rows]
-            )[0]
-
-    def mean(values):
-        values = values[np.isfinite(values)]
-        return float(values.mean()) if len(values) else None
-
-    stats = [
-        {**metrics.rate(s.exact[0]), "loss": float(s.loss[0].mean())} for s in (sample, unseen)
-    ]
+    chosen = {g: rng.permutation(distinct[groups == g])[:per_count] for g in np.unique(groups)}
+    counted = score(model, train, np.concatenate(list(chosen.values())), device)
+    counts = [int(g) for g, rows in chosen.items() for _ in rows]
+    exact, loss = counted.exact[0], counted.loss[0]
+    if any_unseen:
+        counts = [0] * len(headline) + counts
+        exact = np.concatenate((held_out.exact[0], exact))
+        loss = np.concatenate((held_out.loss[0], loss))
     return {
         "epoch": epoch,
-        "train": stats[0],
-        "unseen": stats[1],
-        "by_task": metrics.by_group(val.tasks[headline].tolist(), right, unseen.loss[0]),
-        "gap": metrics.generalization_gap(sample.exact[0], unseen.exact[0]),
-        "by_repeat_count": by_count,
-        "wrong_predictions": {
-            "n": int((~right).sum()),
-            "answer_of_another_example": int(np.nansum(copied)),
-            # The base rate: with few possible answers a wrong one is somebody's by chance.
-            "share_of_true_answers_in_training": mean(known),
-            "nearest_distance_right": mean(nearest[right]),
-            "nearest_distance_wrong": mean(nearest[~right]),
-        },
-        "ngram_overlap": {"n": 3, "right": mean(overlap[right]), "wrong": mean(overlap[~right])},
+        "train": stats(sample),
+        "unseen": stats(held_out) if any_unseen else None,
+        "seen": stats(seen) if seen else None,
+        "by_task": metrics.by_group(val.tasks[headline].tolist(), right, held_out.loss[0]),
+        "gap": metrics.generalization_gap(sample.exact[0], held_out.exact[0]),
+        "by_repeat_count": metrics.by_group(counts, exact, loss),
+        **metrics.compare_with_training(
+            predictions,
+            answers,
+            [val.prompt(i) for i in headline],
+            [val.tags[i] for i in headline],
+            [train.answer(i) for i in distinct],
+            [train.prompt(i) for i in distinct],
+            [train.tags[i] for i in distinct],
+        ),
         "entropy": metrics.compare_scores(generated.entropy[0], right),
         "confidence": metrics.compare_scores(np.exp(generated.log_prob[0]), right),
     }
@@ -1256,18 +1249,24 @@ def claim_folder(folder, seeds, args):
         for name in (*RUN_FILES, *CHECKPOINTS):
             (used / name).unlink(missing_ok=True)
         for results in ("plots", "ood_results", "tensorboard"):
-            for file in (used / results).glob("*"):
-                file.unlink()
-    for f in folders:
-        f.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(used / results, ignore_errors=True)
+        if used != folder and not any(used.iterdir()):
+            used.rmdir()
+    try:
+        for f in folders:
+            f.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make {folder} ({error.strerror}); give another --out_dir"
+        ) from None
     return [Replica(seed, f) for seed, f in zip(seeds, folders, strict=True)]
 
 
 def find_resumable(folder, seeds):
     """Return one training checkpoint a seed, all of the newest step that every seed has.
 
-    A run can be killed between two seeds' files, so each keeps its previous one. Seeds that had
-    finished are returned too, at their own last step.
+    A run can be killed between two seeds' files, so each keeps its previous one. A seed that had
+    finished before that step is returned at its own last one.
     """
     found = []
     for seed in seeds:
@@ -1276,15 +1275,14 @@ def find_resumable(folder, seeds):
         if not paths:
             raise UserError(f"nothing to resume in {seed_folder}: it has no last.pth")
         found.append([read_checkpoint(p) for p in paths])
-    going = [c for c in found if not c[0]["replica"]["finished"]]
-    common = set.intersection(*({c["step"] for c in cs} for cs in going)) if going else set()
-    if going and not common:
-        raise UserError(f"the seeds in {folder} have no common step; start again with --overwrite")
-    chosen = []
-    for checkpoints in found:
-        wanted = [c for c in checkpoints if c["replica"]["finished"] or c["step"] == max(common)]
-        chosen.append(wanted[0])
-    return chosen
+    for step in sorted({c["step"] for own in found for c in own}, reverse=True):
+        chosen = [
+            [c for c in own if c["step"] == step or (c["replica"]["finished"] and c["step"] < step)]
+            for own in found
+        ]
+        if all(chosen):
+            return [own[0] for own in chosen]
+    raise UserError(f"the seeds in {folder} have no common step; start again with --overwrite")
 
 
 @torch.no_grad()
@@ -1378,6 +1376,11 @@ def load_data(args):
     paths = {"train": args.data, "val": val_path, "tokenizer": args.tokenizer}
     files = {name: {"path": str(p), "sha256": sha256_of(p)} for name, p in paths.items()}
     sample = matched_sample(train, val, headline)
+    if not len(sample):
+        raise UserError(
+            f"{val_path} has none of the training set's tags {sorted(set(train.tags))}; give "
+            "--val_data of the same tasks"
+        )
     return Data(tokenizer, train, val, headline, np.flatnonzero(seen), sample, files, audit)
 
 
@@ -1413,7 +1416,7 @@ def make_plan(args, data, n_seeds):
     ff = args.d_ff or (4 * args.d_model if not args.use_swiglu else 32 * round(args.d_model / 12))
     config = GPTConfig(
         vocab_size=len(data.tokenizer),
-        max_len=args.max_len or data.audit["longest_example"],
+        max_len=(args.max_len or data.audit["longest_example"]) + RUN_ON,
         d_model=args.d_model,
         n_layers=args.n_layers,
         n_heads=args.n_heads,
@@ -1481,7 +1484,8 @@ def describe(args, data, plan, n_params, seeds):
     c = plan.config
     lines.append(
         f"model   {n_params:,} parameters (d_model {c.d_model}, {c.n_layers} layers, {c.n_heads} "
-        f"heads, d_ff {c.d_ff}, {c.pos}), vocabulary {c.vocab_size}, up to {c.max_len} positions"
+        f"heads, d_ff {c.d_ff}, {c.pos}), vocabulary {c.vocab_size}, "
+        f"examples of up to {c.max_len - RUN_ON} characters"
         + (f"; {len(seeds)} seeds side by side" if len(seeds) > 1 else "")
     )
     scaled = "" if args.no_lr_scaling else f" = {args.lr:g} x 1024 / {c.d_model}"
@@ -1556,6 +1560,15 @@ def run_config(args, data, plan, n_params, seeds):
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "git_commit": git_commit(),
     }
+
+
+def find_run(folder, config, seeds):
+    """Return (the config a run began with, a training checkpoint a seed), ready to be resumed."""
+    if not (folder / "config.json").is_file():
+        raise UserError(f"nothing to resume: {folder} holds no run")
+    began = json.loads((folder / "config.json").read_text())
+    check_same_run(began, config, folder)
+    return began, find_resumable(folder, seeds)
 
 
 def check_same_run(old, new, folder):
@@ -1639,34 +1652,27 @@ def train(args):
 
     # Model, optimizer and, on --resume, everything as it was.
     model = GPT(plan.config, seeds).to(device)
-    model.use_checkpoint = args.use_checkpoint
-    for block in model.blocks:
-        block.cpu_bf16 = device.type == "cpu" and plan.precision == "bf16"
     optimizer = make_optimizer(model, args.weight_decay)
-    scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
     torch.manual_seed(seeds[0])  # dropout; initialisation and data order have their own generators
-    first_epoch, step, examples_seen, seconds_before = 1, 0, 0, 0.0
+    first_epoch, step, examples_seen, seconds_before, state = 1, 0, 0, 0.0, None
     if args.resume:
-        if not (folder / "config.json").is_file():
-            raise UserError(f"nothing to resume: {folder} holds no run")
-        check_same_run(json.loads((folder / "config.json").read_text()), config, folder)
-        found = find_resumable(folder, seeds)
+        began, found = find_run(folder, config, seeds)
         replicas = [
             Replica(**{**c["replica"], "folder": Path(c["replica"]["folder"])}) for c in found
         ]
         going = [r for r, replica in enumerate(replicas) if not replica.finished]
         if not going:
-            print(f"the run in {folder} is finished; nothing is left to do")
+            print(f"the run in {folder} is finished; only its report and figures are made again")
+            finish(args, data, replicas, device)
             return [replica.folder for replica in replicas]
+        # Both were measured when the run began, and both set which dropout bits are drawn.
+        plan.micro_batches = began["derived"]["micro_batches"]
+        plan.precision = began["derived"]["precision"]
         keep_replicas(model, None, going)
         load_training_state(model, optimizer, [found[r] for r in going])
         state = found[going[0]]
         first_epoch, step = state["epoch"] + 1, state["step"]
         examples_seen, seconds_before = state["examples_seen"], state["seconds"]
-        scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["cpu_rng"])
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"], device)
         for r in going:
             for name in ("metrics.jsonl", "samples.jsonl"):
                 cut_lines_after(replicas[r].folder / name, state["epoch"])
@@ -1677,19 +1683,30 @@ def train(args):
         if len(seeds) > 1:
             for replica in replicas:
                 write_json(replica.folder / "config.json", {**config, "seed": replica.seed})
-    everyone = replicas
-    replicas = [replica for replica in everyone if not replica.finished]
-    if args.compile:
-        for block in model.blocks:  # attention's groups change from batch to batch; these do not
+    scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
+    if state is not None:
+        scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["cpu_rng"])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"], device)
+    model.use_checkpoint = args.use_checkpoint
+    for block in model.blocks:
+        block.cpu_bf16 = device.type == "cpu" and plan.precision == "bf16"
+        if args.compile:  # attention's groups change from batch to batch; these do not
             block.qkv = torch.compile(block.qkv, dynamic=True)
             block.finish = torch.compile(block.finish, dynamic=True)
+    everyone = replicas
+    replicas = [replica for replica in everyone if not replica.finished]
     writers = {}
     if args.tensorboard:
         from torch.utils.tensorboard import SummaryWriter
 
         writers = {r.seed: SummaryWriter(r.folder / "tensorboard") for r in replicas}
 
-    started, last_validation = time.perf_counter(), first_epoch - 1
+    started, last_validation = (
+        time.perf_counter(),
+        (first_epoch - 1) // args.eval_every * args.eval_every,
+    )
     bar = tqdm(
         total=plan.total_steps,
         initial=step,
@@ -1824,27 +1841,40 @@ def train(args):
     return [replica.folder for replica in everyone]
 
 
+def results_table(reports):
+    """Exact match per task of the best models, one report a seed: lines to print."""
+    unseen = all(report["unseen"] for report in reports)
+    kind, many = "unseen" if unseen else "seen", len(reports) > 1
+    what = f"95 % interval over {len(reports)} seeds" if many else "95 % interval"
+    lines = [f"{'task':10}{'n':>6}{'exact match on ' + kind:>24}  {what}"]
+    columns = [[*r["by_task"], {"group": "all", **(r["unseen"] or r["seen"])}] for r in reports]
+    for rows in zip(*columns, strict=True):
+        rate, low, high = (rows[0][f"exact_match{end}"] for end in ("", "_low", "_high"))
+        if many:
+            stats = metrics.over_seeds([row["exact_match"] for row in rows])
+            rate, low, high = stats["mean"], stats["low"], stats["high"]
+        name, n = rows[0]["group"], rows[0]["n"]
+        lines.append(f"{name:10}{n:>6}{rate:>24.1%}  [{low:.1%}, {high:.1%}]")
+    for report in reports:
+        gap = report["gap"]
+        lines.append(
+            f"generalization gap {gap['gap']:+.1%} [{gap['low']:+.1%}, {gap['high']:+.1%}]: "
+            f"{gap['train']:.1%} on training examples, {gap['unseen']:.1%} on {kind} ones "
+            f"(epoch {report['epoch']})"
+        )
+    return lines
+
+
 def finish(args, data, replicas, device):
-    """Score each seed's best model, draw the figures, print the table and the next command."""
+    """Report on each seed's best model, draw the figures, print the table and the next command."""
     from plots import write_figures
 
-    print(f"\n{'seed':>4}  {'task':8}{'n':>6}  {'unseen exact match, 95 % interval':36}best epoch")
+    folder, reports = Path(args.out_dir), []
     for replica in replicas:
         model, tokenizer, checkpoint = load_model(replica.folder / "best_model.pth", device)
-        report = memorization_report(model, data, tokenizer, device, checkpoint["epoch"])
-        write_json(replica.folder / "memorization.json", report)
-        for row in (*report["by_task"], {"group": "all", **report["unseen"]}):
-            interval = f"[{row['exact_match_low']:.1%}, {row['exact_match_high']:.1%}]"
-            print(
-                f"{replica.seed:>4}  {row['group']:8}{row['n']:>6}  {row['exact_match']:7.1%} "
-                f"{interval:28}{checkpoint['epoch']:>10}"
-            )
-        gap = report["gap"]
-        print(
-            f"{replica.seed:>4}  train {gap['train']:.1%} minus unseen {gap['unseen']:.1%}: "
-            f"generalization gap {gap['gap']:+.1%} [{gap['low']:+.1%}, {gap['high']:+.1%}]"
-        )
-    folder = Path(args.out_dir)
+        reports.append(memorization_report(model, data, tokenizer, device, checkpoint["epoch"]))
+        write_json(replica.folder / "memorization.json", reports[-1])
+    print("", *results_table(reports), sep="\n")
     figures = write_figures([folder], folder / "plots")
     print(f"figures in {folder / 'plots'}: {', '.join(path.name for path in figures)}")
     model = folder / "best_model.pth" if len(replicas) == 1 else folder
@@ -1883,11 +1913,19 @@ def number(kind, low, high=math.inf, what=""):
     return parse
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default where there is one to show."""
+
+    def _get_help_string(self, action):
+        plain = action.default is None or action.default is False
+        return action.help if plain else super()._get_help_string(action)
+
+
 def build_parser():
     parser = argparse.ArgumentParser(
         description="Train a small GPT and measure whether it memorizes or learns the rule.",
         epilog="Without arguments it learns two-operand sums: a few minutes on two CPU cores.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     count, natural = number(int, 1), number(int, 0)
     positive, share = number(float, 1e-12, what="above 0"), number(float, 0, 1, "between 0 and 1")

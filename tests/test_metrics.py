@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
@@ -17,7 +17,6 @@ import metrics
 from metrics import (
     FAILURES,
     auroc,
-    bootstrap_interval,
     by_group,
     compare_scores,
     copied_answers,
@@ -32,8 +31,7 @@ from metrics import (
     oracle_length_exact_match,
     over_seeds,
     rate,
-    sequence_confidence,
-    sequence_entropy,
+    seed_interval,
     summarize,
     token_accuracy,
     wilson_interval,
@@ -185,37 +183,26 @@ def test_newcombe_contains_the_difference_and_mirrors(kn_1, kn_2):
     assert newcombe_interval(*kn_2, *kn_1) == pytest.approx((-high, -low), abs=1e-12)
 
 
-@pytest.mark.parametrize("n", [3, 10, 40])
-def test_bootstrap_agrees_with_scipy(n):
-    values = np.random.default_rng(n).beta(8, 2, size=n)
-    expected = scipy.stats.bootstrap(
-        (values,), np.mean, method="percentile", n_resamples=20_000, rng=np.random.default_rng(1)
-    ).confidence_interval
-    # Both are random: the tolerance is 5 % of the interval's width.
-    tolerance = 0.05 * (expected.high - expected.low)
-    interval = bootstrap_interval(values, n_resamples=20_000)
-    assert interval == pytest.approx((expected.low, expected.high), abs=tolerance)
+@pytest.mark.parametrize("n", [2, 3, 10, 31, 32, 40, 200])
+def test_seed_interval_agrees_with_scipy(n):
+    values = np.random.default_rng(n).uniform(0.4, 0.6, size=n)
+    expected = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    low, high = max(0, expected.low), min(1, expected.high)
+    assert seed_interval(values) == pytest.approx((low, high), abs=2e-4)
 
 
-def test_bootstrap_of_two_or_three_seeds_spans_their_range():
-    assert bootstrap_interval([0.2, 0.6]) == (0.2, 0.6)
-    assert bootstrap_interval([0.2, 0.6, 0.4]) == pytest.approx((0.2, 0.6), abs=1e-12)
+def test_seed_interval_hand_worked_and_cut():
+    # mean 0.5, s = 0.1, t(2) = 4.303: 0.5 -+ 4.303 * 0.1 / sqrt(3)
+    assert seed_interval([0.4, 0.5, 0.6]) == pytest.approx((0.25157, 0.74843), abs=1e-4)
+    assert seed_interval([0.98, 1.0, 0.99])[1] == 1.0
+    assert seed_interval([0.0, 0.3])[0] == 0.0
 
 
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=8), st.integers(0, 5))
-@settings(max_examples=30)
-def test_bootstrap_repeats_and_stays_within_the_values(values, seed):
-    low, high = bootstrap_interval(values, seed=seed)
-    assert min(values) <= low <= high <= max(values)
-    assert bootstrap_interval(values, seed=seed) == (low, high)
-
-
-def test_bootstrap_seed_and_resamples_matter():
-    values = np.random.default_rng(0).normal(size=9)
-    assert bootstrap_interval(values, seed=0) != bootstrap_interval(values, seed=1)
-    assert (
-        bootstrap_interval(values, n_resamples=1)[0] == bootstrap_interval(values, n_resamples=1)[1]
-    )
+def test_seed_interval_holds_the_mean_as_often_as_it_says():
+    draws = np.random.default_rng(0).normal(0.5, 0.02, size=(2000, 3))
+    intervals = np.array([seed_interval(row) for row in draws])
+    held = ((intervals[:, 0] <= 0.5) & (intervals[:, 1] >= 0.5)).mean()
+    assert held == pytest.approx(0.95, abs=0.02)
 
 
 def test_intervals_that_do_not_exist_are_nan():
@@ -223,8 +210,8 @@ def test_intervals_that_do_not_exist_are_nan():
         wilson_interval(0, 0),
         newcombe_interval(0, 0, 1, 2),
         newcombe_interval(1, 2, 0, 0),
-        bootstrap_interval([]),
-        bootstrap_interval([0.7]),
+        seed_interval([]),
+        seed_interval([0.7]),
     ]
     assert all(math.isnan(low) and math.isnan(high) for low, high in intervals)
 
@@ -331,7 +318,7 @@ def test_generalization_gap_without_one_side():
 
 def test_over_seeds_hand_worked():
     values = np.array([0.5, 0.25, 0.75], dtype=np.float32)
-    low, high = bootstrap_interval(values)
+    low, high = seed_interval(values)
     stats = over_seeds(values)
     assert stats == {
         "n_seeds": 3, "mean": 0.5, "low": low, "high": high, "values": [0.5, 0.25, 0.75]
@@ -448,20 +435,6 @@ def test_entropy_equals_scipy(seed):
     np.testing.assert_allclose(values, expected, rtol=0, atol=1e-5)
 
 
-def test_sequence_values_hand_worked():
-    rows = [np.log([0.5, 0.5]), np.log([0.9]), np.array([0.0, -np.inf])]
-    assert sequence_confidence(rows) == pytest.approx([0.25, 0.9, 0])
-    assert sequence_entropy([[1.0, 2.0, 6.0], [0.5]]).tolist() == [3.0, 0.5]
-    # Padded: what the mask leaves out may be anything.
-    padded = np.array([[np.log(0.5), np.log(0.5), np.nan], [7.0, np.log(0.9), -np.inf]])
-    mask = np.array([[True, True, False], [False, True, False]])
-    assert sequence_confidence(padded, mask) == pytest.approx([0.25, 0.9])
-    assert sequence_entropy(np.array([[1.0, 2.0, 9.0]]), [[True, True, False]]).tolist() == [1.5]
-    # float32 log_softmax may round to just above 0; the probability stays within 1.
-    assert sequence_confidence([[1e-7]]).tolist() == [1.0]
-    assert sequence_confidence([]).shape == sequence_entropy([]).shape == (0,)
-
-
 @given(
     st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=30).filter(
         lambda rows: len({correct for _, correct in rows}) == 2
@@ -525,10 +498,9 @@ def test_texts_that_do_not_pair_are_refused(function):
         (lambda: wilson_interval(1, math.inf), "1 of inf"),
         (lambda: wilson_interval(1, 2, 95), "got 95"),
         (lambda: newcombe_interval(1, 2, 3, 2), "3 of 2"),
-        (lambda: bootstrap_interval([0.1, math.nan]), "nan"),
-        (lambda: bootstrap_interval([[0.1, 0.2]]), r"\(1, 2\)"),
-        (lambda: bootstrap_interval([0.1, 0.2], confidence=1), "got 1"),
-        (lambda: bootstrap_interval([0.1, 0.2], n_resamples=0), "got 0"),
+        (lambda: seed_interval([0.1, math.nan]), "nan"),
+        (lambda: seed_interval([[0.1, 0.2]]), r"\(1, 2\)"),
+        (lambda: seed_interval([0.1, 1.2]), "between 0 and 1"),
         (lambda: over_seeds([0.1, None]), "nan"),
         (lambda: rate([True, 2]), "2"),
         (lambda: rate([0.5]), "0.5"),
@@ -545,11 +517,6 @@ def test_texts_that_do_not_pair_are_refused(function):
         (lambda: entropy([1000.0, 0.0]), "sum to 1"),
         (lambda: entropy([math.nan, 0.0]), "sum to 1"),
         (lambda: entropy(0.0), r"shape \(\)"),
-        (lambda: sequence_confidence([[-1.0], []]), "sequence 1"),
-        (lambda: sequence_confidence([[-1.0, 0.5]]), "above 0"),
-        (lambda: sequence_confidence([[-1.0]], [[True, True]]), r"\(1, 1\) and mask \(1, 2\)"),
-        (lambda: sequence_entropy([[1.0]], [[False]]), "sequence 0"),
-        (lambda: sequence_entropy([[math.nan]]), "nan"),
         (lambda: auroc([1.0, math.nan], [True, False]), "nan"),
         (lambda: auroc([1.0], [True, False]), "'scores': 1, 'correct': 2"),
         (lambda: compare_scores([math.inf], [True]), "inf"),
