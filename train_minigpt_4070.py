@@ -342,7 +342,8 @@ def load_examples(path, tokenizer):
 def matched_sample(train, like, rows, seed=0):
     """Distinct training rows with the tags and lengths of `like[rows]`, int64 [<= len(rows)].
 
-    The generalization gap compares equals: same tasks, same lengths (nearest where none is left).
+    The generalization gap compares equals: same tasks, same lengths. Where no row of a length is
+    left the next longer one stands in, and at the end the longest.
     """
     rng = np.random.default_rng(seed)
     _, distinct = np.unique(train.keys, return_index=True)
@@ -1147,8 +1148,8 @@ class Replica:
     best_exact: float = -1.0
     best_loss: float = math.inf
     best_epoch: int = 0
-    top_exact: float = -1.0  # for patience: the highest exact match and
-    low_loss: float = math.inf  # the lowest loss so far, each by itself
+    top_exact: float = -1.0  # for patience: the exact match and
+    low_loss: float = math.inf  # the loss that the next gain is measured from
     stale_epochs: int = 0
     perfect: int = 0  # validations in a row with exact match 1
     finished: str = ""  # why training ended, or "" while it goes on
@@ -1162,9 +1163,14 @@ class Replica:
         if not all_tasks_in:
             self.best_epoch = epoch
             return True
-        improved = exact > self.top_exact + min_delta or loss < self.low_loss - min_delta
-        self.top_exact, self.low_loss = max(self.top_exact, exact), min(self.low_loss, loss)
-        self.stale_epochs = 0 if improved else self.stale_epochs + record["epochs_since_validation"]
+        more_exact = exact > self.top_exact + min_delta
+        less_loss = loss < self.low_loss - min_delta
+        # The marks move only when a gain counts, so that many small gains add up to one.
+        self.top_exact = exact if more_exact else self.top_exact
+        self.low_loss = loss if less_loss else self.low_loss
+        self.stale_epochs += record["epochs_since_validation"]
+        if more_exact or less_loss:
+            self.stale_epochs = 0
         self.perfect = self.perfect + 1 if exact == 1.0 else 0
         if patience and self.perfect == 2:  # one perfect validation may be luck
             self.finished = "learned: every unseen example right in two validations running"
@@ -1228,7 +1234,11 @@ def load_model(path, device):
     """Return (model with R = 1 in eval mode, tokenizer, checkpoint dict)."""
     checkpoint = read_checkpoint(path)
     model = GPT(GPTConfig(**checkpoint["arch"]), [0])
-    model.load_state_dict(checkpoint["model"])
+    try:
+        model.load_state_dict(checkpoint["model"])
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()[:120]
+        raise UserError(f"{path} has weights that do not fit its architecture ({reason})") from None
     return model.to(device).eval(), Tokenizer(checkpoint["vocab"]), checkpoint
 
 
@@ -1748,10 +1758,11 @@ def train(args):
             sick = ~loss.isfinite() if scaler.is_enabled() else ~(loss + norms).isfinite()
             if sick.any():
                 r = int(sick.nonzero()[0])
+                kept = replicas[r].folder / "last.pth"
                 raise Diverged(
                     f"seed {replicas[r].seed} has loss {float(loss[r])} and gradient norm "
                     f"{float(norms[r])} at step {step} (epoch {epoch}, learning rate {lr:.2e}); "
-                    f"the last good checkpoint is {replicas[r].folder / 'last.pth'}"
+                    + (f"the last good checkpoint is {kept}" if kept.exists() else "none was saved")
                 )
             bar.update()
         examples_seen += len(rows)
