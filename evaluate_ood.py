@@ -18,8 +18,8 @@ Headlines count the examples a model could be asked: those whose tags were all t
 characters the vocabulary has, and which a table of learned positions can hold. What is left out is
 counted by reason, and its numbers stand under "all".
 
-A folder of seeds gets both files in each `seed_<s>/ood_results/`; --out_dir then holds means over
-seeds, each with a bootstrap interval over seeds.
+A folder of seeds gets both files in each `seed_<s>/ood_results/` too; the results in --out_dir are
+then means over seeds, with intervals over seeds.
 """
 
 import argparse
@@ -27,7 +27,7 @@ import json
 import re
 import sys
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
@@ -40,15 +40,14 @@ from train_minigpt_4070 import (
     GPT,
     ROOT,
     RUN_ON,
-    GPTConfig,
     Tokenizer,
     UserError,
     build_examples,
     choose_device,
     generate,
     load_examples,
+    load_model,
     load_tokenizer,
-    read_checkpoint,
     read_rows,
     require_file,
     sha256_of,
@@ -95,27 +94,19 @@ def load_replicas(paths, device):
 
     What decides which examples are asked, and how they are judged, must be the same in all.
     """
-    checkpoints = [read_checkpoint(path) for path in paths]
-    first = checkpoints[0]
+    loaded = [load_model(path, device) for path in paths]
+    models, checkpoints = [model for model, *_ in loaded], [found[2] for found in loaded]
     for path, checkpoint in zip(paths, checkpoints, strict=True):
         for name in ("arch", "vocab", "trained_tags", "trained_length"):
-            if checkpoint[name] != first[name]:
+            if checkpoint[name] != checkpoints[0][name]:
                 raise UserError(
                     f"{path} differs from {paths[0]} in {name}, so they are not seeds of one run; "
                     "evaluate each by itself"
                 )
-    weights = {name: torch.cat([c["model"][name] for c in checkpoints]) for name in first["model"]}
-    config = GPTConfig(**first["arch"])
-    if config.pos == "learned":
-        # A prediction that passes the end of the table ran on, so it is wrong already; zeros there
-        # decide only how it goes on.
-        table = weights["w_positions"]  # [R, max_len, C]
-        beyond = table.new_zeros(len(paths), RUN_ON, table.shape[2])
-        weights["w_positions"] = torch.cat([table, beyond], 1)
-        config = replace(config, max_len=config.max_len + RUN_ON)
-    model = GPT(config, [0] * len(paths))
-    model.load_state_dict(weights)
-    return model.to(device).eval(), checkpoints
+    stacked = GPT(models[0].config, [0] * len(models)).to(device)
+    for name, p in stacked.named_parameters():
+        p.data = torch.cat([model.get_parameter(name).data for model in models])
+    return stacked.eval(), checkpoints
 
 
 def agreed_tokenizer(path, vocab, model_path):
@@ -178,8 +169,6 @@ def find_suites(folder):
 def load_suite(path, tokenizer, map_tags_but=None):
     """Load a suite; with `map_tags_but` all tags but these become their canonical ones."""
     examples, mapped = load_examples(path, tokenizer), {}
-    if len(examples.levels) not in (0, len(examples)):
-        raise UserError(f"{path} has {len(examples)} rows but {len(examples.levels)} levels")
     prompts = [examples.prompt(i) for i in range(len(examples))]
     tags = [TAG.findall(prompt) for prompt in prompts]
     if map_tags_but:
@@ -232,7 +221,7 @@ def audit(suite, checkpoint, training):
     """What can be said of each example before it is run: bool [n] each, by name."""
     examples, arch = suite.examples, checkpoint["arch"]
     trained = set(checkpoint["trained_tags"])
-    limit = arch["max_len"] if arch["pos"] == "learned" else np.inf
+    limit = arch["max_len"] - RUN_ON if arch["pos"] == "learned" else np.inf
     facts = {
         "untrained_tag": np.array([not trained.issuperset(tags) for tags in suite.tags]),
         "unknown_characters": examples.has_unknown(),
@@ -274,27 +263,28 @@ def predict(model, tokenizer, examples, runnable, device):
     return made
 
 
-def describe_examples(name, suite, facts):
-    """The part of each line that no model changes, n dicts."""
+def run_suite(model, tokenizer, suite, facts, seeds, device):
+    """The lines of predictions.jsonl of every replica, [R] lists of n dicts."""
     examples, seen = suite.examples, facts.get("seen_in_training")
-    rows = []
+    made = predict(model, tokenizer, examples, ~facts["beyond_position_table"], device)
+    lines = [[] for _ in seeds]
     for i in range(len(examples)):
         why = next((reason for reason in REASONS if facts[reason][i]), None)
-        rows.append(
-            {
-                "suite": name,
-                "category": suite.category,
-                "task": str(examples.tasks[i]),
-                "tag": examples.tags[i],
-                "level": examples.levels[i] if examples.levels else None,
-                "prompt": examples.prompt(i),
-                "answer": examples.answer(i),
-                "in_headline": why is None,
-                "why_left_out": why,
-                "seen_in_training": None if seen is None else bool(seen[i]),
-            }
-        )
-    return rows
+        about = {
+            "suite": suite.path.stem,
+            "category": suite.category,
+            "task": str(examples.tasks[i]),
+            "tag": examples.tags[i],
+            "level": examples.levels[i] if examples.levels else None,
+            "prompt": examples.prompt(i),
+            "answer": examples.answer(i),
+            "in_headline": why is None,
+            "why_left_out": why,
+            "seen_in_training": None if seen is None else bool(seen[i]),
+        }
+        for r, seed in enumerate(seeds):
+            lines[r].append({"seed": seed, **about, **made[r][i]})
+    return lines
 
 
 # ----------------------------------------------------------------------------------------------
@@ -360,10 +350,12 @@ def headline_by_category(rows):
 def over_seeds(results):
     """Merge R like-shaped results: every set of stats in them becomes its mean over seeds.
 
-    The interval of exact match is then the bootstrap over seeds, and "values" has each seed's rate;
-    n stays the examples of one seed. What is no set of stats is the same in all and taken once.
+    The interval of exact match is then that of `metrics.over_seeds`, "values" has each seed's rate,
+    and n stays the examples of one seed. What is no set of stats is the same in all and taken once.
     """
     first = results[0]
+    if len(results) == 1:  # one seed keeps Wilson's interval
+        return first
     if isinstance(first, list):
         return [over_seeds(rows) for rows in zip(*results, strict=True)]
     if not isinstance(first, dict):
@@ -435,19 +427,29 @@ def remarks(results):
     return lines
 
 
+def control(results):
+    """Unseen examples of the sizes trained on: (right, n) over the levels of interpolation."""
+    right, n, sizes = 0.0, 0, results["training_range"] or {}
+    for suite in results["suites"].values():
+        if suite["category"] == "interpolation" and suite["headline"]:
+            for row in suite["by_level"]:
+                low, high = sizes.get(row["task"], (1, 0))
+                if isinstance(row["level"], int) and low <= row["level"] <= high:
+                    right, n = right + row["exact_match"] * row["n"], n + row["n"]
+    return right, n
+
+
 def advice(results, out_dir, figures):
     """Where the results are, and what to look at next."""
     files = ["ood_results.json", "predictions.jsonl", *(path.name for path in figures)]
-    lines, control = [f"in {out_dir}: {', '.join(files)}"], results["headline"].get("interpolation")
-    if control:
+    lines, (right, n) = [f"in {out_dir}: {', '.join(files)}"], control(results)
+    if n:
+        sizes = ", ".join(f"{t} {a} to {b}" for t, (a, b) in results["training_range"].items())
         lines.append(
-            f"next: compare with interpolation ({control['exact_match']:.1%}), which is unseen but "
-            "in the training range: what is wrong there was not learned in the first place"
+            f"compare with {right / n:.1%}, the exact match on the {n:,} interpolation examples of "
+            f"the sizes trained on ({sizes}): what is wrong there was not learned at all"
         )
-    lines.append(
-        "next: where oracle length is above exact match, right answers end in the wrong place; "
-        "filter predictions.jsonl by kind to see them"
-    )
+    lines.append("where oracle length is above exact match, right answers end in the wrong place")
     return lines
 
 
@@ -456,83 +458,80 @@ def advice(results, out_dir, figures):
 # ----------------------------------------------------------------------------------------------
 
 
-def evaluate(args):
-    """Run every suite, print the table and write the results. Returns those in --out_dir."""
-    from plots import write_figures
-
-    # Everything is loaded, and every mistake told, before anything is run or written.
-    model_path = Path(args.model)
-    paths = find_checkpoints(model_path)
-    home = model_path if model_path.is_dir() else model_path.parent
+def find_out_dir(args):
+    """--out_dir, by default `ood_results` beside the model; UserError if it cannot be that."""
+    home = Path(args.model) if Path(args.model).is_dir() else Path(args.model).parent
     out_dir = Path(args.out_dir) if args.out_dir else home / "ood_results"
     if out_dir.exists() and not out_dir.is_dir():
         raise UserError(f"--out_dir {out_dir} is a file; give a folder")
     if out_dir.resolve() == Path(args.ood_dir).resolve():
         raise UserError(f"--out_dir {out_dir} is the folder of the suites; give another one")
-    device = choose_device(args.device)
-    model, checkpoints = load_replicas(paths, device)
-    checkpoint = checkpoints[0]
-    tokenizer = agreed_tokenizer(args.tokenizer, checkpoint["vocab"], paths[0])
-    trained = checkpoint["trained_tags"]
-    files = find_suites(Path(args.ood_dir))
-    suites = [
-        load_suite(path, tokenizer, trained if args.canonical_tags else None) for path in files
-    ]
-    suites.sort(key=lambda suite: (order(suite.category, CATEGORIES), suite.path.stem))
-    training, notice = load_training(checkpoint, args.train_data, tokenizer)
+    return out_dir
 
-    seeds, several = [c["seed"] for c in checkpoints], len(paths) > 1
-    print(f"{model_path}, trained on {' '.join(f'[{tag}]' for tag in trained)}, on {device}")
-    if several:
-        print(f"mean over seeds {', '.join(map(str, seeds))}; intervals: bootstrap over seeds")
+
+def write_results(folder, results, lines):
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+    write_atomically(folder / "predictions.jsonl", text)
+    write_json(folder / "ood_results.json", results)
+
+
+def evaluate(args):
+    """Run every suite, print the table and write the results. Returns those in --out_dir."""
+    from plots import write_figures
+
+    # Everything is loaded, and every mistake told, before anything is run or written.
+    out_dir, device = find_out_dir(args), choose_device(args.device)
+    paths = find_checkpoints(Path(args.model))
+    model, checkpoints = load_replicas(paths, device)
+    first, seeds = checkpoints[0], [checkpoint["seed"] for checkpoint in checkpoints]
+    tokenizer, trained = (
+        agreed_tokenizer(args.tokenizer, first["vocab"], paths[0]),
+        first["trained_tags"],
+    )
+    keep = trained if args.canonical_tags else None
+    suites = [load_suite(path, tokenizer, keep) for path in find_suites(Path(args.ood_dir))]
+    suites.sort(key=lambda suite: (order(suite.category, CATEGORIES), suite.path.stem))
+    training, notice = load_training(first, args.train_data, tokenizer)
+
+    print(f"{args.model}, trained on {' '.join(f'[{tag}]' for tag in trained)}, on {device}")
+    if len(seeds) > 1:
+        print(f"means and intervals over seeds {', '.join(map(str, seeds))}")
     print(f"\n{HEADER}", flush=True)
-    lines = [[] for _ in seeds]  # [R]: predictions.jsonl of each replica
-    by_suite = [{} for _ in seeds]  # [R]: suite -> results
+    lines, by_suite = [[] for _ in seeds], [{} for _ in seeds]  # [R] each
     for suite in suites:
-        name, facts = suite.path.stem, audit(suite, checkpoint, training)
-        about = describe_examples(name, suite, facts)
-        made = predict(model, tokenizer, suite.examples, ~facts["beyond_position_table"], device)
-        for r, seed in enumerate(seeds):
-            rows = [{"seed": seed, **a, **m} for a, m in zip(about, made[r], strict=True)]
+        name, facts = suite.path.stem, audit(suite, first, training)
+        run = run_suite(model, tokenizer, suite, facts, seeds, device)
+        for r, rows in enumerate(run):
             lines[r] += rows
             by_suite[r][name] = suite_results(suite, facts, rows, trained)
-        result = over_seeds([b[name] for b in by_suite]) if several else by_suite[0][name]
+        result = over_seeds([results[name] for results in by_suite])
         print(table_line(name, result["by_task"], result["headline"]), flush=True)
 
-    results = [
-        {
-            "format": 1,
-            "model": str(path),
-            "seed": c["seed"],
-            "epoch": c["epoch"],
-            "trained_tags": trained,
-            "trained_length": checkpoint["trained_length"],
-            "ood_dir": str(args.ood_dir),
-            "canonical_tags": args.canonical_tags,
-            "training_set": training and {"path": training.path, "sha256": training.sha256},
-            "training_range": training and training.sizes,
-            "notice": notice,
-            "headline": headline_by_category(lines[r]),
-            "suites": by_suite[r],
-        }
-        for r, (path, c) in enumerate(zip(paths, checkpoints, strict=True))
-    ]
-    together = over_seeds(results) if several else results[0]
-    if several:
-        for path, result, rows in zip(paths, results, lines, strict=True):
-            write_results(path.parent / "ood_results", result, rows)
-        together |= {"model": str(model_path), "seed": None, "seeds": seeds}
+    common = {
+        "format": 1,
+        "trained_tags": trained,
+        "trained_length": first["trained_length"],
+        "ood_dir": str(args.ood_dir),
+        "canonical_tags": args.canonical_tags,
+        "training_set": training and {"path": training.path, "sha256": training.sha256},
+        "training_range": training and training.sizes,
+        "notice": notice,
+    }
+    each = []
+    for r, path in enumerate(paths):
+        about = {"model": str(path), "seed": seeds[r], "epoch": checkpoints[r]["epoch"], **common}
+        each.append({**about, "headline": headline_by_category(lines[r]), "suites": by_suite[r]})
+    together = over_seeds(each)
+    if len(seeds) > 1:
+        for path, results, rows in zip(paths, each, lines, strict=True):
+            write_results(path.parent / "ood_results", results, rows)
+        epochs = [results["epoch"] for results in each]
+        together |= {"model": str(args.model), "seed": None, "seeds": seeds, "epoch": epochs}
     write_results(out_dir, together, [row for rows in lines for row in rows])
     figures = write_figures([out_dir], out_dir)
     print("\n".join(["", *remarks(together), *advice(together, out_dir, figures)]))
     return together
-
-
-def write_results(folder, results, rows):
-    folder.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-    write_atomically(folder / "predictions.jsonl", text)
-    write_json(folder / "ood_results.json", results)
 
 
 # ----------------------------------------------------------------------------------------------
