@@ -37,7 +37,14 @@ from torch import nn
 from tqdm import tqdm
 
 import metrics
-from data.generate import TASKS, canonical_key, make_missing, split_example, task_of_tag
+from data.generate import (
+    TASKS,
+    canonical_key,
+    make_missing,
+    split_example,
+    task_of_tag,
+    write_atomically,
+)
 
 PAD, UNK, EOS = "<pad>", "<unk>", "<eos>"
 IGNORED = -1  # a target that is padding
@@ -128,17 +135,6 @@ def load_pickle(path):
         raise UserError(f"{path} is no readable pickle ({error})") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is no readable pickle ({error})") from None
-
-
-def write_atomically(path, data):
-    """Write bytes or text so that `path` holds either its old content or all of the new."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data.encode() if isinstance(data, str) else data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def write_json(path, value):
@@ -1225,7 +1221,7 @@ def read_checkpoint(path):
         TypeError,
         ValueError,
     ) as error:
-        reason = str(error).splitlines()[0][:120]
+        reason = repr(error).split("\\n")[0][:120]
         raise UserError(f"{path} is no checkpoint of this program ({reason})") from None
     return content
 
@@ -1237,7 +1233,7 @@ def load_model(path, device):
     try:
         model.load_state_dict(checkpoint["model"])
     except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()[:120]
+        reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path} has weights that do not fit its architecture ({reason})") from None
     return model.to(device).eval(), Tokenizer(checkpoint["vocab"]), checkpoint
 
