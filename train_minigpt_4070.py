@@ -21,6 +21,7 @@ import os
 import pickle
 import pickletools
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -240,6 +241,10 @@ class Examples:
 
     def answer(self, i):
         return self.raw(i)[self.answer_start[i] :]
+
+    def tags_of(self, i):
+        """Every bracketed tag of row i: `[rev] [sort] 3 1 2 | 3 2 1` has two."""
+        return re.findall(r"\[([^\[\]]*)\]", self.prompt(i))
 
     def has_unknown(self):
         """bool [n]: the row has a character which the tokenizer lacks."""
@@ -721,6 +726,9 @@ def generate_batch(model, examples, rows, eos, device):
     )
     caps = torch.from_numpy(answers + RUN_ON).to(device)  # [R, B]
     longest = int((lengths + answers).max()) + RUN_ON
+
+    if model.config.pos == "learned":  # one row further would read the next replica's table
+        assert longest <= model.config.max_len, (longest, model.config.max_len)
 
     layers = []
     logits = model(prompt, layers)
@@ -1213,16 +1221,14 @@ def read_checkpoint(path):
         GPTConfig(**arch)
         if not isinstance(vocab, list) or not isinstance(weights, dict):
             raise TypeError("vocab or model has the wrong type")
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as error:
-        reason = repr(error).split("\\n")[0][:120]
-        raise UserError(f"{path} is no checkpoint of this program ({reason})") from None
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError) as error:
+        raise UserError(
+            f"{path} is damaged or no checkpoint ({str(error)[:120] or type(error).__name__})"
+        ) from None
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is no checkpoint of this program ({str(error)[:120] or type(error).__name__})"
+        ) from None
     return content
 
 
@@ -1380,7 +1386,9 @@ def load_data(args):
         "longest_example": int(max(train.lengths.max(), val.lengths.max())),
     }
     paths = {"train": args.data, "val": val_path, "tokenizer": args.tokenizer}
-    files = {name: {"path": str(p), "sha256": sha256_of(p)} for name, p in paths.items()}
+    files = {
+        name: {"path": str(Path(p).resolve()), "sha256": sha256_of(p)} for name, p in paths.items()
+    }
     sample = matched_sample(train, val, headline)
     if not len(sample):
         raise UserError(
@@ -1703,6 +1711,9 @@ def train(args):
             block.finish = torch.compile(block.finish, dynamic=True)
     everyone = replicas
     replicas = [replica for replica in everyone if not replica.finished]
+    trained_tags = [
+        sorted({tag for i in stage.rows for tag in data.train.tags_of(i)}) for stage in plan.stages
+    ]
     writers = {}
     if args.tensorboard:
         from torch.utils.tensorboard import SummaryWriter
@@ -1769,7 +1780,7 @@ def train(args):
         facts = {
             "epoch": epoch,
             "step": step,
-            "trained_tags": sorted({data.train.tags[i] for i in rows}),
+            "trained_tags": trained_tags[stage],
             "trained_length": int(data.train.lengths[rows].max()),
             "data": data.files,
         }
