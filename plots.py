@@ -571,6 +571,8 @@ def repeat_count_figure(runs: list[Run]):
     fig, axes = new_figure(names_title(runs), 1.5 + 4.2 * len(panels), 4.2, (1,) * len(panels))
     for ax, (unit, points) in zip(axes, panels.items(), strict=True):
         draw_repeat_counts(ax, points, unit)
+        if any(m.get("repeat_counts_grouped") for run in runs for m in run.memorization):
+            ax.set_xlabel("times in the training set, at least (in powers of two)")
     if len(runs) > 1:
         axes[0].legend(fontsize=9)
     several = len(panels) > 1 and any(len(run.memorization) > 1 for run in runs)

@@ -1119,6 +1119,7 @@ def memorization_report(model, data, tokenizer, device, epoch, per_count=2_000):
         "by_task": metrics.by_group(val.tasks[headline].tolist(), right, held_out.loss[0]),
         "gap": metrics.generalization_gap(sample.exact[0], held_out.exact[0]),
         "by_repeat_count": metrics.by_group(counts, exact, loss),
+        "repeat_counts_grouped": bool((groups != train.repeat_counts()[distinct]).any()),
         **metrics.compare_with_training(
             predictions,
             answers,
