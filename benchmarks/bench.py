@@ -1,0 +1,878 @@
+"""Measure this project beside its peers: one command, one run, Markdown tables and a JSON file.
+
+    pip install -r requirements-bench.txt
+    python benchmarks/bench.py --out benchmarks/results.json   # all of it, several minutes
+    python benchmarks/bench.py --quick --sections train        # a first look
+    python benchmarks/bench.py --sections generate --rounds 9
+
+Every contender is timed once a round on the same examples, one after the other, and starts from
+another place in each round, so that a drifting machine hits all alike. Tables hold medians over the
+rounds. README.md beside this file says what is measured and what was done to be fair to the peers.
+"""
+
+import argparse
+import platform
+import statistics
+import sys
+import time
+from copy import copy
+from dataclasses import dataclass, field, replace
+from datetime import date
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import train_minigpt_4070 as minigpt  # noqa: E402
+
+SECTIONS = ("train", "generate", "growth", "large")
+LEARNING_RATE, WEIGHT_DECAY, MAX_GRAD_NORM = 4e-4, 0.01, 1.0
+IGNORED = -100  # what the peers' cross-entropy leaves out
+OURS, ONE_BY_ONE = "this project", "one by one, uncached"
+NO_EOS = -1  # an id no model predicts: every row then generates up to its cap
+
+
+# ----------------------------------------------------------------------------------------------
+# Data and setting, the same for all
+# ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Bench:
+    """What every contender is given."""
+
+    examples: minigpt.Examples
+    eos: int
+    device: torch.device
+    precision: str  # of the matrix products, ours and the peers'
+    config: minigpt.GPTConfig
+
+    def context(self):
+        return minigpt.autocast(self.device, self.precision)
+
+    def synchronize(self):
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def model_config(vocab_size, d_model=256, n_layers=6, head_dim=32, max_len=128):
+    """The recommended model: d_model 256, 6 layers, 8 heads, dropout 0.1."""
+    return minigpt.GPTConfig(
+        *(vocab_size, max_len, d_model, n_layers, max(1, d_model // head_dim), 4 * d_model),
+        dropout=0.1,
+    )
+
+
+def prepare(device_name):
+    device = minigpt.choose_device(device_name)
+    tokenizer = minigpt.load_tokenizer(ROOT / "data/processed/tokenizer.json")
+    examples = minigpt.load_examples(ROOT / "data/processed/train_normal.pkl", tokenizer)
+    config = model_config(len(tokenizer))
+    precision = minigpt.choose_precision("auto", device, config.d_model)
+    return Bench(examples, tokenizer.eos, device, precision, config)
+
+
+def draw_rows(bench, round_, steps, n, R=1):
+    """The rows of `steps` batches in a round, int [steps, R, n]; replica 0 is what peers see."""
+    n_rows = len(bench.examples)
+    rows = [
+        np.random.default_rng([r, round_]).permutation(n_rows)[: steps * n].reshape(steps, n)
+        for r in range(R)
+    ]
+    return np.stack(rows, axis=1)
+
+
+# ----------------------------------------------------------------------------------------------
+# Contenders
+# ----------------------------------------------------------------------------------------------
+
+
+class Ours:
+    """The trainer's own functions, batch construction included, as `train` calls them."""
+
+    def __init__(self, bench, R=1, config=None):
+        self.bench, self.R = bench, R
+        self.model = minigpt.GPT(config or bench.config, list(range(R))).to(bench.device).train()
+        for block in self.model.blocks:
+            block.cpu_bf16 = bench.device.type == "cpu" and bench.precision == "bf16"
+        self.n_params = self.model.n_params()
+        self.optimizer = minigpt.make_optimizer(self.model, WEIGHT_DECAY)
+        for group in self.optimizer.param_groups:
+            group["lr"] = LEARNING_RATE
+        enabled = bench.device.type == "cuda" and bench.precision == "fp16"
+        self.scaler = torch.amp.GradScaler(bench.device.type, enabled=enabled)
+
+    def train(self, batches, micro_batches):
+        """Optimize on `batches`, int [steps, R, n]; an effective batch that fits runs at once."""
+        for rows in batches:
+            batch = minigpt.make_batch(self.bench.examples, rows, self.bench.device)
+            minigpt.train_step(
+                *(self.model, self.optimizer, self.scaler, [batch], self.bench.context()),
+                *(0.0, MAX_GRAD_NORM),
+            )
+
+
+class Rows(Dataset):
+    """Row i as (inputs, targets), int64 [length] each; targets are IGNORED before the answer."""
+
+    def __init__(self, examples):
+        self.examples = examples
+
+    def __len__(self):
+        return len(self.examples)
+
+    def __getitem__(self, i):
+        e = self.examples
+        start, n = int(e.starts[i]), int(e.lengths[i])
+        ids = torch.from_numpy(e.ids[start : start + n + 1].astype(np.int64))
+        targets = ids[1:].clone()
+        targets[: int(e.answer_start[i]) - 1] = IGNORED
+        return ids[:-1], targets
+
+
+def collate(rows):
+    """Pad on the right to the longest of the batch: (inputs, targets), int64 [B, T] each."""
+    inputs, targets = zip(*rows, strict=True)
+    return (
+        pad_sequence(inputs, batch_first=True, padding_value=0),
+        pad_sequence(targets, batch_first=True, padding_value=IGNORED),
+    )
+
+
+class Peer:
+    """A model trained by the usual loop: padded DataLoader, loss on the answer, clipping, AdamW.
+
+    `logits` maps (model, ids [B, T]) to [B, T, V]. Right padding under a causal mask needs no
+    attention mask, so none is passed: that lets every peer take its fastest attention.
+    """
+
+    def __init__(self, bench, model, logits):
+        self.bench, self.R, self.logits = bench, 1, logits
+        self.model = model.to(bench.device).train()
+        parameters = list(self.model.parameters())
+        self.n_params = sum(p.numel() for p in parameters)
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.95), fused=True)
+        self.data = Rows(bench.examples)
+
+    def train(self, batches, micro_batches):
+        """Optimize on `batches`, int [steps, 1, n], each cut into `micro_batches`."""
+        pieces = [p.tolist() for rows in batches for p in np.split(rows[0], micro_batches)]
+        pin = self.bench.device.type == "cuda"
+        loader = iter(
+            DataLoader(self.data, batch_sampler=pieces, collate_fn=collate, pin_memory=pin)
+        )
+        for _ in batches:
+            micro = [next(loader) for _ in range(micro_batches)]
+            n_targets = sum(int((targets != IGNORED).sum()) for _, targets in micro)
+            for inputs, targets in micro:
+                inputs = inputs.to(self.bench.device, non_blocking=True)
+                targets = targets.to(self.bench.device, non_blocking=True)
+                with self.bench.context():
+                    logits = self.logits(self.model, inputs)
+                loss = F.cross_entropy(
+                    logits.flatten(0, 1).float(),
+                    targets.flatten(),
+                    ignore_index=IGNORED,
+                    reduction="sum",
+                )
+                (loss / n_targets).backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRAD_NORM)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+
+
+class PlainBlock(nn.Module):
+    def __init__(self, C, n_heads, p):
+        super().__init__()
+        self.n_heads = n_heads
+        self.norm_1, self.norm_2 = nn.LayerNorm(C), nn.LayerNorm(C)
+        self.qkv, self.out = nn.Linear(C, 3 * C), nn.Linear(C, C)
+        self.up, self.down = nn.Linear(C, 4 * C), nn.Linear(4 * C, C)
+        self.drop = nn.Dropout(p)
+
+    def forward(self, x):
+        B, T, C = x.shape
+        qkv = self.qkv(self.norm_1(x)).view(B, T, 3, self.n_heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # [B, H, T, D] each
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.drop(self.out(y.transpose(1, 2).reshape(B, T, C)))
+        return x + self.drop(self.down(F.gelu(self.up(self.norm_2(x)))))
+
+
+class PlainGPT(nn.Module):
+    """The GPT one would write by hand: learned positions, pre-norm, SDPA, tied output."""
+
+    def __init__(self, config):
+        super().__init__()
+        C = config.d_model
+        self.tokens = nn.Embedding(config.vocab_size, C)
+        self.positions = nn.Embedding(config.max_len, C)
+        self.drop = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(
+            PlainBlock(C, config.n_heads, config.dropout) for _ in range(config.n_layers)
+        )
+        self.norm = nn.LayerNorm(C)
+        nn.init.normal_(self.tokens.weight, std=0.02)
+        nn.init.normal_(self.positions.weight, std=0.02)
+
+    def forward(self, ids):
+        x = self.tokens(ids) + self.positions.weight[: ids.shape[1]]
+        x = self.drop(x)
+        for block in self.blocks:
+            x = block(x)
+        return F.linear(self.norm(x), self.tokens.weight)
+
+
+def gpt2(config, as_it_comes=False):
+    """transformers' GPT-2 with attention by SDPA, its default.
+
+    Its own settings add what this project has not, dropout on attention weights, and a GELU of
+    eight kernels; the tuned one leaves out the first and takes the exact GELU in one kernel.
+    """
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tuned = {"attn_pdrop": 0.0, "activation_function": "gelu", "attn_implementation": "sdpa"}
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=config.vocab_size,
+            n_positions=config.max_len,
+            n_embd=config.d_model,
+            n_layer=config.n_layers,
+            n_head=config.n_heads,
+            n_inner=config.d_ff,
+            resid_pdrop=config.dropout,
+            embd_pdrop=config.dropout,
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=None,
+            **({} if as_it_comes else tuned),
+        )
+    )
+
+
+def x_transformer(config):
+    """x-transformers' decoder with rotary positions and flash attention."""
+    from loguru import logger
+
+    logger.disable("x_transformers")  # a warning about heads of 32 channels
+    from x_transformers import Decoder, TransformerWrapper
+
+    return TransformerWrapper(
+        num_tokens=config.vocab_size,
+        max_seq_len=config.max_len,
+        use_abs_pos_emb=False,
+        tie_embedding=True,
+        emb_dropout=config.dropout,
+        attn_layers=Decoder(
+            dim=config.d_model,
+            depth=config.n_layers,
+            heads=config.n_heads,
+            attn_dim_head=config.d_model // config.n_heads,
+            rotary_pos_emb=True,
+            attn_flash=True,
+            ff_dropout=config.dropout,
+        ),
+    )
+
+
+def peer_builders(bench):
+    """{name: function that builds the peer with fresh weights}, those whose packages are there."""
+    config = bench.config
+
+    def gpt2_logits(model, ids):
+        return model(ids, use_cache=False).logits
+
+    def call(model, ids):
+        return model(ids)
+
+    builders = {}
+    if find_spec("transformers"):
+        for name, as_it_comes in (("tuned", False), ("as it comes", True)):
+            builders[f"transformers GPT-2, {name}"] = lambda a=as_it_comes: Peer(
+                bench, gpt2(config, a), gpt2_logits
+            )
+    if find_spec("x_transformers"):
+        builders["x-transformers, rotary, flash"] = lambda: Peer(bench, x_transformer(config), call)
+    builders["plain PyTorch loop"] = lambda: Peer(bench, PlainGPT(config), call)
+    return builders
+
+
+# ----------------------------------------------------------------------------------------------
+# Measuring
+# ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Series:
+    """One line of a table: what a contender did in each round."""
+
+    name: str
+    seconds: list = field(default_factory=list)
+    examples: list = field(default_factory=list)
+    tokens: list = field(default_factory=list)  # real ones, or generated ones
+    facts: dict = field(default_factory=dict)
+
+    def add(self, seconds, examples, tokens):
+        self.seconds.append(seconds)
+        self.examples.append(int(examples))
+        self.tokens.append(int(tokens))
+
+    def rates(self, what):
+        """`what` ("examples" or "tokens") a second, one value a round."""
+        return [n / s for n, s in zip(getattr(self, what), self.seconds, strict=True)]
+
+    def summary(self):
+        examples, tokens = self.rates("examples"), self.rates("tokens")
+        return {
+            "name": self.name,
+            "examples_per_second": statistics.median(examples),
+            "examples_per_second_low": min(examples),
+            "examples_per_second_high": max(examples),
+            "tokens_per_second": statistics.median(tokens),
+            **self.facts,
+            "rounds": {k: getattr(self, k) for k in ("seconds", "examples", "tokens")},
+        }
+
+
+def stopwatch(bench, work):
+    """(seconds, what `work` returned), the device idle before and after."""
+    bench.synchronize()
+    start = time.perf_counter()
+    result = work()
+    bench.synchronize()
+    return time.perf_counter() - start, result
+
+
+def in_turn(items, round_):
+    """The items of a round, each round starting at another one."""
+    at = round_ % len(items)
+    return [*items[at:], *items[:at]]
+
+
+def peak_memory(bench, work):
+    """Largest sum of live tensors during `work`, which also builds what it needs, bytes.
+
+    On CUDA the allocator knows it. On CPU the profiler reports every allocation and release; both
+    count tensors only, not the buffers of a matrix library.
+    """
+    if bench.device.type == "cuda":
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated(bench.device)
+        torch.cuda.reset_peak_memory_stats(bench.device)
+        work()
+        return torch.cuda.max_memory_allocated(bench.device) - before
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
+        work()
+    events = profiler.profiler.kineto_results.events()
+    changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
+    return int(np.cumsum([n for _, n in sorted(changes, key=lambda c: c[0])]).max(initial=0))
+
+
+def product_shapes(config, n):
+    """(rows, in, out) of the four matrix products of a layer on n tokens."""
+    C, hidden = config.d_model, config.d_ff
+    return [(n, C, 3 * C), (n, C, C), (n, C, hidden), (n, hidden, C)]
+
+
+def matrix_product_peak(bench, config, n, repeats=3):
+    """FLOP/s of bare matrix products, forward and both backward, on a layer's shapes."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[bench.precision]
+    products, flops = [], 0
+    for a, b, c in product_shapes(config, n):
+        x, w, grad = (
+            torch.randn(*shape, device=bench.device, dtype=dtype)
+            for shape in ((a, b), (b, c), (a, c))
+        )
+        for left, right in ((x, w), (grad, w.mT), (x.mT, grad)):
+            products.append((left, right, left @ right))  # the result's memory is used again
+        flops += 6 * a * b * c
+
+    def work():
+        for _ in range(repeats):
+            for left, right, out in products:
+                torch.mm(left, right, out=out)
+
+    work()
+    return repeats * flops / stopwatch(bench, work)[0]
+
+
+# ----------------------------------------------------------------------------------------------
+# Section: training
+# ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setting:
+    name: str
+    n: int  # examples in an effective batch
+    micro_batches: int  # for the peers; this project runs it at once
+    steps: int  # in a round
+    replicas: tuple
+
+
+def training_settings(bench, quick):
+    more = (4,) if bench.device.type == "cpu" else (4, 16, 64)
+    steps = (1, 1, 1) if quick else (4, 2, 2)
+    if bench.device.type == "cuda":
+        steps = tuple(10 * s for s in steps)
+    return [
+        Setting("batch 8", 8, 1, steps[0], (1, *more)),
+        Setting("batch 32", 32, 1, steps[1], (1, *more)),
+        Setting("batch 8 × 4 (accumulation)", 32, 4, steps[2], (1,)),
+    ]
+
+
+def training(bench, settings, rounds):
+    """Time every contender in every setting: {"peak_flops": per round, setting: [summary, …]}."""
+    replicas = sorted({R for setting in settings for R in setting.replicas})
+    builders = {f"{OURS}, R = {R}": (lambda R=R: Ours(bench, R)) for R in replicas} | peer_builders(
+        bench
+    )
+    contenders = {name: build() for name, build in builders.items()}
+    series = {
+        setting: {
+            name: Series(name)
+            for name, c in contenders.items()
+            if isinstance(c, Peer) or c.R in setting.replicas
+        }
+        for setting in settings
+    }
+    tokens = int(bench.examples.lengths.mean() * max(setting.n for setting in settings))
+    peaks = []
+    for round_ in range(rounds + 1):  # round 0 warms up
+        peaks.append(matrix_product_peak(bench, bench.config, tokens))
+        for setting, lines in series.items():
+            for name in in_turn(list(lines), round_):
+                contender = contenders[name]
+                steps = setting.steps if round_ else 1
+                rows = draw_rows(bench, round_, steps, setting.n, contender.R)
+                work = partial(contender.train, rows, setting.micro_batches)
+                seconds = stopwatch(bench, work)[0]
+                if round_:
+                    lines[name].add(seconds, rows.size, bench.examples.lengths[rows].sum())
+        progress(f"training: round {round_} of {rounds}")
+    sizes = {name: (c.n_params, c.R) for name, c in contenders.items()}
+    del contenders, contender, work
+    result = {"peak_flops": peaks[1:]}
+    for setting, lines in series.items():
+        for name, line in lines.items():
+            n_params, R = sizes[name]
+            flops = 6 * n_params * statistics.median(line.rates("tokens"))
+            line.facts = {"ours": name.startswith(OURS), "R": R, "n_params": n_params}
+            line.facts |= {"flops": flops, "share_of_peak": flops / statistics.median(peaks[1:])}
+            line.facts["peak_memory_bytes"] = training_memory(bench, builders[name], setting, R)
+        result[setting.name] = [line.summary() for line in lines.values()]
+        progress(f"training: memory of {setting.name}")
+    return result
+
+
+def training_memory(bench, build, setting, R):
+    """Peak bytes of building a contender and two steps: the second has AdamW's moments."""
+    rows = draw_rows(bench, 0, 2, setting.n, R)
+    return peak_memory(bench, lambda: build().train(rows, setting.micro_batches))
+
+
+# ----------------------------------------------------------------------------------------------
+# Section: generation
+# ----------------------------------------------------------------------------------------------
+
+
+def prompt_ids(examples, row):
+    start = int(examples.starts[row])
+    return examples.ids[start : start + int(examples.answer_start[row])].astype(np.int64)
+
+
+def caps_of(examples, rows):
+    """New tokens each row gets from everyone, int [n]: the trainer's own limit."""
+    return examples.lengths[rows] - examples.answer_start[rows] + minigpt.RUN_ON
+
+
+def generate_ours(bench, model, rows):
+    """The trainer's generation -> [n] lists of new ids."""
+    with bench.context():
+        return minigpt.generate(model, bench.examples, rows[None], NO_EOS, bench.device).ids[0]
+
+
+def generate_transformers(bench, model, rows, batch_size):
+    """`generate`: batches of like length, padded on the left, cached -> [n] lists of new ids.
+
+    A stopping criterion ends each row at its cap, as an end token would.
+    """
+    from transformers import StoppingCriteria, StoppingCriteriaList
+
+    class Caps(StoppingCriteria):
+        def __init__(self, caps, n_prompt):
+            self.caps, self.n_prompt = caps, n_prompt
+
+        def __call__(self, input_ids, scores, **_):
+            return input_ids.shape[1] - self.n_prompt >= self.caps
+
+    caps, found = caps_of(bench.examples, rows), [None] * len(rows)
+    by_length = np.argsort(bench.examples.lengths[rows], kind="stable")
+    for start in range(0, len(rows), batch_size):
+        chosen = by_length[start : start + batch_size]
+        prompts = [prompt_ids(bench.examples, rows[i]) for i in chosen]
+        T = max(len(p) for p in prompts)
+        ids = np.stack([np.pad(p, (T - len(p), 0)) for p in prompts])
+        real = np.stack([np.arange(T) >= T - len(p) for p in prompts])
+        row_caps = torch.from_numpy(caps[chosen]).to(bench.device)
+        with torch.inference_mode(), bench.context():
+            out = model.generate(
+                torch.from_numpy(ids).to(bench.device),
+                attention_mask=torch.from_numpy(real.astype(np.int64)).to(bench.device),
+                do_sample=False,
+                use_cache=True,
+                pad_token_id=0,
+                max_new_tokens=int(caps[chosen].max()),
+                stopping_criteria=StoppingCriteriaList([Caps(row_caps, T)]),
+            )
+        new = out[:, T:].cpu().tolist()
+        for i, ids_of_row in zip(chosen, new, strict=True):
+            found[i] = ids_of_row[: caps[i]]
+    return found
+
+
+@torch.inference_mode()
+def generate_one_by_one(bench, model, rows):
+    """One prompt at a time, the whole text through the model for every token -> [n] lists."""
+    found = []
+    for row, cap in zip(rows, caps_of(bench.examples, rows), strict=True):
+        ids = prompt_ids(bench.examples, row).tolist()
+        n_prompt = len(ids)
+        while len(ids) < n_prompt + cap:
+            text = SimpleNamespace(
+                ids=torch.tensor([ids], device=bench.device),
+                pos=torch.arange(len(ids), device=bench.device),
+                groups=[(1, len(ids))],
+                answer_at=torch.tensor([[len(ids) - 1]], device=bench.device),
+            )
+            with bench.context():
+                ids.append(int(model(text)[0, 0].argmax()))
+        found.append(ids[n_prompt:])
+    return found
+
+
+def generation(bench, rounds, n, n_one_by_one, batch_size=128):
+    """Time greedy decoding of `n` prompts; one by one a different part of them in each round."""
+    rows = draw_rows(bench, 0, 1, n)[0, 0]
+    by_length = np.argsort(bench.examples.lengths[rows], kind="stable")
+    model = Ours(bench).model.eval()
+    ways = {OURS: partial(generate_ours, bench, model)}
+    if find_spec("transformers"):
+        theirs = gpt2(bench.config).to(bench.device).eval()
+        name = f"transformers generate, batches of {batch_size}"
+        ways[name] = partial(generate_transformers, bench, theirs, batch_size=batch_size)
+    ways[ONE_BY_ONE] = partial(generate_one_by_one, bench, model)
+    lines = {name: Series(name) for name in ways}
+    ours, same, compared = {}, 0, 0
+    for round_ in range(rounds + 1):  # round 0 warms up
+        every = max(1, n // n_one_by_one)
+        part = rows[by_length[round_ % every :: every]]  # all lengths alike in every round
+        for name in in_turn(list(ways), round_):
+            chosen = part if name == ONE_BY_ONE or not round_ else rows
+            seconds, found = stopwatch(bench, partial(ways[name], chosen))
+            assert [len(ids) for ids in found] == caps_of(bench.examples, chosen).tolist()
+            if round_:
+                lines[name].add(seconds, len(chosen), sum(map(len, found)))
+            if name == OURS:
+                ours |= dict(zip(chosen.tolist(), found, strict=True))
+            elif name == ONE_BY_ONE and round_:
+                by_row = dict(zip(chosen.tolist(), found, strict=True))
+        if round_:  # the same weights must say the same
+            same += sum(ours[row] == ids for row, ids in by_row.items())
+            compared += len(by_row)
+        progress(f"generation: round {round_} of {rounds}")
+    return {
+        "prompts": n,
+        "same_as_one_by_one": same,
+        "compared_with_one_by_one": compared,
+        "ways": [line.summary() for line in lines.values()],
+    }
+
+
+# ----------------------------------------------------------------------------------------------
+# Section: growth
+# ----------------------------------------------------------------------------------------------
+
+
+def examples_of_length(bench, length, n):
+    """`n` made-up copying examples of `length` characters, the answer about half of each."""
+    tokenizer = minigpt.load_tokenizer(ROOT / "data/processed/tokenizer.json")
+    rng = np.random.default_rng(length)
+    n_items = (length - len("[copy]  | ")) // 2
+    texts = ["".join(rng.choice(list("0123456789"), n_items)) for _ in range(n)]
+    return minigpt.build_examples([f"[copy] {t} | {t}" for t in texts], tokenizer, "made up")
+
+
+def growth(bench, rounds, quick):
+    """Examples/s of this project over sequence length, batch, width and R: {axis: [summary]}."""
+    cuda, V = bench.device.type == "cuda", bench.config.vocab_size
+    lengths, batches = (32, 64, 128, 256, 512), (1, 4, 8, 16, 32, 64, 128)
+    widths, replicas = (64, 128, 256, 512), (1, 2, 4, 8)
+    if cuda:
+        widths, replicas = (*widths, 1024), (*replicas, 16, 32, 64)
+    if quick:
+        lengths, batches, widths, replicas = (a[:3] for a in (lengths, batches, widths, replicas))
+    same = Ours(bench)
+    points = []  # (axis, value, contender, batch size)
+    for length in lengths:
+        made = replace(bench, examples=examples_of_length(bench, length, 1_000))
+        other = copy(same)
+        other.bench = made
+        points.append(("sequence length", length, other, 8))
+    points += [("batch", n, same, n) for n in batches]
+    for width in widths:
+        points.append(("width", width, Ours(bench, config=model_config(V, width)), 8))
+    points += [("R", R, Ours(bench, R), 8) for R in replicas]
+    lines = [Series(f"{axis} {value}") for axis, value, *_ in points]
+    for round_ in range(rounds + 1):  # round 0 warms up
+        for i in in_turn(range(len(points)), 5 * round_):
+            axis, value, contender, n = points[i]
+            rows = draw_rows(contender.bench, round_, 2, n, contender.R)
+            seconds = stopwatch(bench, partial(contender.train, rows, 1))[0]
+            if round_:
+                tokens = contender.bench.examples.lengths[rows].sum()
+                lines[i].add(seconds, rows.size, tokens)
+        progress(f"growth: round {round_} of {rounds}")
+    result = {}
+    for (axis, value, contender, _), line in zip(points, lines, strict=True):
+        flops = 6 * contender.n_params * statistics.median(line.rates("tokens"))
+        line.facts = {"value": value, "n_params": contender.n_params, "flops": flops}
+        result.setdefault(axis, []).append(line.summary())
+    return result
+
+
+# ----------------------------------------------------------------------------------------------
+# Section: a large model (CUDA only)
+# ----------------------------------------------------------------------------------------------
+
+
+def large(bench, rounds):
+    """d_model 512, 16 layers, batch 128: rates, share of its own matrix-product peak, memory."""
+    config = model_config(bench.config.vocab_size, 512, 16, head_dim=64)
+    tokens = int(bench.examples.lengths.mean() * 128)
+    line, peaks = Series("this project, d_model 512, 16 layers, batch 128"), []
+    model = Ours(bench, config=config)
+    for round_ in range(rounds + 1):  # round 0 warms up
+        peaks.append(matrix_product_peak(bench, config, tokens))
+        rows = draw_rows(bench, round_, 10 if round_ else 2, 128)
+        seconds = stopwatch(bench, partial(model.train, rows, 1))[0]
+        if round_:
+            line.add(seconds, rows.size, bench.examples.lengths[rows].sum())
+        progress(f"large: round {round_} of {rounds}")
+    flops = 6 * model.n_params * statistics.median(line.rates("tokens"))
+    line.facts = {"n_params": model.n_params, "flops": flops, "peak_flops": peaks[1:]}
+    line.facts["share_of_peak"] = flops / statistics.median(peaks[1:])
+    del model
+    rows = draw_rows(bench, 0, 2, 128)
+    work = lambda: Ours(bench, config=config).train(rows, 1)  # noqa: E731
+    line.facts["peak_memory_bytes"] = peak_memory(bench, work)
+    return line.summary()
+
+
+# ----------------------------------------------------------------------------------------------
+# Tables
+# ----------------------------------------------------------------------------------------------
+
+
+def progress(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def table(header, rows):
+    """A Markdown table, the first column to the left, numbers to the right."""
+    cells = [header, *rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    pad = [str.ljust, *[str.rjust] * (len(header) - 1)]
+    lines = [
+        "| " + " | ".join(p(c, w) for p, c, w in zip(pad, row, widths, strict=True)) + " |"
+        for row in cells
+    ]
+    rule = "| " + " | ".join(
+        "-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)
+    )
+    return "\n".join([lines[0], rule + " |", *lines[1:]])
+
+
+def spread(line):
+    low, high = line["examples_per_second_low"], line["examples_per_second_high"]
+    return f"{line['examples_per_second']:,.1f} ({low:,.1f}–{high:,.1f})"
+
+
+def times_best(line, others):
+    """How many times the best of `others` (by median), round by round: "median (low–high)"."""
+    best = max(others, key=lambda other: other["examples_per_second"])
+    rates = [
+        [n / s for n, s in zip(x["rounds"]["tokens"], x["rounds"]["seconds"], strict=True)]
+        for x in (line, best)
+    ]
+    ratios = [a / b for a, b in zip(*rates, strict=True)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
+
+
+def training_tables(result):
+    peak = statistics.median(result["peak_flops"])
+    parts = [f"matrix-product peak on these shapes: {peak / 1e9:,.0f} GFLOP/s"]
+    header = ["training", "parameters", "examples/s", "real tokens/s", "GFLOP/s", "of peak"]
+    header += ["peak MiB", "× best peer"]
+    for setting, lines in result.items():
+        if setting == "peak_flops":
+            continue
+        peers = [line for line in lines if not line["ours"]]
+        rows = [
+            [
+                line["name"],
+                f"{line['n_params']:,}" + (f" × {line['R']}" if line["R"] > 1 else ""),
+                spread(line),
+                f"{line['tokens_per_second']:,.0f}",
+                f"{line['flops'] / 1e9:,.1f}",
+                f"{line['share_of_peak']:.1%}",
+                f"{line['peak_memory_bytes'] / 2**20:,.0f}",
+                times_best(line, peers),
+            ]
+            for line in lines
+        ]
+        parts.append(f"**{setting}**\n\n{table(header, rows)}")
+    return "\n\n".join(parts)
+
+
+def generation_table(result):
+    ways = result["ways"]
+    header = ["greedy generation", "prompts/s", "new tokens/s", "this project is × as fast"]
+    rows = [
+        [w["name"], spread(w), f"{w['tokens_per_second']:,.0f}", times_best(ways[0], [w])]
+        for w in ways
+    ]
+    same, compared = result["same_as_one_by_one"], result["compared_with_one_by_one"]
+    return (
+        f"{table(header, rows)}\n\nthe same answers as one by one: {same} of {compared} "
+        f"(of {result['prompts']} prompts)"
+    )
+
+
+def growth_tables(result):
+    parts = []
+    for axis, lines in result.items():
+        header = [axis, "examples/s", "real tokens/s", "GFLOP/s"]
+        rows = [
+            [
+                str(line["value"]),
+                spread(line),
+                f"{line['tokens_per_second']:,.0f}",
+                f"{line['flops'] / 1e9:,.1f}",
+            ]
+            for line in lines
+        ]
+        parts.append(table(header, rows))
+    return "\n\n".join(parts)
+
+
+def large_table(line):
+    header = ["large", "examples/s", "real tokens/s", "TFLOP/s", "of peak", "peak MiB"]
+    row = [line["name"], spread(line), f"{line['tokens_per_second']:,.0f}"]
+    row += [f"{line['flops'] / 1e12:,.1f}", f"{line['share_of_peak']:.1%}"]
+    return table(header, [[*row, f"{line['peak_memory_bytes'] / 2**20:,.0f}"]])
+
+
+def machine(bench):
+    """What the figures were measured on."""
+    name = platform.processor() or platform.machine()
+    cpu_info = Path("/proc/cpuinfo")
+    if cpu_info.exists():
+        models = [x for x in cpu_info.read_text().splitlines() if x.startswith("model name")]
+        name = models[0].partition(":")[2].strip() if models else name
+    if bench.device.type == "cuda":
+        name = torch.cuda.get_device_name(bench.device)
+    packages = ("torch", "numpy", "transformers", "x-transformers")
+    found = [p for p in packages if find_spec(p.replace("-", "_"))]
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "precision": bench.precision,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "packages": {package: version(package) for package in found},
+    }
+
+
+# ----------------------------------------------------------------------------------------------
+# Command line
+# ----------------------------------------------------------------------------------------------
+
+
+def section_list(text):
+    sections = text.split(",")
+    if unknown := set(sections) - set(SECTIONS):
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: not one of {SECTIONS}")
+    return sections
+
+
+def build_parser():
+    parser = argparse.ArgumentParser(
+        description="Measure this project beside its peers.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    flag = parser.add_argument
+    flag("--sections", type=section_list, default=",".join(SECTIONS), help="what to measure")
+    flag("--rounds", type=int, default=5, help="rounds; tables hold medians over them")
+    flag("--quick", action="store_true", help="two rounds of little work: a look, no measurement")
+    flag("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
+    flag("--out", metavar="JSON", help="write every round's figures here")
+    return parser
+
+
+def main(argv=None):
+    args = build_parser().parse_args(argv)
+    started = time.perf_counter()
+    try:
+        bench = prepare(args.device)
+    except minigpt.UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    rounds = 2 if args.quick else args.rounds
+    torch.manual_seed(0)
+    where = machine(bench)
+    packages = ", ".join(f"{name} {v}" for name, v in where["packages"].items())
+    print(
+        f"{date.today()}: {where['device']}, {where['threads']} threads, {where['precision']}; "
+        f"Python {where['python']}, {packages}; {rounds} rounds, median (lowest–highest)"
+    )
+    result = {"date": str(date.today()), "arguments": vars(args), "machine": where}
+    if "train" in args.sections:
+        result["training"] = training(bench, training_settings(bench, args.quick), rounds)
+        print(f"\n{training_tables(result['training'])}", flush=True)
+    if "generate" in args.sections:
+        n, part = (64, 4) if args.quick else (500, 50)
+        result["generation"] = generation(bench, rounds, n, part)
+        print(f"\n{generation_table(result['generation'])}", flush=True)
+    if "growth" in args.sections:
+        result["growth"] = growth(bench, rounds, args.quick)
+        print(f"\n{growth_tables(result['growth'])}", flush=True)
+    if "large" in args.sections and bench.device.type == "cuda":
+        result["large"] = large(bench, rounds)
+        print(f"\n{large_table(result['large'])}", flush=True)
+    result["seconds"] = round(time.perf_counter() - started, 1)
+    print(f"\n{result['seconds']:.0f} s in all")
+    if args.out:
+        minigpt.write_json(Path(args.out), result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""The benchmark compares like with like: peers of the same size, on the same tokens. No timing."""
+
+import numpy as np
+import pytest
+import torch
+
+import train_minigpt_4070 as minigpt
+from benchmarks import bench as B
+
+LINES = [
+    "[copy] 5 27 9 | 5 27 9",
+    "[rev] 5 27 9 | 9 27 5",
+    "[sort] 15 7 | 7 15",
+    "[add] 41 + 465 | 506",
+    "[add] 1 + 2 | 3",
+    "[rel] B>K F>B K>A ? up 2 A | B",
+    "[copy] 1 2 3 4 5 6 7 8 | 1 2 3 4 5 6 7 8",
+    "[sort] 9 8 7 | 7 8 9",
+]
+
+
+def small_bench(**config):
+    characters = sorted(set("".join(LINES)) | set("0123456789"))
+    tokenizer = minigpt.Tokenizer([minigpt.PAD, minigpt.UNK, minigpt.EOS, *characters])
+    examples = minigpt.build_examples(LINES, tokenizer, "lines")
+    config = B.model_config(len(tokenizer), **config)
+    return B.Bench(examples, tokenizer.eos, torch.device("cpu"), "fp32", config)
+
+
+@pytest.fixture
+def bench():
+    return small_bench(d_model=32, n_layers=2, head_dim=8)
+
+
+def test_recommended_model_and_peers_are_of_one_size():
+    bench = small_bench()
+    config = bench.config
+    assert (config.d_model, config.n_layers, config.n_heads, config.dropout) == (256, 6, 8, 0.1)
+    ours = B.Ours(bench).n_params
+    for name, build in B.peer_builders(bench).items():
+        assert build().n_params == pytest.approx(ours, rel=0.02), name
+
+
+def test_peers_dropout_is_ours_and_not_on_attention(bench):
+    builders = B.peer_builders(bench)
+    for name, build in builders.items():
+        if "as it comes" in name:
+            continue
+        rates = {
+            n: m.p for n, m in build().model.named_modules() if isinstance(m, torch.nn.Dropout)
+        }
+        assert rates
+        for where, p in rates.items():
+            assert p == (0.0 if "attn_dropout" in where else 0.1), (name, where)
+
+
+def test_padded_batch_has_the_trainers_tokens_and_targets(bench):
+    rows = np.arange(len(LINES))
+    inputs, targets = B.collate([B.Rows(bench.examples)[i] for i in rows])
+    assert inputs.shape == (len(LINES), int(bench.examples.lengths.max()))
+    batch = minigpt.make_batch(bench.examples, rows[None], bench.device)
+    assert int((targets != B.IGNORED).sum()) == int(batch.n_targets)
+    ours = [[] for _ in rows]
+    for slot, target in zip(batch.slot[0], batch.targets[0].tolist(), strict=True):
+        ours[batch.order[0, slot]].append(target)
+    for i in rows:
+        n = int(bench.examples.lengths[i])
+        assert inputs[i, :n].tolist() == bench.examples.ids[bench.examples.starts[i] :][:n].tolist()
+        assert targets[i][targets[i] != B.IGNORED].tolist() == ours[i]
+
+
+def test_replica_0_sees_what_the_peers_see(bench):
+    alone, stacked = B.draw_rows(bench, 3, 2, 4), B.draw_rows(bench, 3, 2, 4, R=3)
+    assert alone.shape == (2, 1, 4)
+    assert stacked.shape == (2, 3, 4)
+    assert (stacked[:, 0] == alone[:, 0]).all()
+    assert not (stacked[:, 1] == alone[:, 0]).all()
+
+
+def test_accumulation_weighs_every_answer_token_equally(bench):
+    """Four micro-batches move a peer's weights as one batch does."""
+    weights = []
+    for micro_batches in (1, 4):
+        torch.manual_seed(0)
+        peer = B.Peer(bench, B.PlainGPT(bench.config), lambda model, ids: model(ids))
+        for module in peer.model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        peer.train(np.arange(8).reshape(1, 1, 8), micro_batches)
+        weights.append(torch.cat([p.detach().flatten() for p in peer.model.parameters()]))
+    torch.testing.assert_close(*weights, rtol=0, atol=2e-5)
+
+
+def test_generation_gives_the_same_tokens_as_one_by_one(bench):
+    torch.manual_seed(0)
+    model, rows = B.Ours(bench).model.eval(), np.array([6, 0, 4, 5])
+    ours = B.generate_ours(bench, model, rows)
+    assert [len(ids) for ids in ours] == B.caps_of(bench.examples, rows).tolist()
+    assert B.generate_one_by_one(bench, model, rows) == ours
+
+
+def test_transformers_generates_as_many_tokens(bench):
+    pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    rows = np.array([6, 0, 4, 5])
+    theirs = B.gpt2(bench.config).eval()
+    batched = B.generate_transformers(bench, theirs, rows, batch_size=3)
+    assert [len(ids) for ids in batched] == B.caps_of(bench.examples, rows).tolist()
+    with torch.inference_mode():  # left padding changes nothing: the first tokens are GPT-2's own
+        for row, ids in zip(rows, batched, strict=True):
+            prompt = torch.from_numpy(B.prompt_ids(bench.examples, row))[None]
+            assert int(theirs(prompt).logits[0, -1].argmax()) == ids[0]
+
+
+def test_peak_memory_counts_tensors_exactly(bench):
+    def work():
+        a = torch.ones(1_000_000)  # 4 MB
+        b = torch.ones(500_000)  # 2 MB beside it
+        del a
+        return b, torch.ones(250_000)
+
+    assert B.peak_memory(bench, work) == pytest.approx(6_000_000, rel=0.01)
+
+
+def test_training_section_and_its_table(bench):
+    settings = [B.Setting("batch 2", 2, 1, 1, (1, 2)), B.Setting("2 × 2", 4, 2, 1, (1,))]
+    result = B.training(bench, settings, rounds=2)
+    for setting in settings:
+        lines = result[setting.name]
+        peers = [line for line in lines if not line["ours"]]
+        assert len(lines) == len(peers) + len(setting.replicas)
+        for line in lines:
+            assert line["rounds"]["examples"] == [setting.n * line["R"]] * 2
+            assert line["peak_memory_bytes"] > 16 * line["R"] * line["n_params"]
+            if line["R"] == 1:  # all see the same real tokens
+                assert line["rounds"]["tokens"] == peers[0]["rounds"]["tokens"]
+    text = B.training_tables(result)
+    assert all(line["name"] in text for line in result["batch 2"])
+    widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
+    assert widths == {9}
+
+
+def test_ratio_is_taken_round_by_round():
+    ours, slow, fast = B.Series("ours"), B.Series("slow"), B.Series("fast")
+    for drift in (1.0, 3.0, 2.0):  # the machine slows down for all
+        ours.add(1.0 * drift, 8, 100)
+        slow.add(8.0 * drift, 8, 100)
+        fast.add(4.0 * drift, 8, 100)
+    lines = [series.summary() for series in (ours, slow, fast)]
+    assert lines[0]["examples_per_second"] == 4.0
+    assert B.times_best(lines[0], lines[1:]) == "4.00 (4.00–4.00)"
+
+
+def test_made_up_examples_have_the_length_asked_for(bench, monkeypatch):
+    monkeypatch.setattr(minigpt, "load_tokenizer", lambda _: bench_tokenizer())
+    for length in (32, 64, 512):
+        examples = B.examples_of_length(bench, length, 5)
+        assert len(examples) == 5
+        assert set(examples.lengths.tolist()) <= {length - 1, length}
+
+
+def bench_tokenizer():
+    return minigpt.Tokenizer([minigpt.PAD, minigpt.UNK, minigpt.EOS, *"0123456789 []|copy"])
+
+
+def test_parser():
+    args = B.build_parser().parse_args([])
+    assert (args.sections, args.rounds, args.quick) == (list(B.SECTIONS), 5, False)
+    assert B.build_parser().parse_args(["--sections", "train,growth"]).sections == [
+        "train",
+        "growth",
+    ]
+    with pytest.raises(SystemExit):
+        B.build_parser().parse_args(["--sections", "speed"])
