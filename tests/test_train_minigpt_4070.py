@@ -35,7 +35,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import plots
@@ -206,6 +206,7 @@ def step_of(model, optimizer, batches, max_norm=1e9, label_smoothing=0.0):
 # ----------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.text(CHARACTERS))
 def test_tokenizer_round_trip(text):
     ids = TOKENIZER.encode(text)
@@ -214,6 +215,7 @@ def test_tokenizer_round_trip(text):
     assert TOKENIZER.decode(ids) == text
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_unknown_characters_become_unk_and_nothing_else_does(text):
     ids = TOKENIZER.encode(text)
@@ -590,14 +592,18 @@ def test_matched_sample_has_the_tags_and_lengths_asked_for():
     assert sample.tolist() == t.matched_sample(train, val, rows).tolist()
 
 
-def test_matched_sample_takes_the_nearest_length_where_none_is_left():
+def test_matched_sample_takes_the_next_longer_row_where_none_is_left():
     train = build(
         ["[copy] 123 | 9", "[copy] 124 | 9", "[copy] 1234 | 9", "[copy] " + 30 * "1" + " | 9"]
     )
     val = build(["[copy] 777 | 9", "[copy] 8888 | 9", "[copy] 9999 | 9"])
     sample = t.matched_sample(train, val, np.array([1, 2]))
-    assert sorted(train.lengths[sample].tolist()) == [14, 15]
-    assert sorted(t.matched_sample(train, val, np.array([0, 1, 2])).tolist()) == [0, 1, 2]
+    assert sorted(train.lengths[sample].tolist()) == [15, 41]
+    sample = t.matched_sample(train, val, np.array([0, 1, 2]))
+    assert sorted(train.lengths[sample].tolist()) == [14, 15, 41]
+    shorter = build(["[copy] 123 | 9", "[copy] 124 | 9", "[copy] 1234 | 9"])
+    sample = t.matched_sample(shorter, val, np.array([1, 2]))
+    assert sorted(shorter.lengths[sample].tolist()) == [14, 15]
 
 
 def test_matched_sample_is_smaller_where_training_lacks_rows():
@@ -1028,6 +1034,17 @@ def test_decoding_equals_a_naive_loop(pos, R):
     assert R == 1 or "cap" in lengths
 
 
+def test_a_finished_row_waits_while_the_others_go_on():
+    """A long prompt with a short answer ends first, and four of five are too many to regroup."""
+    rows = ["[copy] " + "7" * 40 + " | 1"] + [f"[copy] {i} | " + "1" * 45 for i in range(4)]
+    examples, model = build(rows), make_model(std=0.3)
+    generated = t.generate(model, examples, np.arange(5)[None], TOKENIZER.eos, CPU)
+    for i in range(5):
+        expected = reference_decode(model, 0, examples.prompt(i), len(examples.answer(i)))[0]
+        assert generated.ids[0][i] == expected
+    assert [len(ids) for ids in generated.ids[0]] == [9, 53, 53, 53, 53]
+
+
 def test_decoding_in_small_batches_changes_nothing():
     examples, model = build(ALL_ROWS), taught("rope")
     rows = np.arange(len(examples))[None]
@@ -1041,14 +1058,28 @@ def test_decoding_in_small_batches_changes_nothing():
 @pytest.mark.parametrize("pos", POSITIONS)
 def test_exact_match_from_one_forward_pass_equals_that_of_decoding(pos):
     examples, model = build(ALL_ROWS), taught(pos)
-    rows = np.random.default_rng(0).permutation(len(examples))
-    scores = t.score(model, examples, rows, CPU)
-    everything = t.predict(model, TOKENIZER, examples, rows, np.zeros((1, len(rows)), bool), CPU)
-    answers = [examples.answer(i) for i in rows]
-    decoded = [p == a for p, a in zip(everything[0], answers, strict=True)]
-    assert scores.exact[0].tolist() == decoded
-    assert 10 <= sum(decoded) < len(rows)
-    assert t.predict(model, TOKENIZER, examples, rows, scores.exact, CPU) == everything
+    n = len(examples)
+    rows = np.random.default_rng(0).permutation(n)
+    decoded = t.predict(model, TOKENIZER, examples, rows, np.zeros((1, n), bool), CPU)
+    assert list(decoded[0]) == rows.tolist()
+    right = [decoded[0][i] == examples.answer(i) for i in range(n)]
+    scores = t.score(model, examples, np.arange(n), CPU)
+    assert scores.exact[0].tolist() == right
+    assert 10 <= sum(right) < n
+    assert t.predict(model, TOKENIZER, examples, rows, scores.exact, CPU) == decoded
+    some = t.predict(model, TOKENIZER, examples, rows[:7], scores.exact, CPU)
+    assert some == [{i: decoded[0][i] for i in rows[:7].tolist()}]
+
+
+def test_replicas_that_fail_on_different_rows_are_all_decoded():
+    examples, model = build(ALL_ROWS), make_model(seeds=(0, 1, 2), std=0.3)
+    rows = np.arange(6)
+    decoded = t.predict(model, TOKENIZER, examples, rows, np.zeros((3, 37), bool), CPU)
+    exact = np.zeros((3, 37), bool)
+    exact[0, :6], exact[1, 1:] = True, True  # claimed, so the answer stands in for them
+    texts = t.predict(model, TOKENIZER, examples, rows, exact, CPU)
+    answers = {i: examples.answer(i) for i in range(6)}
+    assert texts == [answers, {**answers, 0: decoded[1][0]}, decoded[2]]
 
 
 def test_scores_equal_the_reference_also_in_small_batches():
@@ -1117,8 +1148,7 @@ def judged(history, patience=3, min_delta=0.0, all_in_from=1):
     replica, flags = t.Replica(0, Path(".")), []
     for epoch, (exact, loss) in enumerate(history, 1):
         record = {"val_exact_match": exact, "val_loss": loss, "epoch": epoch}
-        record["epochs_since_validation"] = 1
-        flags.append(replica.judge(record, epoch >= all_in_from, min_delta, patience))
+        flags.append(replica.judge(record, 1, epoch >= all_in_from, min_delta, patience))
         if replica.finished:
             break
     return flags, replica
@@ -1208,8 +1238,9 @@ def report_of(monkeypatch, data, predictions, right_in_training=()):
 
 def test_memorization_report_on_a_hand_made_case(monkeypatch):
     once, twice = "[copy] 1111 | 1111", "[copy] 2222 | 2222"
-    thrice, eleven = "[copy] 3333 | 3333", "[rev] 12 | 21"
-    train_rows = [once] + [twice] * 2 + [thrice] * 3 + [eleven] * 11
+    thrice = "[copy] 3333 | 3333"
+    train_rows = [once] + [twice] * 2 + [thrice] * 3
+    train_rows += ["[rev] 12 | 21"] * 11 + ["[rev] 13 | 31"] + ["[rev] 14 | 41"] * 2
     predictions = {
         "[copy] 1112 | 1112": "1111",  # the answer of another training example
         "[copy] 4444 | 4444": "4444",
@@ -1217,7 +1248,7 @@ def test_memorization_report_on_a_hand_made_case(monkeypatch):
         "[rev] 35 | 53": "1111",  # another tag's answer does not count
     }
     data = data_of(train_rows, list(predictions))
-    report = report_of(monkeypatch, data, predictions, {thrice, eleven})
+    report = report_of(monkeypatch, data, predictions, {twice, thrice})
     assert report["epoch"] == 7
     assert (report["unseen"]["n"], report["unseen"]["exact_match"]) == (4, 0.25)
     assert report["unseen"]["loss"] == pytest.approx((0.5 + 3 * 2.0) / 4)
@@ -1228,9 +1259,11 @@ def test_memorization_report_on_a_hand_made_case(monkeypatch):
     assert (gap["train"], gap["unseen"], gap["gap"]) == (0.5, 0.25, 0.25)
     assert gap["low"] < 0.25 < gap["high"]
     counts = [(g["group"], g["n"], g["exact_match"]) for g in report["by_repeat_count"]]
-    assert counts == [(0, 4, 0.25), (1, 1, 0.0), (2, 2, 0.5), (8, 1, 1.0)]
+    # One of each task at each count; 8 is left out, for [copy] lacks it. 3 is grouped with 2.
+    assert counts == [(0, 4, 0.25), (1, 2, 0.0), (2, 2, 0.5)]
+    assert report["repeat_counts_grouped"] is True
     losses = [g["loss"] for g in report["by_repeat_count"]]
-    assert losses == pytest.approx([1.625, 2.0, 1.25, 0.5])
+    assert losses == pytest.approx([1.625, 2.0, 1.25])
     assert all(g["exact_match_low"] <= g["exact_match"] for g in report["by_repeat_count"])
     wrong = report["wrong_predictions"]
     assert (wrong["n"], wrong["answer_of_another_example"]) == (3, 1)
@@ -1499,7 +1532,8 @@ def test_records_agree_with_naive_decoding(shared):
     assert report["unseen"]["loss"] == pytest.approx(line["val_loss"], rel=1e-4)
     assert report["train"]["exact_match"] == pytest.approx(line["train_exact_match"])
     assert report["seen"]["exact_match"] == pytest.approx(line["val_exact_match_seen"])
-    assert [g["group"] for g in report["by_repeat_count"]] == [0, 1, 2]
+    # Two of each of the five tasks; no row of [mul] is repeated, so 2 is left out.
+    assert [(g["group"], g["n"]) for g in report["by_repeat_count"]] == [(0, 12), (1, 10)]
 
 
 def test_a_seed_among_three_equals_the_same_seed_alone(world):
@@ -1593,7 +1627,7 @@ def test_validation_is_split_into_seen_and_unseen(world, capsys):
     assert line["val_exact_match_seen"] == line["val_exact_match"]
     report = json.loads((world / "run/memorization.json").read_text())
     assert 0 not in [g["group"] for g in report["by_repeat_count"]]
-    write_pickle(world / "val.pkl", VAL_ROWS[:12])
+    write_pickle(world / "val.pkl", VAL_ROWS[:12] + VAL_ROWS[:3])  # repeats count once
     assert go(world, "--epochs", "1", out="unseen") == 0
     line = lines_of(world / "unseen/metrics.jsonl")[0]
     assert (line["val_n"], line["val_exact_match_seen"]) == (12, None)
@@ -1874,7 +1908,7 @@ MISTAKES = {
         [],
         ["val.pkl", "tags"],
     ),
-    "heads": (nothing, ["--n_heads", "3"], ["--d_model 16", "--n_heads 3"]),
+    "heads": (nothing, ["--n_heads", "3"], ["--d_model 16", "--n_heads"]),
     "too long": (nothing, ["--max_len", "20"], ["row", "train.pkl", "--max_len 20"]),
     "too long in validation": (
         rows_in("val.pkl", ["[copy] " + "1" * 99 + " | 1"]),
@@ -1980,7 +2014,12 @@ def test_damaged_checkpoints_are_user_errors(shared, tmp_path):
     whole = (shared[0] / "run/seed_0/best_model.pth").read_bytes()
     path = tmp_path / "model.pth"
     content = torch.load(shared[0] / "run/seed_0/best_model.pth", weights_only=True)
-    cases = [b"", b"hello", whole[: len(whole) // 2], pickle.dumps({"model": Malicious("x")})]
+    cases = [
+        b"",
+        b"hello",
+        whole[: len(whole) // 2],
+        pickle.dumps({"model": Malicious("x")}, protocol=2),
+    ]
     wrong_width = {**content, "arch": {**content["arch"], "d_model": 48}}
     for other in ([1], {**content, "arch": {}}, wrong_width, {**content, "model": {}}):
         buffer = io.BytesIO()
