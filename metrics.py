@@ -421,7 +421,8 @@ def compare_with_training(
     """How predictions for unseen prompts lean on the training set; like with like, tag by tag.
 
     Returns {"wrong_predictions": {"n", "answer_of_another_example" (count of `copied_answers`),
-    "share_of_true_answers_in_training" (its base rate), "nearest_distance_right",
+    "true_answers_in_training" (its base rate: how many of the answers they should have been are
+    the answer of a training example too), "nearest_distance_right",
     "nearest_distance_wrong"}, "ngram_overlap": {"n", "right", "wrong"}}. Distances are means of
     `nearest_training_example` between prompts, of at most `n_neighbours` prompts chosen at random:
     the search is quadratic. None where nothing was there to average.
@@ -435,7 +436,8 @@ def compare_with_training(
     _check_same_length(answers=train_answers, prompts=train_prompts, tags=train_tags)
     searched = np.random.default_rng(0).permutation(len(right))[:n_neighbours]
     copied = np.zeros(len(right), dtype=bool)
-    known, overlap, distance = (np.full(len(right), np.nan) for _ in range(3))
+    known = np.zeros(len(right), dtype=bool)
+    overlap, distance = (np.full(len(right), np.nan) for _ in range(2))
     for tag in np.unique(tags):
         rows, train_rows = np.flatnonzero(tags == tag), np.flatnonzero(train_tags == tag)
         theirs = [train_answers[i] for i in train_rows]
@@ -453,7 +455,7 @@ def compare_with_training(
         "wrong_predictions": {
             "n": int((~right).sum()),
             "answer_of_another_example": int(copied.sum()),
-            "share_of_true_answers_in_training": _or_none(known.mean() if len(known) else math.nan),
+            "true_answers_in_training": int((known & ~right).sum()),
             "nearest_distance_right": nearest["right"],
             "nearest_distance_wrong": nearest["wrong"],
         },

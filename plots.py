@@ -571,14 +571,20 @@ def repeat_count_figure(runs: list[Run]):
     fig, axes = new_figure(names_title(runs), 1.5 + 4.2 * len(panels), 4.2, (1,) * len(panels))
     for ax, (unit, points) in zip(axes, panels.items(), strict=True):
         draw_repeat_counts(ax, points, unit)
-        if any(m.get("repeat_counts_grouped") for run in runs for m in run.memorization):
+        if any(grouped_counts(m) for run in runs for m in run.memorization):
             ax.set_xlabel("times in the training set, at least (in powers of two)")
     if len(runs) > 1:
-        axes[0].legend(fontsize=9)
+        axes[0].legend(fontsize=9, loc="lower right")  # "best" does not see the bars
     several = len(panels) > 1 and any(len(run.memorization) > 1 for run in runs)
     note = " Loss: lowest to highest seed." if several else ""
     caption(fig, interval_words(runs, "Bars") + note + f" Open, at 0: {held_out(runs)} examples.")
     return fig
+
+
+def grouped_counts(memorization: dict) -> bool:
+    """Whether a drawn count stands for more than itself: 2 for 2 and 3, 4 for 4 to 7, …"""
+    counts = [row["group"] for row in memorization.get("by_repeat_count", [])]
+    return bool(memorization.get("repeat_counts_grouped")) and max(counts, default=0) > 1
 
 
 def draw_repeat_counts(ax, points: dict[str, dict[int, Point]], unit: str) -> None:

@@ -22,6 +22,7 @@ import pickle
 import pickletools
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -188,9 +189,13 @@ def load_tokenizer(path):
     """Read a tokenizer JSON. One without `<eos>` gets it as the next id, with a notice."""
     require_file(path, "the tokenizer")
     try:
-        stoi = json.loads(Path(path).read_text(encoding="utf-8"))["stoi"]
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        stoi = content["stoi"]
         itos = [token for token, _ in sorted(stoi.items(), key=lambda item: item[1])]
         ids = sorted(stoi.values())
+        given = content.get("itos") or {}
+        if any(stoi[token] != int(i) for i, token in given.items()):
+            raise ValueError("itos and stoi disagree")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f'{path} is no tokenizer ({error!r}); expected {{"stoi": {{text: id}}, "itos": …}}'
@@ -529,13 +534,13 @@ class Block(nn.Module):
     def qkv(self, x, turns):
         """x [R, N, C] -> q and k together [R, N, 2, H, D], rotated, and v [R, N, 1, H, D]."""
         h = F.layer_norm(x, x.shape[-1:])
-        h = linear(h, self.w_qkv, self.b_qkv, self.cpu_bf16)
+        h = linear(h, self.w_qkv, self.b_qkv, self.cpu_bf16 and self.training)
         qk, v = h.unflatten(-1, (3, self.config.n_heads, -1)).split((2, 1), dim=2)
         return (qk if turns is None else rotate(qk, turns)), v
 
     def finish(self, x, y):
         """Add attention's output y [R, N, C] and the MLP's to the residual stream x."""
-        p, bf16 = self.config.dropout, self.cpu_bf16
+        p, bf16 = self.config.dropout, self.cpu_bf16 and self.training
         x = x + dropout(linear(y, self.w_out, self.b_out, bf16), p, self.training)
         h = linear(F.layer_norm(x, x.shape[-1:]), self.w_up, self.b_up, bf16)
         if self.config.swiglu:
@@ -570,6 +575,8 @@ class GPT(nn.Module):
         for r, seed in enumerate(seeds):
             generator = torch.Generator().manual_seed(seed)
             for name, p in self.named_parameters():
+                if p.is_meta:  # only its shape is wanted
+                    continue
                 if name.rpartition(".")[2].startswith("w_"):
                     residual = name.endswith(("w_out", "w_down"))
                     p[r].normal_(0, residual_std if residual else 0.02, generator=generator)
@@ -753,7 +760,8 @@ def generate_batch(model, examples, rows, eos, device):
     done = torch.zeros(R, B, dtype=torch.bool, device=device)
     for step in range(out.shape[2]):
         scores = logits.float().log_softmax(-1)  # [R, live, V]
-        best, token = scores.max(-1)
+        token = logits.argmax(-1)  # as in `score`: log_softmax can make ties
+        best = scores.gather(-1, token[..., None])[..., 0]
         live = ~done
         at = (replica.expand_as(column)[live], column[live])
         out[at[0], at[1], step] = token[live]
@@ -1029,25 +1037,27 @@ def score(model, examples, rows, device, tokens_per_batch=16_384):
 
 
 def predict(model, tokenizer, examples, rows, exact, device):
-    """Predicted texts of `rows`, int [n], for each replica: [R][n].
+    """Predicted texts of `rows`, int [n], by each replica: R dicts {row: text}.
 
-    Where `exact`, bool [R, n], greedy decoding is known to give the answer; the rest is generated.
+    Where `exact`, bool [R, len(examples)], greedy decoding is known to give the answer; the rest is
+    generated.
     """
-    answers = [examples.answer(i) for i in rows]
-    texts = [list(answers) for _ in exact]
-    failed = [np.flatnonzero(~e) for e in exact]
-    width = max(len(f) for f in failed)
-    if width:
-        columns = np.stack([np.resize(f if len(f) else [0], width) for f in failed])
-        generated = generate(model, examples, rows[columns], tokenizer.eos, device)
-        for r, f in enumerate(failed):
-            for i, column in enumerate(f):
-                texts[r][column] = tokenizer.decode(generated.ids[r][i])
+    texts = [{row: examples.answer(row) for row in rows.tolist()} for _ in exact]
+    failed = [rows[~own[rows]] for own in exact]
+    width = max(len(own) for own in failed)
+    if width:  # replicas fail on different rows: the shorter lists are filled up with anything
+        asked = np.stack([np.resize(own if len(own) else rows[:1], width) for own in failed])
+        generated = generate(model, examples, asked, tokenizer.eos, device)
+        for own, text, ids in zip(failed, texts, generated.ids, strict=True):
+            text.update((row, tokenizer.decode(ids[i])) for i, row in enumerate(own.tolist()))
     return texts
 
 
 def validation_records(scores, sample_scores, data, predictions):
-    """The validation part of each replica's line in metrics.jsonl, a list of R dicts."""
+    """The validation part of each replica's line in metrics.jsonl, a list of R dicts.
+
+    Where `predictions`, from `predict`, has only samples, what needs every one is left out.
+    """
     records = []
     headline, seen = data.headline, data.seen_rows
     tasks = data.val.tasks[headline]
@@ -1070,7 +1080,7 @@ def validation_records(scores, sample_scores, data, predictions):
             "gap_low": gap["low"],
             "gap_high": gap["high"],
         }
-        if predictions is not None:
+        if len(predictions[r]) == len(headline):
             answers = [data.val.answer(i) for i in headline]
             summary = metrics.summarize([predictions[r][i] for i in headline], answers)
             record["val_token_accuracy"] = summary["token_accuracy"]
@@ -1084,7 +1094,8 @@ def memorization_report(model, data, tokenizer, device, epoch, per_count=2_000):
     """What the best model of one replica (R = 1) took from its training set: memorization.json.
 
     Repeat counts are grouped by powers of two; 0 stands for the unseen validation examples. At most
-    `per_count` distinct examples of a count are scored, chosen at random.
+    `per_count` distinct examples of a count are scored, chosen at random, the same number of each
+    task.
     """
     train, val, headline = data.train, data.val, data.headline
     rng = np.random.default_rng(0)
@@ -1098,14 +1109,21 @@ def memorization_report(model, data, tokenizer, device, epoch, per_count=2_000):
         return {**metrics.rate(scores.exact[0]), "loss": float(scores.loss[0].mean())}
 
     held_out, sample = score(model, val, headline, device), score(model, train, data.sample, device)
-    any_unseen = len(data.seen_rows) < len(val)
+    any_unseen = data.audit["val_unseen"] > 0
     seen = score(model, val, data.seen_rows, device) if len(data.seen_rows) else None
 
+    # Counts are compared over equal task mixes: as many examples of each task at each count, and no
+    # count that some task lacks (by chance only short sums are drawn often).
     _, distinct = np.unique(train.keys, return_index=True)
-    groups = 2 ** np.log2(train.repeat_counts()[distinct]).astype(int)
-    chosen = {g: rng.permutation(distinct[groups == g])[:per_count] for g in np.unique(groups)}
-    counted = score(model, train, np.concatenate(list(chosen.values())), device)
-    counts = [int(g) for g, rows in chosen.items() for _ in rows]
+    repeats = train.repeat_counts()[distinct]
+    groups, tasks = 2 ** np.log2(repeats).astype(int), train.tasks[distinct]
+    names, counts, chosen = np.unique(tasks), [], []
+    for count in np.unique(groups):
+        cells = [np.flatnonzero((groups == count) & (tasks == name)) for name in names]
+        size = min(per_count // len(names), *(len(cell) for cell in cells))
+        chosen += [distinct[rng.permutation(cell)[:size]] for cell in cells]
+        counts += [int(count)] * size * len(names)
+    counted = score(model, train, np.concatenate(chosen), device)
     exact, loss = counted.exact[0], counted.loss[0]
     if any_unseen:
         counts = [0] * len(headline) + counts
@@ -1119,7 +1137,7 @@ def memorization_report(model, data, tokenizer, device, epoch, per_count=2_000):
         "by_task": metrics.by_group(val.tasks[headline].tolist(), right, held_out.loss[0]),
         "gap": metrics.generalization_gap(sample.exact[0], held_out.exact[0]),
         "by_repeat_count": metrics.by_group(counts, exact, loss),
-        "repeat_counts_grouped": bool((groups != train.repeat_counts()[distinct]).any()),
+        "repeat_counts_grouped": bool((groups != repeats).any()),
         **metrics.compare_with_training(
             predictions,
             answers,
@@ -1142,6 +1160,7 @@ RUN_FILES = ("config.json", "metrics.jsonl", "samples.jsonl", "memorization.json
 CHECKPOINTS = ("best_model.pth", "last.pth", "previous.pth")
 # Arguments that do not change the numbers of a run: a resumed run may change them.
 FREE_ARGUMENTS = {"resume", "overwrite", "dry_run", "show_samples", "save_every", "tensorboard"}
+FREE_ARGUMENTS |= {"out_dir", "data", "val_data", "tokenizer"}  # paths; the content has its SHA-256
 
 
 @dataclass
@@ -1159,8 +1178,9 @@ class Replica:
     perfect: int = 0  # validations in a row with exact match 1
     finished: str = ""  # why training ended, or "" while it goes on
 
-    def judge(self, record, all_tasks_in, min_delta, patience):
-        """Take in one validation; return whether this is now the best model.
+    def judge(self, record, epochs_since_last, all_tasks_in, min_delta, patience):
+        """Take in one validation, `epochs_since_last` epochs after the one before; return whether
+        this is now the best model.
 
         Until every task is in the curriculum the latest model is the best and patience rests.
         """
@@ -1173,7 +1193,7 @@ class Replica:
         # The marks move only when a gain counts, so that many small gains add up to one.
         self.top_exact = exact if more_exact else self.top_exact
         self.low_loss = loss if less_loss else self.low_loss
-        self.stale_epochs += record["epochs_since_validation"]
+        self.stale_epochs += epochs_since_last
         if more_exact or less_loss:
             self.stale_epochs = 0
         self.perfect = self.perfect + 1 if exact == 1.0 else 0
@@ -1200,15 +1220,22 @@ def model_state(model, r, tokenizer, facts):
     return {"format": 1, "arch": arch, "vocab": tokenizer.itos, "model": weights, **facts}
 
 
-def optimizer_state(model, optimizer, r):
-    state = {}
+def training_state(model, optimizer, scaler, r, replica):
+    """What replica r needs, beside its weights and the place in the run, to go on."""
+    moments = {}
     for name, p in model.named_parameters():
-        moments = optimizer.state[p]
-        state[name] = {
-            "step": float(moments["step"]),
-            "exp_avg": moments["exp_avg"][r : r + 1].cpu().clone(),
-            "exp_avg_sq": moments["exp_avg_sq"][r : r + 1].cpu().clone(),
+        own = optimizer.state[p]
+        moments[name] = {
+            "step": float(own["step"]),
+            "exp_avg": own["exp_avg"][r : r + 1].cpu().clone(),
+            "exp_avg_sq": own["exp_avg_sq"][r : r + 1].cpu().clone(),
         }
+    memory = {k: v for k, v in vars(replica).items() if k not in ("seed", "folder")}
+    state = {"seed": replica.seed, "replica": memory, "optimizer": moments}
+    state |= {"scaler": scaler.state_dict(), "cpu_rng": torch.get_rng_state()}
+    device = model.w_tokens.device
+    if device.type == "cuda":
+        state["cuda_rng"] = torch.cuda.get_rng_state(device)
     return state
 
 
@@ -1220,16 +1247,13 @@ def read_checkpoint(path):
         content = torch.load(path, map_location="cpu", weights_only=True)
         weights, arch, vocab = content["model"], content["arch"], content["vocab"]
         GPTConfig(**arch)
-        if not isinstance(vocab, list) or not isinstance(weights, dict):
-            raise TypeError("vocab or model has the wrong type")
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError) as error:
-        raise UserError(
-            f"{path} is damaged or no checkpoint ({str(error)[:120] or type(error).__name__})"
-        ) from None
+        if not isinstance(weights, dict) or len(Tokenizer(vocab)) != arch["vocab_size"]:
+            raise TypeError("its weights or vocabulary have the wrong shape")
+        content["seed"], content["epoch"], content["trained_tags"], content["trained_length"]
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError):
+        raise UserError(f"{path} is no checkpoint of this program, or damaged") from None
     except (TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} is no checkpoint of this program ({str(error)[:120] or type(error).__name__})"
-        ) from None
+        raise UserError(f"{path} is no checkpoint of this program ({error})") from None
     return content
 
 
@@ -1249,9 +1273,14 @@ def holds_run(folder):
     return any((folder / name).exists() for name in (*RUN_FILES, *CHECKPOINTS))
 
 
+def seed_folder(folder, seed, seeds):
+    """A run of one seed is the folder itself; of several, each has its own in it."""
+    return folder if len(seeds) == 1 else folder / f"seed_{seed}"
+
+
 def claim_folder(folder, seeds, args):
     """Return a Replica for each seed; refuse a folder in use, or clear it for --overwrite."""
-    folders = [folder] if len(seeds) == 1 else [folder / f"seed_{seed}" for seed in seeds]
+    folders = [seed_folder(folder, seed, seeds) for seed in seeds]
     in_use = [f for f in {folder, *folders, *folder.glob("seed_*")} if holds_run(f)]
     if in_use and not args.overwrite:
         raise UserError(
@@ -1283,11 +1312,23 @@ def find_resumable(folder, seeds):
     """
     found = []
     for seed in seeds:
-        seed_folder = folder if len(seeds) == 1 else folder / f"seed_{seed}"
-        paths = [p for p in (seed_folder / "last.pth", seed_folder / "previous.pth") if p.exists()]
-        if not paths:
-            raise UserError(f"nothing to resume in {seed_folder}: it has no last.pth")
-        found.append([read_checkpoint(p) for p in paths])
+        own = seed_folder(folder, seed, seeds)
+        paths = [p for p in (own / "last.pth", own / "previous.pth") if p.exists()]
+        whole = []
+        for path in paths:
+            try:
+                checkpoint = read_checkpoint(path)
+            except UserError as error:
+                print(f"note: {error}; the one before it is taken if there is one")
+                continue
+            if checkpoint.keys() >= {"step", "replica", "optimizer"}:
+                whole.append(checkpoint)
+        if not whole:
+            raise UserError(
+                f"nothing to resume in {own}: no training checkpoint was finished there; start "
+                "again with --overwrite"
+            )
+        found.append(whole)
     for step in sorted({c["step"] for own in found for c in own}, reverse=True):
         chosen = [
             [c for c in own if c["step"] == step or (c["replica"]["finished"] and c["step"] < step)]
@@ -1341,11 +1382,16 @@ class Data:
     tokenizer: Tokenizer
     train: Examples
     val: Examples
-    headline: np.ndarray  # validation rows that stand in the headline: the unseen ones, if any
+    headline: np.ndarray  # distinct validation rows of the headline: the unseen ones, if any
     seen_rows: np.ndarray  # validation rows whose example is in the training set
     sample: np.ndarray  # training rows matched to `headline` by tag and length
     files: dict  # {"train" | "val" | "tokenizer": {"path", "sha256"}}
     audit: dict
+
+    @property
+    def shown(self):
+        """One headline row of each task, to look at."""
+        return self.headline[np.unique(self.val.tasks[self.headline], return_index=True)[1]]
 
 
 def load_data(args):
@@ -1371,8 +1417,16 @@ def load_data(args):
                 f"--max_len {args.max_len}; raise it, or leave it out to fit the data"
             )
     seen = np.isin(val.keys, train.keys)
-    headline = np.flatnonzero(~seen) if not seen.all() else np.arange(len(val))
+    first_of_key = np.zeros(len(val), bool)  # an example counts once, or its interval is too narrow
+    first_of_key[np.unique(val.keys, return_index=True)[1]] = True
     untrained = sorted(set(val.tags) - set(train.tags))
+    counted = first_of_key & ~np.isin(val.tags, untrained)
+    if not counted.any():
+        raise UserError(
+            f"{val_path} has none of the training set's tags {sorted(set(train.tags))}; give "
+            "--val_data of the same tasks"
+        )
+    headline = np.flatnonzero(counted & ~seen if (counted & ~seen).any() else counted)
     _, counts = np.unique(train.keys, return_counts=True)
     audit = {
         "train_rows": len(train),
@@ -1381,7 +1435,7 @@ def load_data(args):
         "most_repeated": int(counts.max()),
         "val_rows": len(val),
         "val_seen": int(seen.sum()),
-        "val_unseen": int((~seen).sum()),
+        "val_unseen": int((counted & ~seen).sum()),
         "val_repeated": len(val) - len(np.unique(val.keys)),
         "val_untrained_tags": untrained,
         "longest_example": int(max(train.lengths.max(), val.lengths.max())),
@@ -1391,11 +1445,6 @@ def load_data(args):
         name: {"path": str(Path(p).resolve()), "sha256": sha256_of(p)} for name, p in paths.items()
     }
     sample = matched_sample(train, val, headline)
-    if not len(sample):
-        raise UserError(
-            f"{val_path} has none of the training set's tags {sorted(set(train.tags))}; give "
-            "--val_data of the same tasks"
-        )
     return Data(tokenizer, train, val, headline, np.flatnonzero(seen), sample, files, audit)
 
 
@@ -1425,10 +1474,12 @@ def make_plan(args, data, n_seeds):
     device = choose_device(args.device)
     if args.d_model % (2 * args.n_heads):
         raise UserError(
-            f"--d_model {args.d_model} must be divisible by --n_heads {args.n_heads}, with an even "
-            "number of channels a head"
+            f"--d_model {args.d_model} must be a multiple of 2 x --n_heads {args.n_heads}: "
+            "each head has an even number of channels"
         )
-    ff = args.d_ff or (4 * args.d_model if not args.use_swiglu else 32 * round(args.d_model / 12))
+    ff = args.d_ff or (
+        4 * args.d_model if not args.use_swiglu else 32 * math.ceil(args.d_model / 12)
+    )
     config = GPTConfig(
         vocab_size=len(data.tokenizer),
         max_len=(args.max_len or data.audit["longest_example"]) + RUN_ON,
@@ -1455,7 +1506,8 @@ def make_plan(args, data, n_seeds):
     # Accumulation exists to save memory; where the effective batch fits it runs at once, with the
     # same gradients, since every answer token weighs the same either way.
     effective = args.batch_size * args.accumulation_steps
-    n_params = GPT(config, [0]).n_params()
+    with torch.device("meta"):
+        n_params = GPT(config, [0]).n_params()
     typical = float(np.mean(np.sort(data.train.lengths)[-len(data.train) // 4 :]))
 
     def step_bytes(rows):
@@ -1476,7 +1528,7 @@ def make_plan(args, data, n_seeds):
     if args.warmup_steps >= plan.total_steps:
         raise UserError(
             f"--warmup_steps {args.warmup_steps} leaves nothing of the {plan.total_steps} steps "
-            "of this run; lower it or raise --epochs"
+            "of this run; lower it or the batch size, or raise --epochs"
         )
     return plan, n_params
 
@@ -1492,10 +1544,12 @@ def describe(args, data, plan, n_params, seeds):
     lines.append(
         f"unseen  {audit['val_unseen']:,} of {audit['val_rows']:,} validation rows are unseen"
         + (f", {audit['val_seen']:,} are in the training set" if audit["val_seen"] else "")
+        + (f", {audit['val_repeated']:,} repeat another" if audit["val_repeated"] else "")
         + ("" if audit["val_unseen"] else "; the headline goes by the seen ones")
     )
     if audit["val_untrained_tags"]:
-        lines.append(f"note    validation tags never trained: {audit['val_untrained_tags']}")
+        tags = ", ".join(audit["val_untrained_tags"])
+        lines.append(f"note    left out of validation, since never trained: {tags}")
     c = plan.config
     lines.append(
         f"model   {n_params:,} parameters (d_model {c.d_model}, {c.n_layers} layers, {c.n_heads} "
@@ -1581,8 +1635,14 @@ def find_run(folder, config, seeds):
     """Return (the config a run began with, a training checkpoint a seed), ready to be resumed."""
     if not (folder / "config.json").is_file():
         raise UserError(f"nothing to resume: {folder} holds no run")
-    began = json.loads((folder / "config.json").read_text())
-    check_same_run(began, config, folder)
+    try:
+        began = json.loads((folder / "config.json").read_text())
+        began["derived"]["micro_batches"], began["derived"]["precision"]
+        check_same_run(began, config, folder)
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{folder / 'config.json'} is damaged; start again with --overwrite"
+        ) from None
     return began, find_resumable(folder, seeds)
 
 
@@ -1609,20 +1669,15 @@ def check_same_run(old, new, folder):
             print(f"note: {name} differs from the run's start; the last bits of results may differ")
 
 
-def show_samples(data, tokenizer, model, predictions, epoch, replicas, device, to_screen):
-    """Record, and perhaps print, one unseen example a task with what each replica says to it."""
-    rows = [
-        data.headline[data.val.tasks[data.headline] == task][0]
-        for task in sorted(set(data.val.tasks[data.headline].tolist()))
-    ]
-    if predictions is None:
-        exact = np.zeros((model.R, len(rows)), bool)
-        texts = predict(model, tokenizer, data.val, np.array(rows), exact, device)
-    else:
-        texts = [[p[row] for row in rows] for p in predictions]
+def record_samples(data, predictions, epoch, replicas, to_screen):
+    """Record what each replica says to one unseen example a task, and print the first's."""
     for r, replica in enumerate(replicas):
-        for row, prediction in zip(rows, texts[r], strict=True):
-            prompt, answer = data.val.prompt(row), data.val.answer(row)
+        for row in data.shown.tolist():
+            prompt, answer, prediction = (
+                data.val.prompt(row),
+                data.val.answer(row),
+                predictions[r][row],
+            )
             sample = {"epoch": epoch, "task": str(data.val.tasks[row]), "prompt": prompt}
             sample |= {"answer": answer, "prediction": prediction, "correct": prediction == answer}
             append_line(replica.folder / "samples.jsonl", sample)
@@ -1654,14 +1709,20 @@ def epoch_line(epoch, epochs, stage, n_stages, records, lr, seconds):
 
 def train(args):
     """Train every seed side by side and write each one's run folder. Returns the folders."""
+    if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("--tensorboard needs the package tensorboard; pip install tensorboard")
+    if args.task_curriculum_epochs is not None and not args.task_curriculum:
+        raise UserError(
+            "--task_curriculum_epochs needs --task_curriculum; add it, or leave both out"
+        )
+    if args.resume and args.overwrite:
+        raise UserError("--resume goes on with a run and --overwrite replaces it; give one of them")
     seeds = args.seeds or [args.seed]
     data = load_data(args)
     plan, n_params = make_plan(args, data, len(seeds))
     print("\n".join(describe(args, data, plan, n_params, seeds)), flush=True)
     if args.dry_run:
         return []
-    if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise UserError("--tensorboard needs the package tensorboard; pip install tensorboard")
     device, tokenizer, folder = plan.device, data.tokenizer, Path(args.out_dir)
     config = run_config(args, data, plan, n_params, seeds)
 
@@ -1673,7 +1734,8 @@ def train(args):
     if args.resume:
         began, found = find_run(folder, config, seeds)
         replicas = [
-            Replica(**{**c["replica"], "folder": Path(c["replica"]["folder"])}) for c in found
+            Replica(seed=seed, folder=seed_folder(folder, seed, seeds), **c["replica"])
+            for seed, c in zip(seeds, found, strict=True)
         ]
         going = [r for r, replica in enumerate(replicas) if not replica.finished]
         if not going:
@@ -1721,12 +1783,10 @@ def train(args):
 
         writers = {r.seed: SummaryWriter(r.folder / "tensorboard") for r in replicas}
 
-    started, last_validation = (
-        time.perf_counter(),
-        (first_epoch - 1) // args.eval_every * args.eval_every,
-    )
+    started, total_steps = time.perf_counter(), plan.total_steps
+    last_validation = (first_epoch - 1) // args.eval_every * args.eval_every
     bar = tqdm(
-        total=plan.total_steps,
+        total=total_steps,
         initial=step,
         unit="step",
         file=sys.stdout,
@@ -1745,7 +1805,7 @@ def train(args):
         optimized = torch.zeros(model.R, device=device)
         for start in range(0, len(rows), plan.effective_batch):
             lr = learning_rate(
-                step, plan.total_steps, args.warmup_steps, plan.peak_lr, args.min_lr_ratio
+                step, total_steps, args.warmup_steps, plan.peak_lr, args.min_lr_ratio
             )
             for group in optimizer.param_groups:
                 group["lr"] = lr
@@ -1786,36 +1846,36 @@ def train(args):
             "data": data.files,
         }
 
-        # Validation, the best model, early stopping.
+        # Validation (always in fp32, as later evaluation), the best model, early stopping.
         if epoch % args.eval_every == 0 or last:
-            with autocast(device, plan.precision):
-                scores = score(model, data.val, np.arange(len(data.val)), device)
-                sample_scores = score(model, data.train, data.sample, device)
-                predictions = None
-                if args.autoreg_eval:
-                    every = np.arange(len(data.val))
-                    predictions = predict(model, tokenizer, data.val, every, scores.exact, device)
-                records = validation_records(scores, sample_scores, data, predictions)
-                to_screen = args.show_samples
-                show_samples(
-                    data, tokenizer, model, predictions, epoch, replicas, device, to_screen
+            scores = score(model, data.val, np.arange(len(data.val)), device)
+            sample_scores = score(model, data.train, data.sample, device)
+            if not (np.isfinite(scores.loss).all() and np.isfinite(sample_scores.loss).all()):
+                raise Diverged(
+                    f"the validation loss after epoch {epoch}, step {step}, learning rate {lr:.2e} "
+                    f"is no longer finite; what was saved before in {folder} is kept"
                 )
-            bar.clear()
+            # Without --autoreg_eval only the samples to show are generated.
+            asked = data.headline if args.autoreg_eval else data.shown
+            predictions = predict(model, tokenizer, data.val, asked, scores.exact, device)
+            records = validation_records(scores, sample_scores, data, predictions)
             seconds = seconds_before + time.perf_counter() - started
+            bar.clear()
             line = epoch_line(epoch, args.epochs, stage, len(plan.stages), records, lr, seconds)
             tqdm.write(line)
+            record_samples(data, predictions, epoch, replicas, args.show_samples)
+            since_last, last_validation = epoch - last_validation, epoch
             for r, (replica, record) in enumerate(zip(replicas, records, strict=True)):
-                record["epoch"], record["epochs_since_validation"] = epoch, epoch - last_validation
-                best = replica.judge(record, all_tasks_in, args.min_delta, args.patience)
-                del record["epochs_since_validation"]
-                if best:
+                record["epoch"] = epoch
+                record["best"] = replica.judge(
+                    record, since_last, all_tasks_in, args.min_delta, args.patience
+                )
+                if record["best"]:
                     content = model_state(model, r, tokenizer, {**facts, "seed": replica.seed})
                     write_checkpoint(replica.folder / "best_model.pth", content)
-                record["best"] = best
                 for name, value in record.items():
                     if replica.seed in writers and isinstance(value, (int, float)):
                         writers[replica.seed].add_scalar(name, value, epoch)
-            last_validation = epoch
         else:
             records = [{} for _ in replicas]
         for r, (replica, record) in enumerate(zip(replicas, records, strict=True)):
@@ -1828,17 +1888,8 @@ def train(args):
         # Checkpoints, and the replicas that are done leave the stack.
         if epoch % args.save_every == 0 or any(replica.finished for replica in replicas):
             for r, replica in enumerate(replicas):
-                state = {
-                    "seed": replica.seed,
-                    "optimizer": optimizer_state(model, optimizer, r),
-                    "scaler": scaler.state_dict(),
-                    "cpu_rng": torch.get_rng_state(),
-                    "examples_seen": examples_seen,
-                    "seconds": seconds,
-                    "replica": {**asdict(replica), "folder": str(replica.folder)},
-                }
-                if device.type == "cuda":
-                    state["cuda_rng"] = torch.cuda.get_rng_state(device)
+                state = training_state(model, optimizer, scaler, r, replica)
+                state |= {"examples_seen": examples_seen, "seconds": seconds}
                 newest = replica.folder / "last.pth"
                 if newest.exists():
                     os.replace(newest, replica.folder / "previous.pth")
@@ -1897,10 +1948,9 @@ def finish(args, data, replicas, device):
     figures = write_figures([folder], folder / "plots")
     print(f"figures in {folder / 'plots'}: {', '.join(path.name for path in figures)}")
     model = folder / "best_model.pth" if len(replicas) == 1 else folder
-    print(
-        f"next: python evaluate_ood.py --model {model} --tokenizer {args.tokenizer} "
-        f"--ood_dir ood_data_complete --out_dir {folder / 'ood_results'}"
-    )
+    command = ["python", "evaluate_ood.py", "--model", model, "--tokenizer", args.tokenizer]
+    command += ["--ood_dir", "ood_data_complete", "--out_dir", folder / "ood_results"]
+    print("next:", shlex.join(map(str, command)))
 
 
 # ----------------------------------------------------------------------------------------------
@@ -1908,24 +1958,34 @@ def finish(args, data, replicas, device):
 # ----------------------------------------------------------------------------------------------
 
 
+MAX_SEED = 2**32 - 1
+
+
 def seed_list(text):
     """`0-3`, `1,5,9` or a mixture -> a list of distinct seeds."""
     seeds = []
     for part in text.split(","):
-        first, _, last = part.partition("-")
-        seeds.extend(range(int(first), int(last or first) + 1))
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise argparse.ArgumentTypeError(f"{text!r} names no seed, or one twice")
+        ends = part.split("-")
+        if len(ends) > 2 or not all(end.isdecimal() and len(end) < 11 for end in ends):
+            raise argparse.ArgumentTypeError(f"{text!r} is no list of seeds; write 0-3 or 1,5,9")
+        first, last = int(ends[0]), int(ends[-1])
+        if last < first or last > MAX_SEED or last - first >= 4096:
+            raise argparse.ArgumentTypeError(
+                f"{part!r} must count up, to at most {MAX_SEED}, over at most 4,096 seeds"
+            )
+        seeds.extend(range(first, last + 1))
+    if len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"{text!r} names a seed twice")
     return seeds
 
 
-def number(kind, low, high=math.inf, what=""):
-    """An argparse type: a `kind` in [low, high], with `what` for the message."""
+def number(kind, low, high=sys.maxsize, what=""):
+    """An argparse type: a finite `kind` in [low, high], with `what` for the message."""
 
     def parse(text):
         value = kind(text)
         if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} is not {what or f'at least {low}'}")
+            raise argparse.ArgumentTypeError(f"{text} is not {what or f'a number from {low} on'}")
         return value
 
     parse.__name__ = kind.__name__
@@ -1986,7 +2046,7 @@ def build_parser():
     flag("--weight_decay", type=number(float, 0), default=0.01, help="AdamW's, on matrices only")
     flag("--max_grad_norm", type=positive, default=1.0,
          help="clip each model's gradient to this norm")
-    flag("--label_smoothing", type=share, default=0.0,
+    flag("--label_smoothing", type=number(float, 0, 0.99, "between 0 and 0.99"), default=0.0,
          help="share of the target's probability spread over all tokens")
     flag("--patience", type=natural, default=10,
          help="stop after this many epochs in which neither unseen exact match nor loss improved, "
@@ -2008,7 +2068,8 @@ def build_parser():
     flag("--eval_every", type=count, default=1, help="epochs between validations")
 
     flag = parser.add_argument_group("system").add_argument
-    flag("--seed", type=natural, default=0, help="of initialisation, data order and dropout")
+    flag("--seed", type=number(int, 0, MAX_SEED), default=0,
+         help="of initialisation, data order and dropout")
     flag("--seeds", type=seed_list, metavar="0-3",
          help="train these seeds side by side, each in its own folder; overrides --seed")
     flag("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
@@ -2030,10 +2091,18 @@ def build_parser():
 
 def main(argv=None):
     args = build_parser().parse_args(argv)
+    if hasattr(sys.stdout, "reconfigure"):  # a redirected Windows console lacks many characters
+        sys.stdout.reconfigure(errors="replace")
     try:
         train(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        print(f"error: {error.filename or args.out_dir}: {error.strerror}", file=sys.stderr)
         return 2
     except Diverged as error:
         print(f"stopped: {error}", file=sys.stderr)
