@@ -1539,7 +1539,7 @@ def describe(args, data, plan, n_params, seeds):
     tasks = ", ".join(f"{task} {n:,}" for task, n in audit["train_rows_by_task"].items())
     lines.append(
         f"data    {args.data}: {audit['train_rows']:,} rows, {audit['train_distinct']:,} distinct "
-        f"({tasks}); one example repeats up to {audit['most_repeated']} times"
+        f"({tasks}); the most frequent example stands there {audit['most_repeated']} times"
     )
     lines.append(
         f"unseen  {audit['val_unseen']:,} of {audit['val_rows']:,} validation rows are unseen"
@@ -1898,7 +1898,7 @@ def train(args):
         for replica in replicas:
             if replica.finished:
                 who = f"seed {replica.seed}: " if len(seeds) > 1 else ""
-                tqdm.write(f"{who}stopped after epoch {epoch}, {replica.finished}")
+                tqdm.write(f"{who}finished with epoch {epoch}: {replica.finished}")
         if len(going) < len(replicas):
             replicas = [replicas[r] for r in going]
             if not replicas:
@@ -1992,6 +1992,13 @@ def number(kind, low, high=sys.maxsize, what=""):
     return parse
 
 
+class Parser(argparse.ArgumentParser):
+    """Tells a mistake in one sentence; the usage of 45 flags would bury it."""
+
+    def error(self, message):
+        self.exit(2, f"error: {message}; --help lists every flag\n")
+
+
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows a default where there is one to show."""
 
@@ -2001,7 +2008,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Train a small GPT and measure whether it memorizes or learns the rule.",
         epilog="Without arguments it learns two-operand sums: a few minutes on two CPU cores.",
         formatter_class=HelpFormatter,

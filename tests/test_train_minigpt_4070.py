@@ -2079,3 +2079,30 @@ def test_readme_names_only_flags_that_exist():
     assert named, "README has no table of flags"
     text = t.build_parser().format_help()
     assert [flag for flag in sorted(named) if f"--{flag}" not in text] == []
+
+
+# ----------------------------------------------------------------------------------------------
+# GPU
+# ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_on_a_gpu_equals_one_on_the_cpu(precision):
+    examples = build(["[copy] 1 2 3 | 1 2 3", "[add] 12 + 9 | 21", "[rev] 1 2 | 2 1"])
+    rows, losses, norms = np.array([[0, 1, 2], [2, 0, 1]]), {}, {}
+    for name in ("cpu", "cuda"):
+        device = torch.device(name)
+        model = make_model(seeds=(0, 1)).to(device).train()
+        optimizer = t.make_optimizer(model, 0.01)
+        optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = 1e-3
+        scaler = torch.amp.GradScaler(name, enabled=False)
+        for _ in range(3):
+            batches = [t.make_batch(examples, rows, device)]
+            context = t.autocast(device, precision)
+            loss, norm = t.train_step(model, optimizer, scaler, batches, context, 0.0, 1.0)
+        losses[name], norms[name] = loss.cpu(), norm.cpu()
+    tolerance = 1e-4 if precision == "fp32" else 2e-2
+    torch.testing.assert_close(losses["cuda"], losses["cpu"], rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(norms["cuda"], norms["cpu"], rtol=5 * tolerance, atol=5 * tolerance)
