@@ -85,6 +85,14 @@ def find_checkpoints(model):
     seeds = [p for p in model.glob("seed_*") if re.fullmatch(r"seed_\d+", p.name)]
     seeds.sort(key=lambda p: int(p.name[5:]))
     if seeds:
+        if (model / "config.json").is_file():
+            trained = json.loads((model / "config.json").read_text())["seeds"]
+            lost = [f"seed_{seed}" for seed in trained if model / f"seed_{seed}" not in seeds]
+            if lost:
+                raise UserError(
+                    f"{model} was trained with seeds whose folders are gone ({', '.join(lost)}); "
+                    "restore them, or give the others one by one"
+                )
         return [p / "best_model.pth" for p in seeds]
     return [model / "best_model.pth" if model.is_dir() else model]
 

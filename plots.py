@@ -952,6 +952,9 @@ def main(argv: list[str] | None = None) -> int:
     except PlotError as error:
         print(f"plots.py: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"plots.py: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     for path in paths:
         print(path)
     return 0

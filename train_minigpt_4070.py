@@ -438,6 +438,9 @@ def make_batch(examples, rows, device, prompts_only=False):
 # ----------------------------------------------------------------------------------------------
 
 
+POSITIONS = ("rope", "nope", "alibi", "learned")
+
+
 @dataclass(frozen=True)
 class GPTConfig:
     vocab_size: int
@@ -1249,7 +1252,9 @@ def read_checkpoint(path):
         GPTConfig(**arch)
         if not isinstance(weights, dict) or len(Tokenizer(vocab)) != arch["vocab_size"]:
             raise TypeError("its weights or vocabulary have the wrong shape")
-        content["seed"], content["epoch"], content["trained_tags"], content["trained_length"]
+        if arch["pos"] not in POSITIONS or not isinstance(content["trained_tags"], list):
+            raise TypeError("its position encoding or tags are of no known kind")
+        content["seed"], content["epoch"], content["trained_length"], content["data"]["train"]
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError):
         raise UserError(f"{path} is no checkpoint of this program, or damaged") from None
     except (TypeError, ValueError) as error:
@@ -1260,12 +1265,14 @@ def read_checkpoint(path):
 def load_model(path, device):
     """Return (model with R = 1 in eval mode, tokenizer, checkpoint dict)."""
     checkpoint = read_checkpoint(path)
-    model = GPT(GPTConfig(**checkpoint["arch"]), [0])
     try:
+        model = GPT(GPTConfig(**checkpoint["arch"]), [0])
         model.load_state_dict(checkpoint["model"])
-    except RuntimeError as error:
+    except (RuntimeError, ArithmeticError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path} has weights that do not fit its architecture ({reason})") from None
+    if not all(p.isfinite().all() for p in model.parameters()):
+        raise UserError(f"{path} holds weights that are not finite; its training had diverged")
     return model.to(device).eval(), Tokenizer(checkpoint["vocab"]), checkpoint
 
 
@@ -1686,8 +1693,11 @@ def record_samples(data, predictions, epoch, replicas, to_screen):
                 tqdm.write(f"    {prompt}{prediction}    ({verdict})")
 
 
-def epoch_line(epoch, epochs, stage, n_stages, records, lr, seconds):
-    """One compact line: the mean over replicas, and the range of unseen exact match."""
+def epoch_line(epoch, epochs, stage, n_stages, records, kind, lr, seconds):
+    """One compact line: the mean over replicas, and the range of exact match on unseen examples.
+
+    `kind` is "unseen", or "seen" where the training set has every validation example.
+    """
 
     def mean(key):
         return sum(record[key] for record in records) / len(records)
@@ -1695,9 +1705,9 @@ def epoch_line(epoch, epochs, stage, n_stages, records, lr, seconds):
     line = f"epoch {epoch:>{len(str(epochs))}}/{epochs}"
     if n_stages > 1:
         line += f"  stage {stage + 1}/{n_stages}"
-    line += f"  lr {lr:.1e}  loss train {mean('train_loss'):.3f} unseen {mean('val_loss'):.3f}"
+    line += f"  lr {lr:.1e}  loss train {mean('train_loss'):.3f} {kind} {mean('val_loss'):.3f}"
     train_rate, unseen_rate = mean("train_exact_match"), mean("val_exact_match")
-    line += f"  exact match train {train_rate:6.1%} unseen {unseen_rate:6.1%}"
+    line += f"  exact match train {train_rate:6.1%} {kind} {unseen_rate:6.1%}"
     if len(records) == 1:
         low, high = records[0]["val_exact_match_low"], records[0]["val_exact_match_high"]
         line += f" [{low:.1%}, {high:.1%}]"
@@ -1861,8 +1871,9 @@ def train(args):
             records = validation_records(scores, sample_scores, data, predictions)
             seconds = seconds_before + time.perf_counter() - started
             bar.clear()
-            line = epoch_line(epoch, args.epochs, stage, len(plan.stages), records, lr, seconds)
-            tqdm.write(line)
+            kind = "unseen" if data.audit["val_unseen"] else "seen"
+            stages = len(plan.stages)
+            tqdm.write(epoch_line(epoch, args.epochs, stage, stages, records, kind, lr, seconds))
             record_samples(data, predictions, epoch, replicas, args.show_samples)
             since_last, last_validation = epoch - last_validation, epoch
             for r, (replica, record) in enumerate(zip(replicas, records, strict=True)):
@@ -2033,7 +2044,7 @@ def build_parser():
          help="hidden channels of the MLP (default: 4 x d_model; with SwiGLU 8/3 x d_model)")
     flag("--max_len", type=count,
          help="longest example allowed, characters (default: what the data needs)")
-    flag("--pos", choices=("rope", "nope", "alibi", "learned"), default="rope",
+    flag("--pos", choices=POSITIONS, default="rope",
          help="position encoding")
     flag("--use_swiglu", action="store_true", help="SwiGLU instead of GELU in the MLP")
     flag("--dropout", type=number(float, 0, 0.99, "between 0 and 0.99"), default=0.1,
