@@ -83,7 +83,7 @@ class _NoGlobals(pickle.Unpickler):
 def check_opcodes(data):
     """Raise UserError if the pickle `data` has an opcode that plain containers do not need.
 
-    `pickletools.genops` decodes every argument and takes five times as long.
+    Arguments are stepped over, not decoded as `pickletools.genops` would.
     """
     prefix_bytes = {-2: 1, -3: 4, -4: 4, -5: 8}  # pickletools' codes for length-prefixed arguments
     size_of = {}
