@@ -35,25 +35,26 @@ import numpy as np
 import torch
 
 import metrics
-from data.generate import TASKS, canonical_tag, make_standard_data, size_of, split_example
-from train_minigpt_4070 import (
-    GPT,
-    ROOT,
-    RUN_ON,
+from data.formats import (
     Tokenizer,
     UserError,
     build_examples,
-    choose_device,
-    generate,
     load_examples,
-    load_model,
     load_tokenizer,
     read_rows,
     require_file,
     sha256_of,
-    write_atomically,
     write_json,
 )
+from data.generate import (
+    TASKS,
+    canonical_tag,
+    make_standard_data,
+    size_of,
+    split_example,
+    write_atomically,
+)
+from train_minigpt_4070 import GPT, ROOT, RUN_ON, choose_device, generate, load_model
 
 CATEGORIES = (  # in the order of the table: the control first
     "interpolation",

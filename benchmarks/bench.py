@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import train_minigpt_4070 as minigpt  # noqa: E402
+from data import formats  # noqa: E402
 
 SECTIONS = ("train", "generate", "growth", "large")
 LEARNING_RATE, WEIGHT_DECAY, MAX_GRAD_NORM = 4e-4, 0.01, 1.0
@@ -52,7 +53,7 @@ NO_EOS = -1  # an id no model predicts: every row then generates up to its cap
 class Bench:
     """What every contender is given."""
 
-    examples: minigpt.Examples
+    examples: formats.Examples
     eos: int
     device: torch.device
     precision: str  # of the matrix products, ours and the peers'
@@ -76,8 +77,8 @@ def model_config(vocab_size, d_model=256, n_layers=6, head_dim=32, max_len=128):
 
 def prepare(device_name):
     device = minigpt.choose_device(device_name)
-    tokenizer = minigpt.load_tokenizer(ROOT / "data/processed/tokenizer.json")
-    examples = minigpt.load_examples(ROOT / "data/processed/train_normal.pkl", tokenizer)
+    tokenizer = formats.load_tokenizer(ROOT / "data/processed/tokenizer.json")
+    examples = formats.load_examples(ROOT / "data/processed/train_normal.pkl", tokenizer)
     config = model_config(len(tokenizer))
     precision = minigpt.choose_precision("auto", device, config.d_model)
     return Bench(examples, tokenizer.eos, device, precision, config)
@@ -613,11 +614,11 @@ def generation(bench, rounds, n, n_one_by_one, batch_size=128):
 
 def examples_of_length(bench, length, n):
     """`n` made-up copying examples of `length` characters, the answer about half of each."""
-    tokenizer = minigpt.load_tokenizer(ROOT / "data/processed/tokenizer.json")
+    tokenizer = formats.load_tokenizer(ROOT / "data/processed/tokenizer.json")
     rng = np.random.default_rng(length)
     n_items = (length - len("[copy]  | ")) // 2
     texts = ["".join(rng.choice(list("0123456789"), n_items)) for _ in range(n)]
-    return minigpt.build_examples([f"[copy] {t} | {t}" for t in texts], tokenizer, "made up")
+    return formats.build_examples([f"[copy] {t} | {t}" for t in texts], tokenizer, "made up")
 
 
 def growth(bench, rounds, quick):
@@ -842,7 +843,7 @@ def main(argv=None):
     started = time.perf_counter()
     try:
         bench = prepare(args.device)
-    except minigpt.UserError as error:
+    except formats.UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     rounds = 2 if args.quick else args.rounds
@@ -870,7 +871,7 @@ def main(argv=None):
     result["seconds"] = round(time.perf_counter() - started, 1)
     print(f"\n{result['seconds']:.0f} s in all")
     if args.out:
-        minigpt.write_json(Path(args.out), result)
+        formats.write_json(Path(args.out), result)
     return 0
 
 

@@ -6,6 +6,7 @@ import torch
 
 import train_minigpt_4070 as minigpt
 from benchmarks import bench as B
+from data import formats
 
 LINES = [
     "[copy] 5 27 9 | 5 27 9",
@@ -21,8 +22,8 @@ LINES = [
 
 def small_bench(**config):
     characters = sorted(set("".join(LINES)) | set("0123456789"))
-    tokenizer = minigpt.Tokenizer([minigpt.PAD, minigpt.UNK, minigpt.EOS, *characters])
-    examples = minigpt.build_examples(LINES, tokenizer, "lines")
+    tokenizer = formats.Tokenizer([formats.PAD, formats.UNK, formats.EOS, *characters])
+    examples = formats.build_examples(LINES, tokenizer, "lines")
     config = B.model_config(len(tokenizer), **config)
     return B.Bench(examples, tokenizer.eos, torch.device("cpu"), "fp32", config)
 
@@ -152,7 +153,7 @@ def test_ratio_is_taken_round_by_round():
 
 
 def test_made_up_examples_have_the_length_asked_for(bench, monkeypatch):
-    monkeypatch.setattr(minigpt, "load_tokenizer", lambda _: bench_tokenizer())
+    monkeypatch.setattr(formats, "load_tokenizer", lambda _: bench_tokenizer())
     for length in (32, 64, 512):
         examples = B.examples_of_length(bench, length, 5)
         assert len(examples) == 5
@@ -160,7 +161,7 @@ def test_made_up_examples_have_the_length_asked_for(bench, monkeypatch):
 
 
 def bench_tokenizer():
-    return minigpt.Tokenizer([minigpt.PAD, minigpt.UNK, minigpt.EOS, *"0123456789 []|copy"])
+    return formats.Tokenizer([formats.PAD, formats.UNK, formats.EOS, *"0123456789 []|copy"])
 
 
 def test_parser():

@@ -14,8 +14,9 @@ import torch
 
 import evaluate_ood
 import metrics
+from data.formats import Tokenizer, sha256_of
 from data.generate import build_tokenizer
-from train_minigpt_4070 import GPT, RUN_ON, Batch, Generation, GPTConfig, Tokenizer, sha256_of
+from train_minigpt_4070 import GPT, RUN_ON, Batch, Generation, GPTConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 ORIGIN = {  # as ood_extrap_rev.pkl of the earlier program

@@ -40,12 +40,13 @@ from hypothesis import strategies as st
 
 import plots
 import train_minigpt_4070 as t
+from data import formats
 from data.generate import TASKS, build_tokenizer
 
 SCRIPT = Path(t.__file__)
 CPU = torch.device("cpu")
 TOKENIZER_JSON = build_tokenizer((*TASKS, "sort_desc", "mul"))
-TOKENIZER = t.Tokenizer(TOKENIZER_JSON["itos"].values())
+TOKENIZER = formats.Tokenizer(TOKENIZER_JSON["itos"].values())
 CHARACTERS = "".join(token for token in TOKENIZER.itos if len(token) == 1)
 POSITIONS = ("rope", "nope", "alibi", "learned")
 
@@ -85,7 +86,7 @@ def draw_rows(n, seed, tags=TASKS):
 
 
 def build(rows):
-    return t.build_examples(rows, TOKENIZER, "test")
+    return formats.build_examples(rows, TOKENIZER, "test")
 
 
 def make_model(pos="rope", swiglu=False, seeds=(0,), dropout=0.0, max_len=64, d_model=16, std=None):
@@ -232,13 +233,13 @@ def test_tokenizer_of_the_earlier_program_gets_eos_as_the_next_id(tmp_path, caps
     stoi = {"<pad>": 0, "<unk>": 1, " ": 2, "|": 3, "7": 4}
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps({"stoi": stoi, "itos": {str(i): c for c, i in stoi.items()}}))
-    tokenizer = t.load_tokenizer(path)
+    tokenizer = formats.load_tokenizer(path)
     assert (tokenizer.pad, tokenizer.unk, tokenizer.eos, len(tokenizer)) == (0, 1, 5, 6)
     said = capsys.readouterr().out
     assert "<eos>" in said
     assert "id 5" in said
     path.write_text(json.dumps(TOKENIZER_JSON))
-    assert t.load_tokenizer(path).eos == 2
+    assert formats.load_tokenizer(path).eos == 2
     assert capsys.readouterr().out == ""
 
 
@@ -268,12 +269,12 @@ def test_malformed_tokenizers_are_user_errors(tmp_path, text):
     path = tmp_path / "tokenizer.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(t.UserError, match=re.escape(str(path))):
-        t.load_tokenizer(path)
+        formats.load_tokenizer(path)
 
 
 def test_missing_tokenizer_is_a_user_error(tmp_path):
     with pytest.raises(t.UserError, match=r"absent\.json does not exist"):
-        t.load_tokenizer(tmp_path / "absent.json")
+        formats.load_tokenizer(tmp_path / "absent.json")
 
 
 # ----------------------------------------------------------------------------------------------
@@ -317,7 +318,7 @@ def test_every_format_gives_the_same_examples(tmp_path):
             tag, prompt, answer = re.fullmatch(r"\[(\w+)\] (.*) \| (.*)", row).groups()
             file.write(json.dumps({"task": tag, "prompt": prompt, "answer": answer}) + "\n")
     for path in (pkl, raw_only, with_eos, lines, raws, parts):
-        examples = t.load_examples(path, TOKENIZER)
+        examples = formats.load_examples(path, TOKENIZER)
         check_rows(examples)
         assert examples.tags == ["add", "sort_desc", "rev"]
         assert examples.tasks.tolist() == ["add", "sort", "rev"]
@@ -329,7 +330,7 @@ def test_pickles_of_every_protocol_load(tmp_path, protocol):
     path = tmp_path / "a.pkl"
     content = {"encoded": encode_all(rows), "labels": [None] * len(rows), "raw": rows}
     path.write_bytes(pickle.dumps(content, protocol=protocol))
-    check_rows(t.load_examples(path, TOKENIZER), rows)
+    check_rows(formats.load_examples(path, TOKENIZER), rows)
 
 
 def test_files_of_the_earlier_program_load_unchanged(tmp_path):
@@ -337,12 +338,12 @@ def test_files_of_the_earlier_program_load_unchanged(tmp_path):
     characters = " +0123456789[]ad|"
     stoi = {token: i for i, token in enumerate(["<pad>", "<unk>", *characters])}
     (tmp_path / "tokenizer.json").write_text(json.dumps({"stoi": stoi, "itos": {}}))
-    tokenizer = t.load_tokenizer(tmp_path / "tokenizer.json")
+    tokenizer = formats.load_tokenizer(tmp_path / "tokenizer.json")
     rows = ["[add] 168 + 560 | 728", "[add] 403 + 715 | 1118"]
     content = {"encoded": [[stoi[c] for c in row] for row in rows], "raw": rows}
     content["labels"] = [None, None]
     (tmp_path / "val.pkl").write_bytes(pickle.dumps(content, protocol=5))
-    examples = t.load_examples(tmp_path / "val.pkl", tokenizer)
+    examples = formats.load_examples(tmp_path / "val.pkl", tokenizer)
     assert examples.ids[examples.lengths[0]] == tokenizer.eos == 19
     assert [examples.answer(i) for i in range(2)] == ["728", "1118"]
     assert not examples.has_unknown().any()
@@ -350,7 +351,7 @@ def test_files_of_the_earlier_program_load_unchanged(tmp_path):
     suite = {"raw": ["[reversing_extrap] 24 16 | 16 24"], "category": "extrapolation", "count": 1}
     suite |= {"encoded": [], "labels": []}
     (tmp_path / "ood.pkl").write_bytes(pickle.dumps(suite, protocol=5))
-    examples = t.load_examples(tmp_path / "ood.pkl", tokenizer)
+    examples = formats.load_examples(tmp_path / "ood.pkl", tokenizer)
     assert (examples.category, examples.tasks.tolist()) == ("extrapolation", ["rev"])
     assert examples.has_unknown().tolist() == [True]
 
@@ -366,7 +367,7 @@ def test_encoded_that_disagrees_names_the_first_row(tmp_path):
     encoded[1], encoded[2] = encoded[1][:-1], []
     path = write_pickle(tmp_path / "a.pkl", encoded=encoded)
     with pytest.raises(t.UserError, match=r"a\.pkl: row 1 .*tokenizer"):
-        t.load_examples(path, TOKENIZER)
+        formats.load_examples(path, TOKENIZER)
 
 
 @pytest.mark.parametrize(
@@ -399,13 +400,13 @@ def test_wrong_shapes_are_user_errors(tmp_path, content):
     path = tmp_path / "a.pkl"
     path.write_bytes(pickle.dumps(content))
     with pytest.raises(t.UserError, match=r"a\.pkl"):
-        t.load_examples(path, TOKENIZER)
+        formats.load_examples(path, TOKENIZER)
 
 
 def test_row_without_bar_is_named(tmp_path):
     path = write_pickle(tmp_path / "a.pkl", [*ROWS, "[copy] 5 5", "also bad"])
     with pytest.raises(t.UserError, match=r"row 3 .*\[copy\] 5 5"):
-        t.load_examples(path, TOKENIZER)
+        formats.load_examples(path, TOKENIZER)
 
 
 @pytest.mark.parametrize(
@@ -429,7 +430,7 @@ def test_malformed_text_files_are_user_errors(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(t.UserError, match=re.escape(name)):
-        t.load_examples(path, TOKENIZER)
+        formats.load_examples(path, TOKENIZER)
 
 
 def test_text_files_are_cut_at_newlines_only(tmp_path):
@@ -438,14 +439,14 @@ def test_text_files_are_cut_at_newlines_only(tmp_path):
     (tmp_path / "a.txt").write_text(f"{row}\r\n{ROWS[0]}\n", encoding="utf-8", newline="")
     line = json.dumps({"raw": row}, ensure_ascii=False)
     (tmp_path / "b.jsonl").write_text(f"{line}\n\n", encoding="utf-8")
-    assert t.load_examples(tmp_path / "a.txt", TOKENIZER).raw(0) == row
-    assert t.load_examples(tmp_path / "a.txt", TOKENIZER).raw(1) == ROWS[0]
-    assert t.load_examples(tmp_path / "b.jsonl", TOKENIZER).raw(0) == row
+    assert formats.load_examples(tmp_path / "a.txt", TOKENIZER).raw(0) == row
+    assert formats.load_examples(tmp_path / "a.txt", TOKENIZER).raw(1) == ROWS[0]
+    assert formats.load_examples(tmp_path / "b.jsonl", TOKENIZER).raw(0) == row
 
 
 def test_byte_order_mark_is_no_part_of_the_first_row(tmp_path):
     (tmp_path / "a.txt").write_text(ROWS[0], encoding="utf-8-sig")
-    assert t.load_examples(tmp_path / "a.txt", TOKENIZER).raw(0) == ROWS[0]
+    assert formats.load_examples(tmp_path / "a.txt", TOKENIZER).raw(0) == ROWS[0]
 
 
 def test_long_rows_are_never_cut():
@@ -475,7 +476,7 @@ def test_pickle_that_names_a_global_is_refused_and_not_run(tmp_path, protocol):
     payload = {"raw": ROWS, "labels": [Malicious(tmp_path / "ran")]}
     path.write_bytes(pickle.dumps(payload, protocol=protocol))
     with pytest.raises(t.UserError, match=r"a\.pkl"):
-        t.load_examples(path, TOKENIZER)
+        formats.load_examples(path, TOKENIZER)
     assert not (tmp_path / "ran").exists()
 
 
@@ -492,7 +493,7 @@ def test_each_forbidden_opcode_is_refused_by_name(tmp_path, opcode):
     path = tmp_path / "a.pkl"
     path.write_bytes(b"\x80\x04]" + opcode.code.encode("latin-1") + b"\x00" * 16 + b".")
     with pytest.raises(t.UserError, match=rf"\b{opcode.name}\b"):
-        t.load_pickle(path)
+        formats.load_pickle(path)
 
 
 @pytest.mark.parametrize(
@@ -516,13 +517,13 @@ def test_damaged_and_crafted_pickles_are_user_errors(tmp_path, data):
     path = tmp_path / "a.pkl"
     path.write_bytes(data)
     with pytest.raises(t.UserError, match=r"a\.pkl"):
-        t.load_pickle(path)
+        formats.load_pickle(path)
 
 
 def test_nested_tuples_as_a_key_are_refused():
     """Hashing them overflows the C stack, which nothing catches."""
     with pytest.raises(t.UserError):
-        t.check_opcodes(b"\x80\x04})" + b"\x85" * 1_000_000 + b"Ns.")
+        formats.check_opcodes(b"\x80\x04})" + b"\x85" * 1_000_000 + b"Ns.")
 
 
 def test_every_truncation_is_a_user_error(tmp_path):
@@ -531,7 +532,7 @@ def test_every_truncation_is_a_user_error(tmp_path):
     for n in range(len(whole)):
         path.write_bytes(whole[:n])
         with pytest.raises(t.UserError):
-            t.load_examples(path, TOKENIZER)
+            formats.load_examples(path, TOKENIZER)
 
 
 def test_flipped_bytes_are_a_user_error_or_plain_data(tmp_path):
@@ -544,7 +545,7 @@ def test_flipped_bytes_are_a_user_error_or_plain_data(tmp_path):
             data[rng.randrange(len(data))] = rng.randrange(256)
         path.write_bytes(data)
         try:
-            t.load_examples(path, TOKENIZER)
+            formats.load_examples(path, TOKENIZER)
         except t.UserError:
             n_refused += 1
     assert n_refused > 300
@@ -558,16 +559,16 @@ def test_an_error_message_does_not_spell_out_what_it_found():
             raise AssertionError("spelled out")
 
     with pytest.raises(t.UserError, match="row 0"):
-        t.build_examples([[Endless()]], TOKENIZER, "test")
+        formats.build_examples([[Endless()]], TOKENIZER, "test")
 
 
 def test_written_files_are_whole_and_leave_nothing_beside(tmp_path):
     path = tmp_path / "a.json"
-    t.write_json(path, {"a": 1})
-    t.write_json(path, {"a": 2})
+    formats.write_json(path, {"a": 1})
+    formats.write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 2}
     with pytest.raises(ValueError, match="JSON"):
-        t.write_json(path, {"a": math.nan})
+        formats.write_json(path, {"a": math.nan})
     assert json.loads(path.read_text()) == {"a": 2}
     assert os.listdir(tmp_path) == ["a.json"]
 
