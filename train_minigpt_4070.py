@@ -25,7 +25,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -62,24 +61,55 @@ class Diverged(Exception):
 # ----------------------------------------------------------------------------------------------
 
 
+GROUP_PADDING = 16  # positions worth one attention call less (measured on CPU, d_model 256)
+
+
+class Resident:
+    """The arrays of `examples` on `device`, and one row more, of no length: it fills a batch up."""
+
+    def __init__(self, examples, device):
+        def put(array):
+            return torch.from_numpy(array).to(device)
+
+        self.examples, self.device = examples, torch.device(device)
+        self.ids = put(examples.ids)
+        self.starts = put(np.append(examples.starts, 0).astype(np.int64))
+        self.lengths = put(np.append(examples.lengths, 0).astype(np.int64))
+        self.answer_start = put(np.append(examples.answer_start, 0).astype(np.int64))
+
+
+@dataclass
+class Layout:
+    """How R batches of B examples lie end to end, longest example first.
+
+    The k-th longest examples of all replicas share slot k; runs of equal slots are a group, and
+    attention works group by group on views. Slots of almost the same length are made equal, so
+    that groups are few. Causal attention never looks right, so padding needs no mask.
+    """
+
+    slots: np.ndarray  # int64 [B]: length of each slot, descending
+    n_answers: int  # M, the most answer tokens that a replica has
+    device: torch.device
+
+    def __post_init__(self):
+        _, first, counts = np.unique(-self.slots, return_index=True, return_counts=True)
+        self.groups = [(int(b), int(self.slots[i])) for i, b in zip(first, counts, strict=True)]
+        slot = np.repeat(np.arange(len(self.slots)), self.slots)
+        pos = np.arange(len(slot)) - np.repeat(np.cumsum(self.slots) - self.slots, self.slots)
+        self.slot, self.pos = (torch.from_numpy(a).to(self.device) for a in (slot, pos))  # [N]
+
+
 @dataclass
 class Batch:
-    """R batches of B examples, one a replica, laid end to end, longest example first.
-
-    The k-th longest examples of all replicas share slot k, which has the length of the longest
-    of them; runs of equal slots are a group, and attention works group by group on views. With
-    one replica no position is padding. Causal attention never looks right, so the padding that
-    other replicas bring needs no mask.
-    """
+    """R batches of B examples, one a replica, in the order of a Layout."""
 
     ids: torch.Tensor  # int64 [R, N]
     pos: torch.Tensor  # int64 [N]: position within the example
     groups: list  # [(examples b, length T)], sum of b * T = N
-    order: np.ndarray  # int64 [R, B]: which column of `rows` stands in each slot
     answer_at: torch.Tensor  # int64 [R, M]: positions in N whose next token is trained and scored
     targets: torch.Tensor  # int64 [R, M]: that next token, IGNORED where a replica has fewer
-    slot: np.ndarray  # int64 [R, M]: the slot each target belongs to
-    n_real: int  # tokens that are no padding, all replicas
+    slot: torch.Tensor  # int64 [R, M]: the slot each target belongs to
+    order: np.ndarray = None  # int64 [R, B]: which of the rows asked for stands in each slot
 
     @property
     def n_targets(self):
@@ -87,39 +117,58 @@ class Batch:
         return (self.targets != IGNORED).sum(1)
 
 
-def make_batch(examples, rows, device, prompts_only=False):
-    """Gather `rows`, int [R, B], of `examples` into a Batch on `device`.
+def merge_lengths(lengths, padding):
+    """Lengthen some of the descending `lengths`, int [B], so that few distinct ones remain.
+
+    >>> merge_lengths(np.array([9, 8, 8, 3, 2]), padding=2).tolist()
+    [9, 9, 9, 3, 3]
+    """
+    merged, longest, spent = lengths.copy(), lengths[0], 0
+    for i, length in enumerate(lengths.tolist()):
+        spent += longest - length
+        if spent > padding:
+            longest, spent = length, 0
+        merged[i] = longest
+    return merged
+
+
+def lay_rows(data, rows, layout, prompts_only=False):
+    """Gather `rows`, int64 [R, B] on the device and longest first, into a Batch.
+
+    The result's shapes depend on `layout` alone, and nothing waits for the device.
+    """
+    starts, lengths, answer_start = (
+        t[rows] for t in (data.starts, data.lengths, data.answer_start)
+    )
+    slot, pos = layout.slot, layout.pos
+    ends = answer_start if prompts_only else lengths
+    real = pos < ends[:, slot]  # [R, N]
+    source = torch.where(real, starts[:, slot] + pos, 0)
+    ids = torch.where(real, data.ids[source], 0).long()
+    wanted = (real & (pos >= answer_start[:, slot] - 1)).to(torch.uint8)
+    answer_at = wanted.argsort(dim=1, descending=True, stable=True)[:, : layout.n_answers]
+    next_ids = data.ids[source.gather(1, answer_at) + 1].long()
+    targets = torch.where(wanted.gather(1, answer_at) > 0, next_ids, IGNORED)
+    return Batch(ids, pos, layout.groups, answer_at, targets, slot[answer_at])
+
+
+def make_batch(data, rows, prompts_only=False):
+    """Gather `rows`, int [R, B], of a Resident into a Batch laid out by their own lengths.
 
     With `prompts_only` the answers are left out and `answer_at` is the last prompt position.
     """
-    B = rows.shape[1]
-    lengths = (examples.answer_start if prompts_only else examples.lengths)[rows]  # [R, B]
-    order = np.argsort(-lengths, axis=1, kind="stable")
-    rows = np.take_along_axis(rows, order, 1)
-    lengths = np.take_along_axis(lengths, order, 1)
-    slot_lengths = lengths.max(0)  # [B], descending
-    _, first, counts = np.unique(-slot_lengths, return_index=True, return_counts=True)
-    groups = [(int(b), int(slot_lengths[i])) for i, b in zip(first, counts, strict=True)]
-
-    slot = np.repeat(np.arange(B), slot_lengths)  # [N]
-    pos = np.arange(len(slot)) - np.repeat(np.cumsum(slot_lengths) - slot_lengths, slot_lengths)
-    real = pos < lengths[:, slot]  # [R, N]
-    source = np.where(real, examples.starts[rows][:, slot] + pos, 0)
-    ids = np.where(real, examples.ids[source], 0)
-    wanted = real & (pos >= examples.answer_start[rows][:, slot] - 1)
-    M = int(wanted.sum(1).max())
-    answer_at = np.argsort(~wanted, axis=1, kind="stable")[:, :M]  # [R, M]
-    is_target = np.take_along_axis(wanted, answer_at, 1)
-    next_ids = examples.ids[np.take_along_axis(source, answer_at, 1) + 1].astype(np.int64)
-    targets = np.where(is_target, next_ids, IGNORED)
-
-    def to_device(array):
-        return torch.from_numpy(array.astype(np.int64)).to(device, non_blocking=True)
-
-    return Batch(
-        *(to_device(ids), to_device(pos), groups, order),
-        *(to_device(answer_at), to_device(targets), slot[answer_at], int(real.sum())),
-    )
+    examples = data.examples
+    ends = (examples.answer_start if prompts_only else examples.lengths)[rows]  # [R, B]
+    order = np.argsort(-ends, axis=1, kind="stable")
+    n_answers = rows.shape[1]
+    if not prompts_only:
+        n_answers = (examples.lengths[rows] - examples.answer_start[rows] + 1).sum(1).max()
+    slots = merge_lengths(np.take_along_axis(ends, order, 1).max(0), GROUP_PADDING // len(rows))
+    layout = Layout(slots, int(n_answers), data.device)
+    sorted_rows = torch.from_numpy(np.take_along_axis(rows, order, 1)).to(data.device)
+    batch = lay_rows(data, sorted_rows, layout, prompts_only)
+    batch.order = order
+    return batch
 
 
 # ----------------------------------------------------------------------------------------------
@@ -128,6 +177,7 @@ def make_batch(examples, rows, device, prompts_only=False):
 
 
 POSITIONS = ("rope", "nope", "alibi", "learned")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -143,45 +193,37 @@ class GPTConfig:
     dropout: float = 0.0
 
 
-class Bf16Linear(torch.autograd.Function):
-    """x @ w + b with the three matrix products in bf16 and everything else in fp32.
-
-    On CPU `torch.autocast` also runs attention in bf16, which is slower there than fp32.
-    """
-
-    @staticmethod
-    def forward(ctx, x, w, b):
-        x, w = x.bfloat16(), w.bfloat16()
-        ctx.save_for_backward(x, w)
-        return torch.bmm(x, w).float().add_(b)
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, w = ctx.saved_tensors
-        g = grad.bfloat16()
-        grad_x, grad_w = torch.bmm(g, w.mT).float(), torch.bmm(x.mT, g).float()
-        return grad_x, grad_w, grad.sum(1, keepdim=True)
+def linear(x, w, b, dtype):
+    """x [R, N, in] @ w [R, in, out] + b [R, 1, out], one product a replica, in `dtype`."""
+    return torch.baddbmm(b.to(dtype), x.to(dtype), w.to(dtype))
 
 
-def linear(x, w, b, cpu_bf16=False):
-    """x [R, N, in] @ w [R, in, out] + b [R, 1, out], one product a replica."""
-    return Bf16Linear.apply(x, w, b) if cpu_bf16 else torch.baddbmm(b, x, w)
-
-
-def dropout(x, p, training):
+def dropout(x, p, rng=None):
     """Zero elements with probability p and scale the rest by 1 / (1 - p).
 
-    `F.dropout` draws Bernoulli variables one by one on CPU; 16 raw random bits an element, compared
-    with a threshold, take less than half the time. p is met to 1 / 65536.
+    On CPU a NumPy generator gives the bits: `F.dropout` draws Bernoulli variables one by one and
+    takes 8 times as long. 16 bits an element meet p to 1 / 65536.
     """
-    if not training or p == 0:
+    if p == 0:
         return x
-    if x.device.type != "cpu":
+    if rng is None:
         return F.dropout(x, p)
-    words = torch.empty(x.numel() // 4 + 1, dtype=torch.int64).random_(-(2**63), None)
-    bits = words.view(torch.int16)[: x.numel()].view(x.shape)
-    dropped = round(p * 65536)
-    return x * (bits >= dropped - 32768) * (65536 / (65536 - dropped))
+    n, dropped = x.numel(), round(p * 65536)
+    words = rng.integers(-(2**63), 2**63 - 1, -(-n // 4), dtype=np.int64, endpoint=True)
+    keep = torch.from_numpy(words.view(np.int16)[:n] >= dropped - 32768)
+    mask = keep.view(torch.uint8).float().mul_(65536 / (65536 - dropped))
+    return x * mask.view(x.shape)
+
+
+def dropout_bits(noise, layer, device):
+    """The generator of one layer's dropout: the same for the same `noise`, a tuple of ints.
+
+    Nothing needs saving to resume, and a layer that is computed again drops the same. On a GPU, and
+    without `noise`, torch's own generator serves (None).
+    """
+    if noise is None or device.type != "cpu":
+        return None
+    return np.random.Generator(np.random.SFC64([*noise, layer]))
 
 
 def rotate(x, turns):
@@ -213,7 +255,7 @@ class Block(nn.Module):
         super().__init__()
         C, hidden = config.d_model, config.d_ff
         self.config = config
-        self.cpu_bf16 = False
+        self.train_dtype = torch.float32
 
         def matrix(n_in, n_out):
             return nn.Parameter(torch.empty(R, n_in, n_out)), nn.Parameter(torch.zeros(R, 1, n_out))
@@ -223,24 +265,30 @@ class Block(nn.Module):
         self.w_up, self.b_up = matrix(C, hidden * (2 if config.swiglu else 1))
         self.w_down, self.b_down = matrix(hidden, C)
 
+    @property
+    def dtype(self):
+        """Of the matrix products. Weights, residual stream and evaluation are always fp32."""
+        return self.train_dtype if self.training else torch.float32
+
     def qkv(self, x, turns):
         """x [R, N, C] -> q and k together [R, N, 2, H, D], rotated, and v [R, N, 1, H, D]."""
-        h = F.layer_norm(x, x.shape[-1:])
-        h = linear(h, self.w_qkv, self.b_qkv, self.cpu_bf16 and self.training)
+        h = linear(F.layer_norm(x, x.shape[-1:]), self.w_qkv, self.b_qkv, self.dtype)
+        if h.device.type == "cpu":  # attention in bf16 takes 9 times as long there as in fp32
+            h = h.float()
         qk, v = h.unflatten(-1, (3, self.config.n_heads, -1)).split((2, 1), dim=2)
         return (qk if turns is None else rotate(qk, turns)), v
 
-    def finish(self, x, y):
+    def finish(self, x, y, rng=None):
         """Add attention's output y [R, N, C] and the MLP's to the residual stream x."""
-        p, bf16 = self.config.dropout, self.cpu_bf16 and self.training
-        x = x + dropout(linear(y, self.w_out, self.b_out, bf16), p, self.training)
-        h = linear(F.layer_norm(x, x.shape[-1:]), self.w_up, self.b_up, bf16)
+        p, dtype = self.config.dropout if self.training else 0.0, self.dtype
+        x = x + dropout(linear(y, self.w_out, self.b_out, dtype), p, rng)
+        h = linear(F.layer_norm(x, x.shape[-1:]), self.w_up, self.b_up, dtype)
         if self.config.swiglu:
             gate, h = h.chunk(2, -1)
             h = F.silu(gate) * h
         else:
             h = F.gelu(h)
-        return x + dropout(linear(h, self.w_down, self.b_down, bf16), p, self.training)
+        return x + dropout(linear(h, self.w_down, self.b_down, dtype), p, rng)
 
 
 class GPT(nn.Module):
@@ -281,7 +329,12 @@ class GPT(nn.Module):
         """Parameters of one replica."""
         return sum(p[0].numel() for p in self.parameters())
 
-    def embed(self, ids, pos):
+    def set_precision(self, precision):
+        """Train with matrix products in "fp32", "bf16" or "fp16"."""
+        for block in self.blocks:
+            block.train_dtype = DTYPES[precision]
+
+    def embed(self, ids, pos, rng=None):
         """ids [R, N], pos [N] or [R, N] -> x [R, N, C]."""
         R, V, C = self.w_tokens.shape
         offset = torch.arange(R, device=ids.device)[:, None]
@@ -289,7 +342,7 @@ class GPT(nn.Module):
         if self.config.pos == "learned":
             table = self.w_positions.view(-1, C)
             x = x + F.embedding(pos + offset * self.config.max_len, table)
-        return dropout(x, self.config.dropout, self.training)
+        return dropout(x, self.config.dropout if self.training else 0.0, rng)
 
     def turns(self, pos):
         head_dim = self.config.d_model // self.config.n_heads
@@ -317,30 +370,32 @@ class GPT(nn.Module):
             outputs.append(y.transpose(1, 2).reshape(R, b * T, H * D))
         return torch.cat(outputs, 1)
 
-    def forward(self, batch, cache=None):
-        """Return the logits at `batch.answer_at`, [R, M, V].
+    def forward(self, batch, cache=None, noise=None):
+        """Return the logits at `batch.answer_at`, float [R, M, V].
 
-        `cache`, a list, receives each layer's keys and values, [R, N, H, D] each.
+        `cache`, a list, receives each layer's keys and values, [R, N, H, D] each. `noise`, a tuple
+        of ints, decides what dropout drops (`dropout_bits`).
         """
-        x, turns = self.embed(batch.ids, batch.pos), self.turns(batch.pos)
+        device, turns = batch.ids.device, self.turns(batch.pos)
+        x = self.embed(batch.ids, batch.pos, dropout_bits(noise, 0, device))
 
-        def block_step(block, x, last):
+        def block_step(layer, block, x, last):
             qk, v = block.qkv(x, turns)
             if cache is not None:
                 cache.append((qk[:, :, 1], v[:, :, 0]))
             y = self.attend(qk, v, batch.groups)
             if last:  # what follows is needed where a token is predicted, and nowhere else
                 x, y = take_positions(x, batch.answer_at), take_positions(y, batch.answer_at)
-            return block.finish(x, y)
+            return block.finish(x, y, dropout_bits(noise, layer, device))
 
-        for block in self.blocks:
+        for layer, block in enumerate(self.blocks, 1):
             last = block is self.blocks[-1]
             if self.use_checkpoint and self.training:
                 x = torch.utils.checkpoint.checkpoint(
-                    block_step, block, x, last, use_reentrant=False
+                    block_step, layer, block, x, last, use_reentrant=False
                 )
             else:
-                x = block_step(block, x, last)
+                x = block_step(layer, block, x, last)
         return self.head(x)
 
     def head(self, x):
@@ -411,14 +466,15 @@ class Generation:
     entropy: np.ndarray  # float [R, n]: mean over its steps of the next-token entropy, nats
 
 
-def generate_batch(model, examples, rows, eos, device):
+def generate_batch(model, data, rows, eos):
     """Greedy continuations of the prompts `rows`, int [R, B]: (ids, n_steps, log_prob, entropy).
 
     Cached and batched: each row goes on from its own length, so no row is padded on the left and
     every position is the one it had in training. Finished rows leave the batch.
     """
     R, B = rows.shape
-    prompt = make_batch(examples, rows, device, prompts_only=True)
+    examples, device = data.examples, data.device
+    prompt = make_batch(data, rows, prompts_only=True)
     lengths = np.take_along_axis(examples.answer_start[rows], prompt.order, 1)
     answers = np.take_along_axis(
         examples.lengths[rows] - examples.answer_start[rows], prompt.order, 1
@@ -491,6 +547,7 @@ def generate(model, examples, rows, eos, device, tokens_per_batch=16_384):
     of its answer + RUN_ON characters. Returns a Generation.
     """
     model.eval()
+    data = Resident(examples, device)
     R, n = rows.shape
     result = Generation([[None] * n for _ in range(R)], np.zeros((R, n)), np.zeros((R, n)))
     by_length = np.argsort(examples.lengths[rows].max(0), kind="stable")
@@ -498,9 +555,7 @@ def generate(model, examples, rows, eos, device, tokens_per_batch=16_384):
     size = max(1, tokens_per_batch // (R * longest))
     for start in range(0, n, size):
         columns = by_length[start : start + size]
-        ids, n_steps, log_prob, entropy = generate_batch(
-            model, examples, rows[:, columns], eos, device
-        )
+        ids, n_steps, log_prob, entropy = generate_batch(model, data, rows[:, columns], eos)
         result.log_prob[:, columns] = log_prob
         result.entropy[:, columns] = entropy / n_steps
         for r in range(R):
@@ -569,8 +624,8 @@ def learning_rate(step, total_steps, warmup_steps, peak, min_ratio):
     return peak * (min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def make_optimizer(model, weight_decay):
-    """AdamW that decays matrices only."""
+def make_optimizer(model, weight_decay, learning_rate=0.0):
+    """AdamW that decays matrices only. A CUDA graph needs the learning rate as a tensor."""
     matrices, biases = [], []
     for name, p in model.named_parameters():
         (biases if name.rpartition(".")[2].startswith("b_") else matrices).append(p)
@@ -578,7 +633,18 @@ def make_optimizer(model, weight_decay):
         {"params": matrices, "weight_decay": weight_decay},
         {"params": biases, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=True)
+    in_graph = isinstance(learning_rate, torch.Tensor)
+    return torch.optim.AdamW(
+        groups, lr=learning_rate, betas=(0.9, 0.95), fused=True, capturable=in_graph
+    )
+
+
+def set_learning_rate(optimizer, lr):
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(lr)  # the tensor that a CUDA graph reads
+        else:
+            group["lr"] = lr
 
 
 @torch.no_grad()
@@ -640,14 +706,7 @@ def choose_precision(amp, device, d_model):
     return "bf16" if seconds[torch.bfloat16] < 0.67 * seconds[torch.float32] else "fp32"
 
 
-def autocast(device, precision):
-    """Mixed precision on a GPU; on CPU bf16 lives in `Bf16Linear` alone."""
-    if device.type != "cuda" or precision == "fp32":
-        return nullcontext()
-    return torch.autocast("cuda", torch.bfloat16 if precision == "bf16" else torch.float16)
-
-
-def train_step(model, optimizer, scaler, batches, context, label_smoothing, max_grad_norm):
+def train_step(model, optimizer, scaler, batches, label_smoothing, max_grad_norm, noise=None):
     """One optimizer step over the micro-batches of an effective batch.
 
     Every answer token of the effective batch weighs the same, however it is cut up. Returns the
@@ -655,9 +714,8 @@ def train_step(model, optimizer, scaler, batches, context, label_smoothing, max_
     """
     n_targets = sum(batch.n_targets for batch in batches).clamp(min=1)
     total = torch.zeros(model.R, device=n_targets.device)
-    for batch in batches:
-        with context:
-            logits = model(batch)
+    for piece, batch in enumerate(batches):
+        logits = model(batch, noise=None if noise is None else (*noise, piece))
         loss = answer_loss(logits, batch.targets, label_smoothing) / n_targets
         scaler.scale(loss.sum()).backward()  # a sum: replicas never mix
         total += loss.detach()
@@ -669,15 +727,144 @@ def train_step(model, optimizer, scaler, batches, context, label_smoothing, max_
     return total, norms
 
 
-def memory_bytes(config, n_params, R, tokens):
-    """Estimated peak of a training step: weights, gradients and Adam's two moments in fp32, and
-    what `tokens` positions (all replicas) keep for the backward pass.
+@dataclass
+class EagerSteps:
+    """The steps of an epoch, each batch laid out by its own lengths."""
+
+    model: GPT
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    data: Resident
+    batch_size: int  # examples of a step and replica
+    micro_batches: int
+    label_smoothing: float
+    max_grad_norm: float
+
+    def begin_epoch(self, orders):
+        """`orders`, int64 [R, n]: the rows of each replica in the order of this epoch."""
+        self.orders = orders
+
+    def step(self, i, lr, noise):
+        """Do step `i` of the epoch; returns (loss, gradient norm) as `train_step` does."""
+        set_learning_rate(self.optimizer, lr)
+        rows = self.orders[:, i * self.batch_size : (i + 1) * self.batch_size]
+        pieces = np.array_split(rows, min(self.micro_batches, rows.shape[1]), axis=1)
+        batches = [make_batch(self.data, piece) for piece in pieces]
+        return train_step(
+            *(self.model, self.optimizer, self.scaler, batches),
+            *(self.label_smoothing, self.max_grad_norm, noise),
+        )
+
+
+@dataclass
+class StaticSteps(EagerSteps):
+    """The same steps on tensors of fixed shape, so that a CUDA graph can replay them.
+
+    A small model's step is some 1,500 kernels of a few microseconds each, about what an RTX 4070
+    needs to be told of one: at batch 8 launches, not arithmetic, set the pace, and a graph launches
+    them all at once. All batches of an epoch share a layout, slot k as long as the longest k-th
+    longest example of any. That costs padding where batches are small and launches dominate, and
+    little where they are large and all alike. Data and row numbers are on the device; nothing is
+    read back.
     """
-    # Per position and layer: residual, norm, q, k, v, attention out, projection, norm and dropout
-    # masks (about 12 C), and the MLP's input and output of its activation (2 d_ff; 4 for SwiGLU).
-    per_layer = 12 * config.d_model + (4 if config.swiglu else 2) * config.d_ff
-    activations = 4 * tokens * (config.n_layers * per_layer + 2 * config.vocab_size)
-    return 16 * n_params * R + activations
+
+    use_graph: bool = True
+    warm_up: int = 3  # steps before the first capture: libraries and the optimizer allocate
+
+    def begin_epoch(self, orders):
+        examples, device = self.data.examples, self.data.device
+        (R, n), B = orders.shape, self.batch_size
+        rows = np.pad(orders, ((0, 0), (0, -n % B)), constant_values=len(examples))  # filler row
+        rows = rows.reshape(R, -1, B).swapaxes(0, 1)  # [steps, R, B]
+        lengths = np.append(examples.lengths, 0)[rows]
+        n_answers = (lengths - np.append(examples.answer_start, 1)[rows] + 1).sum(2).max()
+        order = np.argsort(-lengths, axis=2, kind="stable")
+        slots = np.take_along_axis(lengths, order, 2).max((0, 1))
+        slots = merge_lengths(slots, padding=max(GROUP_PADDING, slots.sum() // 16))
+        self.layout = Layout(slots, int(n_answers), device)
+        self.rows = torch.from_numpy(np.take_along_axis(rows, order, 2)).to(device)
+        self.now = torch.empty_like(self.rows[0])  # the rows of the step
+        self.results = torch.zeros(2, R, device=device)
+        self.run = self.fixed_step
+        if self.use_graph:  # a new layout needs a new graph; capturing takes as long as one step
+            self.run = as_cuda_graph(self.fixed_step, self.warm_up)
+            self.warm_up = 0
+
+    def fixed_step(self):
+        batch = lay_rows(self.data, self.now, self.layout)
+        results = train_step(
+            *(self.model, self.optimizer, self.scaler, [batch]),
+            *(self.label_smoothing, self.max_grad_norm, self.noise),
+        )
+        self.results.copy_(torch.stack(results))
+
+    def step(self, i, lr, noise):
+        self.noise = noise
+        set_learning_rate(self.optimizer, lr)
+        self.now.copy_(self.rows[i])
+        self.run()
+        return self.results.unbind()
+
+
+def as_cuda_graph(step, warm_up):
+    """Return a function that does `step`, which reads and writes fixed tensors only.
+
+    The first `warm_up` calls run as they are, on a stream of their own; the next is captured; from
+    then on the graph is replayed.
+    """
+    stream, graph, calls = torch.cuda.Stream(), torch.cuda.CUDAGraph(), 0
+
+    def run():
+        nonlocal calls
+        calls += 1
+        if calls <= warm_up:
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                step()
+            torch.cuda.current_stream().wait_stream(stream)
+            return
+        if calls == warm_up + 1:
+            with torch.cuda.graph(graph):
+                step()
+        graph.replay()
+
+    return run
+
+
+def no_graph_because(args, plan):
+    """Why this run's steps cannot be one CUDA graph, or "" if they can."""
+    if plan.device.type != "cuda":
+        return "only a GPU has them"
+    reasons = {
+        "--no-cuda_graph was given": not args.cuda_graph,
+        "--compile makes its own": args.compile,
+        "--use_checkpoint saves random states while it runs": args.use_checkpoint,
+        "fp16 scales its loss by what it finds": plan.precision == "fp16",
+        "the batch runs in pieces to save memory": plan.micro_batches > 1,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def memory_bytes(config, n_params, R, tokens, precision, device):
+    """Estimated peak of a training step with `tokens` positions (of all replicas), bytes.
+
+    Weights and Adam's two moments in fp32, what each position keeps for the backward pass, and the
+    weights once more in the products' precision. Gradients come as activations go.
+    """
+    C, d_ff, H = config.d_model, config.d_ff, config.n_heads
+    s = 4 if precision == "fp32" else 2  # bytes of a product's operand
+    a = s if device.type == "cuda" else 4  # attention's
+    rotated = 2 if config.pos == "rope" else 0  # copies of q and k
+    # Residual stream, normed input; q, k, v, attention's output and its normalizers.
+    attention = 4 * C + s * C + (4 + rotated) * a * C + 4 * H
+    # Residual stream, inputs of two products, hidden channels, dropout masks.
+    rest = 4 * C + 2 * s * C + (4 if config.swiglu else 2) * s * d_ff
+    rest += 2 * 4 * C if config.dropout else 0
+    # The last layer's rest is at answers alone, about 0.4 of it; one gradient is being worked on.
+    per_token = config.n_layers * attention + (config.n_layers - 0.6) * rest + 4 * d_ff
+    activations = int(tokens * per_token)
+    copies = 0 if precision == "fp32" else s * n_params * R
+    return 12 * n_params * R + max(activations + copies, 4 * n_params * R)
 
 
 def free_memory_bytes(device):
@@ -730,20 +917,21 @@ class Scores:
 def score(model, examples, rows, device, tokens_per_batch=16_384):
     """Score `rows`, int [n], by every replica in one forward pass each. Returns Scores."""
     model.eval()
+    data = Resident(examples, device)
     R, n = model.R, len(rows)
     sums = np.zeros((3, R, n))  # loss, right, tokens
     by_length = np.argsort(-examples.lengths[rows], kind="stable")
     size = max(1, tokens_per_batch // (R * int(examples.lengths[rows].max(initial=1))))
     for start in range(0, n, size):
         columns = by_length[start : start + size]
-        batch = make_batch(examples, np.broadcast_to(rows[columns], (R, len(columns))), device)
+        batch = make_batch(data, np.broadcast_to(rows[columns], (R, len(columns))))
         logits, targets = model(batch).float(), batch.targets
         losses = F.cross_entropy(
             logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
         ).view(targets.shape)
         right = logits.argmax(-1) == targets
         counted = targets != IGNORED
-        where = columns[np.take_along_axis(batch.order, batch.slot, 1)]  # [R, M]
+        where = columns[np.take_along_axis(batch.order, batch.slot.cpu().numpy(), 1)]  # [R, M]
         replica = np.broadcast_to(np.arange(R)[:, None], where.shape)
         for total, values in zip(sums, (losses, right, counted), strict=True):
             np.add.at(total, (replica, where), values.cpu().numpy())
@@ -1227,17 +1415,20 @@ def make_plan(args, data, n_seeds):
     effective = args.batch_size * args.accumulation_steps
     with torch.device("meta"):
         n_params = GPT(config, [0]).n_params()
-    typical = float(np.mean(np.sort(data.train.lengths)[-len(data.train) // 4 :]))
+    lengths = data.train.lengths
+
+    precision = choose_precision(args.amp, device, args.d_model)
 
     def step_bytes(rows):
-        return memory_bytes(config, n_params, n_seeds, int(rows * typical) * n_seeds)
+        tokens = n_seeds * int(rows * lengths.mean() + 3 * rows**0.5 * lengths.std())
+        return memory_bytes(config, n_params, n_seeds, tokens, precision, device)
 
     at_once = step_bytes(effective) < 0.5 * free_memory_bytes(device)
     plan = Plan(
         config=config,
         stages=stages,
         device=device,
-        precision=choose_precision(args.amp, device, args.d_model),
+        precision=precision,
         peak_lr=args.lr if args.no_lr_scaling else args.lr * 1024 / args.d_model,
         micro_batches=1 if at_once else args.accumulation_steps,
         step_bytes=step_bytes(effective if at_once else args.batch_size),
@@ -1450,8 +1641,10 @@ def train(args):
 
     # Model, optimizer and, on --resume, everything as it was.
     model = GPT(plan.config, seeds).to(device)
-    optimizer = make_optimizer(model, args.weight_decay)
-    torch.manual_seed(seeds[0])  # dropout; initialisation and data order have their own generators
+    no_graph = no_graph_because(args, plan)
+    first_lr = 0.0 if no_graph else torch.zeros((), device=device)
+    optimizer = make_optimizer(model, args.weight_decay, first_lr)
+    torch.manual_seed(seeds[0])  # a GPU's dropout; all else has its own generators
     first_epoch, step, examples_seen, seconds_before, state = 1, 0, 0, 0.0, None
     if args.resume:
         began, found = find_run(folder, config, seeds)
@@ -1489,8 +1682,8 @@ def train(args):
         if device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], device)
     model.use_checkpoint = args.use_checkpoint
+    model.set_precision(plan.precision)
     for block in model.blocks:
-        block.cpu_bf16 = device.type == "cpu" and plan.precision == "bf16"
         if args.compile:  # attention's groups change from batch to batch; these do not
             block.qkv = torch.compile(block.qkv, dynamic=True)
             block.finish = torch.compile(block.finish, dynamic=True)
@@ -1505,6 +1698,12 @@ def train(args):
 
         writers = {r.seed: SummaryWriter(r.folder / "tensorboard") for r in replicas}
 
+    if device.type == "cuda" and no_graph:
+        print(f"note: steps are launched kernel by kernel, not as a CUDA graph: {no_graph}")
+    steps = (EagerSteps if no_graph else StaticSteps)(
+        *(model, optimizer, scaler, Resident(data.train, device), plan.effective_batch),
+        *(plan.micro_batches, args.label_smoothing, args.max_grad_norm),
+    )
     started, total_steps = time.perf_counter(), plan.total_steps
     last_validation = (first_epoch - 1) // args.eval_every * args.eval_every
     bar = tqdm(
@@ -1525,24 +1724,12 @@ def train(args):
         )
         model.train()
         optimized = torch.zeros(model.R, device=device)
-        for start in range(0, len(rows), plan.effective_batch):
+        steps.begin_epoch(orders)
+        for i in range(plan.steps_in(epoch)):
             lr = learning_rate(
                 step, total_steps, args.warmup_steps, plan.peak_lr, args.min_lr_ratio
             )
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            chosen = orders[:, start : start + plan.effective_batch]
-            pieces = np.array_split(chosen, min(plan.micro_batches, chosen.shape[1]), axis=1)
-            batches = [make_batch(data.train, piece, device) for piece in pieces]
-            loss, norms = train_step(
-                model,
-                optimizer,
-                scaler,
-                batches,
-                autocast(device, plan.precision),
-                args.label_smoothing,
-                args.max_grad_norm,
-            )
+            loss, norms = steps.step(i, lr, (seeds[0], step))
             step += 1
             optimized += loss
             sick = ~loss.isfinite() if scaler.is_enabled() else ~(loss + norms).isfinite()
@@ -1805,6 +1992,8 @@ def build_parser():
     flag("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
     flag("--amp", choices=("auto", "fp32", "bf16", "fp16"), default="auto",
          help="precision of matrix products; auto takes the fastest safe one")
+    flag("--cuda_graph", action=switch, default=True,
+         help="launch a GPU's training step as one CUDA graph, where the other flags allow it")
     flag("--compile", action="store_true",
          help="torch.compile the blocks; needs a C++ compiler and, on a GPU, Triton")
     flag("--use_checkpoint", action="store_true",
