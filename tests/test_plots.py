@@ -619,8 +619,10 @@ def test_command_line_writes_each_run_into_its_folder_and_comparisons_beside(add
     out = add_only.parent / "figures"
     done = command(add_only, five_tasks, "--out_dir", out)
     assert (done.returncode, done.stderr) == (0, "")
-    paths = [Path(line) for line in done.stdout.splitlines()]
+    listed, table = done.stdout.split("\n\n")
+    paths = [Path(line) for line in listed.splitlines()]
     assert sorted(p for p in out.rglob("*") if p.is_file()) == sorted(paths)
+    assert table.startswith("exact match by times in the training set")
     names = {p.relative_to(out).as_posix() for p in paths}
     assert {"step1_add_only/learning.png", "compare_learning.png", "compare_ood.png"} <= names
     assert "step1_add_only/repeat_count.png" not in names
