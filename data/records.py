@@ -48,7 +48,11 @@ def with_ends(kind, *names):
     return {f"{name}{end}": kind for name in names for end in ("", "_low", "_high")}
 
 
-CONFIG = {"data": {"audit": {"val_unseen": COUNT}}, "derived": {"stages": [{"tasks": [TEXT]}]}}
+CONFIG = {
+    "seeds": [COUNT],
+    "data": {"audit": {"val_unseen": COUNT}},
+    "derived": {"stages": [{"tasks": [TEXT]}]},
+}
 EPOCH = {
     **dict.fromkeys(("epoch", "step", "examples_seen", "val_n", "train_n"), COUNT),
     **dict.fromkeys(("lr", "train_loss", "val_loss"), NUMBER),

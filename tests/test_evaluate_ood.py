@@ -15,7 +15,8 @@ import torch
 import evaluate_ood
 import metrics
 from data.formats import Tokenizer, sha256_of
-from data.generate import build_tokenizer
+from data.generate import SUITES as SUITES_MADE
+from data.generate import build_tokenizer, make_missing
 from train_minigpt_4070 import GPT, RUN_ON, Batch, Generation, GPTConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,7 +83,7 @@ def evaluate(model, ood_dir, out_dir, *more):
     """Run it, but for the figures, from its own arguments; returns what `read` does."""
     argv = ["--model", model, "--ood_dir", ood_dir, "--out_dir", out_dir, "--device", "cpu", *more]
     args = evaluate_ood.build_parser().parse_args([str(a) for a in argv])
-    with mock.patch("plots.write_figures", return_value=[]):
+    with mock.patch("evaluate_ood.write_figures", return_value=[]):
         evaluate_ood.evaluate(args)
     return read(out_dir)
 
@@ -447,15 +448,13 @@ def test_exit_code_and_silence(tmp_path):
 
 
 def test_standard_suites_are_made_when_missing(tmp_path, monkeypatch, capsys):
-    def make(root, parts):
-        assert parts == ("ood",)
-        write_suite(root / "ood_data_complete", ["[add] 1 + 1 | 2"])
-
-    monkeypatch.setattr(evaluate_ood, "ROOT", tmp_path)
-    monkeypatch.setattr(evaluate_ood, "make_standard_data", make)
-    found = evaluate_ood.find_suites(tmp_path / "ood_data_complete")
-    assert [path.name for path in found] == ["suite.pkl"]
-    assert capsys.readouterr().out.startswith("making the standard suites")
+    monkeypatch.setattr(evaluate_ood, "make_missing", lambda path: make_missing(path, tmp_path))
+    folder = tmp_path / "ood_data_complete"
+    found = evaluate_ood.find_suites(folder)
+    assert [path.stem for path in found] == sorted(SUITES_MADE)
+    assert capsys.readouterr().out == f"made the standard suites in {folder}\n"
+    assert evaluate_ood.find_suites(folder) == found
+    assert capsys.readouterr().out == ""
 
 
 def test_every_flag_is_read():

@@ -648,10 +648,10 @@ def test_import_and_help_leave_matplotlib_alone():
         (None, ["gone"], "gone is not a folder"),
         ("empty", ["run"], "no epoch in a metrics.jsonl and no ood_results.json"),
         ("torn", ["run"], "no epoch in a metrics.jsonl"),
-        ("broken", ["run"], "metrics.jsonl, line 1, is not a JSON object"),
+        ("broken", ["run"], "metrics.jsonl, line 1 should be an object, not [1]"),
         ("ood", ["run"], "ood_results.json is not readable as JSON"),
         ("good", ["run", "gone"], "add --out_dir"),
-        ("good", ["run", "--out_dir", "run/metrics.jsonl"], "is a file, not a folder"),
+        ("good", ["run", "--out_dir", "run/metrics.jsonl"], "is a file, or lies in one"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence_and_nothing_is_written(tmp_path, prepare, args, said):
