@@ -428,13 +428,14 @@ def repeat_count_figure(runs: list[Run]):
     panels = {unit: points for unit, points in panels.items() if any(points.values())}
     if not panels:
         return None
-    fig, axes = new_figure(runs, 1.5 + 4.2 * len(panels), 4.2, (1,) * len(panels))
+    width = (1.5 if len(runs) == 1 else 3.5) + 4.2 * len(panels)  # beside several runs, a legend
+    fig, axes = new_figure(runs, width, 4.2, (1,) * len(panels))
     for ax, (unit, points) in zip(axes, panels.items(), strict=True):
         draw_repeat_counts(ax, points, unit)
         if any(grouped_counts(m) for run in runs for m in run.memorization):
             ax.set_xlabel("times in the training set, at least (in powers of two)")
     if len(runs) > 1:
-        axes[0].legend(fontsize=9, loc="lower right")  # "best" does not see the bars
+        axes[-1].legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1))
     several = len(panels) > 1 and any(len(run.memorization) > 1 for run in runs)
     note = " Loss: lowest to highest seed." if several else ""
     caption(fig, interval_words(runs, "Bars") + note + f" Open, at 0: {held_out(runs)} examples.")
@@ -460,6 +461,7 @@ def draw_repeat_counts(ax, points: dict[str, dict[int, Point]], unit: str) -> No
         ax.plot(xs[seen], value[seen], label=shorten(run), markersize=6, **look(i))
         ax.plot(xs[~seen], value[~seen], markersize=7, markerfacecolor="white", **look(i))
     ns = [count_words(p[c].n for p in points.values() if c in p) for c in counts]
+    ns = [n.replace("–", "–\n") for n in ns]
     labels = [f"{c:g}\n{n}".strip() for c, n in zip(counts, ns, strict=True)]
     ax.set_xticks(range(len(counts)), labels, fontsize=8)
     name = unit.split(" (")[0]
