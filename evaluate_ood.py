@@ -19,7 +19,8 @@ characters the vocabulary has, and which a table of learned positions can hold. 
 counted by reason, and its numbers stand under "all".
 
 A folder of seeds gets both files in each `seed_<s>/ood_results/` too; the results in --out_dir are
-then means over seeds, with intervals over seeds.
+then means over seeds, with intervals over seeds. Files are written when every suite is done, each
+whole or not at all.
 """
 
 import argparse

@@ -336,7 +336,7 @@ def run_main(work):
     except BrokenPipeError:
         code = 141
     except OSError as error:
-        code, said = 5, f"error: {error.filename or 'writing'}: {error.strerror or error}"
+        code, said = 5, f"error: {error.filename or 'output'}: {error.strerror or error}"
     except KeyboardInterrupt:
         code, said = 130, "\ninterrupted"
     try:
@@ -353,8 +353,9 @@ def run_main(work):
 
 def check_writable(folder, flag="--out_dir"):
     """Raise UserError unless files can be written into `folder`; one that is missing stays so."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    made = []
     try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
