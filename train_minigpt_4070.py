@@ -2180,24 +2180,27 @@ def validate(run, data, device, epoch, lr_of):
     return *scored, sick
 
 
-def results_table(reports):
+def results_table(reports, seeds):
     """Exact match per task of the best models, one report a seed: lines to print."""
     unseen = all(report["unseen"] for report in reports)
     kind, many = "unseen" if unseen else "seen", len(reports) > 1
     what = f"95 % interval over {len(reports)} seeds" if many else "95 % interval"
     lines = [f"{'task':10}{'n':>6}{'exact match on ' + kind:>24}  {what}"]
     columns = [[*r["by_task"], {"group": "all", **(r["unseen"] or r["seen"])}] for r in reports]
+    if len(columns[0]) == 2:  # one task is all there is
+        columns = [column[:1] for column in columns]
     for rows in zip(*columns, strict=True):
         rate, low, high = (rows[0][f"exact_match{end}"] for end in ("", "_low", "_high"))
         if many:
             stats = metrics.over_seeds([row["exact_match"] for row in rows])
             rate, low, high = stats["mean"], stats["low"], stats["high"]
         name, n = rows[0]["group"], rows[0]["n"]
-        lines.append(f"{name:10}{n:>6}{rate:>24.1%}  [{low:.1%}, {high:.1%}]")
-    for report in reports:
-        gap = report["gap"]
+        interval = f"[{low:.1%}, {high:.1%}]" if low < high else "(seeds all equal)"
+        lines.append(f"{name:10}{n:>6}{rate:>24.1%}  {interval}")
+    for seed, report in zip(seeds, reports, strict=True):
+        gap, who = report["gap"], f"seed {seed}: " if many else ""
         lines.append(
-            f"generalization gap {gap['gap']:+.1%} [{gap['low']:+.1%}, {gap['high']:+.1%}]: "
+            f"{who}generalization gap {gap['gap']:+.1%} [{gap['low']:+.1%}, {gap['high']:+.1%}]: "
             f"{gap['train']:.1%} on training examples, {gap['unseen']:.1%} on {kind} ones "
             f"(epoch {report['epoch']})"
         )
@@ -2221,7 +2224,8 @@ def finish(args, data, replicas, device, stop):
         write_json(replica.folder / "memorization.json", reports[-1])
     if not reports:
         return
-    print("", *results_table(reports), sep="\n")
+    seeds = [replica.seed for replica in reported(replicas)]
+    print("", *results_table(reports, seeds), sep="\n")
     figures = write_figures([folder], folder / "plots")
     print(f"figures in {folder / 'plots'}: {', '.join(path.name for path in figures)}")
     model = folder / "best_model.pth" if len(replicas) == 1 else folder

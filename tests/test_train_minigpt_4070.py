@@ -2631,3 +2631,19 @@ def test_a_step_on_a_gpu_equals_one_on_the_cpu(precision):
     tolerance = 1e-4 if precision == "fp32" else 2e-2
     torch.testing.assert_close(losses["cuda"], losses["cpu"], rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(norms["cuda"], norms["cpu"], rtol=5 * tolerance, atol=5 * tolerance)
+
+
+def test_the_table_tells_seeds_apart_and_a_single_task_once():
+    def report(rate, tasks):
+        stats = {"n": 10, "exact_match": rate, "exact_match_low": 0.1, "exact_match_high": 0.9}
+        gap = {"gap": 0.1, "low": 0.0, "high": 0.2, "train": 0.6, "unseen": 0.5}
+        by_task = [{"group": task, **stats} for task in tasks]
+        return {"by_task": by_task, "unseen": stats, "seen": None, "gap": gap, "epoch": 7}
+
+    _, row, gap = t.results_table([report(0.5, ["add"])], [4])
+    assert row.split() == ["add", "10", "50.0%", "[10.0%,", "90.0%]"]
+    assert gap.startswith("generalization gap +10.0% [+0.0%, +20.0%]: 60.0% on training")
+    lines = t.results_table([report(0.5, ["add", "rel"]), report(0.5, ["add", "rel"])], [4, 9])
+    assert [line.split()[0] for line in lines[1:4]] == ["add", "rel", "all"]
+    assert all(line.endswith("50.0%  (seeds all equal)") for line in lines[1:4])
+    assert [line.split(":")[0] for line in lines[4:]] == ["seed 4", "seed 9"]
