@@ -1761,17 +1761,18 @@ def train(args, stop):
     with ExitStack() as locks, writing(folder):
         claim_folders(folder, seeds, args, locks)
         began, checkpoints = find_run(folder, config) if args.resume else ({}, [])
-        for replica, checkpoint in zip(replicas, checkpoints, strict=bool(checkpoints)):
-            vars(replica).update(checkpoint["replica"])
-        if not checkpoints:
+        if checkpoints:
+            for replica, checkpoint in zip(replicas, checkpoints, strict=True):
+                vars(replica).update(checkpoint["replica"])
+            # Both were measured when the run began, and both can change bits.
+            plan.micro_batches = began["derived"]["micro_batches"]
+            plan.precision = began["derived"]["precision"]
+        else:
             write_json(folder / "config.json", config)
             if len(seeds) > 1:
                 for replica in replicas:
                     write_json(replica.folder / "config.json", {**config, "seed": replica.seed})
         if not all(replica.finished for replica in replicas):
-            if checkpoints:  # both were measured when the run began, and both can change bits
-                plan.micro_batches = began["derived"]["micro_batches"]
-                plan.precision = began["derived"]["precision"]
             run = start_run(args, plan, replicas, checkpoints)
             if checkpoints:
                 print(f"resuming {folder} at step {run.step} of {plan.total_steps}")
