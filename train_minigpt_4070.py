@@ -1953,67 +1953,23 @@ class StopSignals:
             raise Halt(128 + self.received, f"{signal.Signals(self.received).name} came {where}")
 
 
-def train(args, stop):
-    """Train every seed side by side and write each one's run folder; `stop` is a StopSignals."""
-    if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise UserError("--tensorboard needs the package tensorboard; pip install tensorboard")
-    if args.task_curriculum_epochs is not None and not args.task_curriculum:
-        raise UserError(
-            "--task_curriculum_epochs needs --task_curriculum; add it, or leave both out"
-        )
-    if args.resume and args.overwrite:
-        raise UserError("--resume goes on with a run and --overwrite replaces it; give one of them")
-    if args.deterministic:
-        make_deterministic()
-    seeds, folder = args.seeds or [args.seed], Path(args.out_dir)
-    data = load_data(args)
-    plan, n_params = make_plan(args, data, len(seeds))
-    print("\n".join(describe(args, data, plan, n_params, seeds)), flush=True)
-    if args.dry_run:
-        return
-    config = run_config(args, data, plan, n_params, seeds)
-    replicas = [Replica(seed, seed_folder(folder, seed, seeds)) for seed in seeds]
-    with ExitStack() as locks, writing(folder):
-        claim_folders(folder, seeds, args, locks)
-        began, checkpoints = find_run(folder, config) if args.resume else ({}, [])
-        for replica, checkpoint in zip(replicas, checkpoints, strict=bool(checkpoints)):
-            vars(replica).update(checkpoint["replica"])
-        if not checkpoints:
-            write_json(folder / "config.json", config)
-            if len(seeds) > 1:
-                for replica in replicas:
-                    write_json(replica.folder / "config.json", {**config, "seed": replica.seed})
-        if not all(replica.finished for replica in replicas):
-            if checkpoints:  # both were measured when the run began, and both can change bits
-                plan.micro_batches = began["derived"]["micro_batches"]
-                plan.precision = began["derived"]["precision"]
-            run = start_run(args, plan, replicas, checkpoints)
-            if checkpoints:
-                print(f"resuming {folder} at step {run.step} of {plan.total_steps}")
-            with progress_bar(plan, run) as bar:
-                optimize(args, data, plan, run, stop, bar)
-            finish(args, data, replicas, plan.device, stop)
-        elif all((replica.folder / "memorization.json").exists() for replica in reported(replicas)):
-            print(f"the run in {folder} is finished and left as it is")
-        else:
-            print(f"the run in {folder} is finished; its report and figures are made again")
-            finish(args, data, replicas, plan.device, stop)
-    sick = [f"seed {replica.seed} {replica.finished}" for replica in replicas if replica.diverged]
+def validate(run, data, device, epoch, lr_of):
+    """Score validation set and training sample; who scores no finite loss is set aside.
+
+    Returns the Scores of both, for the replicas that stay, and the list of those that did not.
+    """
+
+    def both():
+        val = score(run.model, data.val, np.arange(len(data.val)), device)
+        return val, score(run.model, data.train, data.sample, device)
+
+    scored = both()
+    finite = np.logical_and(*(np.isfinite(scores.loss).all(1) for scores in scored))
+    sick = np.flatnonzero(~finite).tolist()
     if sick:
-        raise Halt(3, "; ".join(sick))
-
-
-@contextmanager
-def writing(folder):
-    """Inside, nothing but the run folder is written: where that fails, the run ends with code 5."""
-    try:
-        yield
-    except BrokenPipeError:  # standard output's
-        raise
-    except OSError as error:
-        raise Halt(
-            5, f"cannot write in {folder} ({error.strerror or error}); what was saved is kept"
-        ) from None
+        set_aside(run, sick, ["its validation loss is not finite"] * len(sick), epoch, lr_of)
+        scored = both() if run.replicas else scored
+    return *scored, sick
 
 
 def at_save_step(args, run):
@@ -2161,25 +2117,6 @@ def optimize(args, data, plan, run, stop, bar):
         writer.close()
 
 
-def validate(run, data, device, epoch, lr_of):
-    """Score validation set and training sample; who scores no finite loss is set aside.
-
-    Returns the Scores of both, for the replicas that stay, and the list of those that did not.
-    """
-
-    def both():
-        val = score(run.model, data.val, np.arange(len(data.val)), device)
-        return val, score(run.model, data.train, data.sample, device)
-
-    scored = both()
-    finite = np.logical_and(*(np.isfinite(scores.loss).all(1) for scores in scored))
-    sick = np.flatnonzero(~finite).tolist()
-    if sick:
-        set_aside(run, sick, ["its validation loss is not finite"] * len(sick), epoch, lr_of)
-        scored = both() if run.replicas else scored
-    return *scored, sick
-
-
 def results_table(reports, seeds):
     """Exact match per task of the best models, one report a seed: lines to print."""
     unseen = all(report["unseen"] for report in reports)
@@ -2232,6 +2169,70 @@ def finish(args, data, replicas, device, stop):
     command = ["python", "evaluate_ood.py", "--model", model, "--tokenizer", args.tokenizer]
     command += ["--ood_dir", "ood_data_complete", "--out_dir", folder / "ood_results"]
     print("next:", shlex.join(map(str, command)))
+
+
+@contextmanager
+def writing(folder):
+    """Inside, nothing but the run folder is written: where that fails, the run ends with code 5."""
+    try:
+        yield
+    except BrokenPipeError:  # standard output's
+        raise
+    except OSError as error:
+        raise Halt(
+            5, f"cannot write in {folder} ({error.strerror or error}); what was saved is kept"
+        ) from None
+
+
+def train(args, stop):
+    """Train every seed side by side and write each one's run folder; `stop` is a StopSignals."""
+    if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("--tensorboard needs the package tensorboard; pip install tensorboard")
+    if args.task_curriculum_epochs is not None and not args.task_curriculum:
+        raise UserError(
+            "--task_curriculum_epochs needs --task_curriculum; add it, or leave both out"
+        )
+    if args.resume and args.overwrite:
+        raise UserError("--resume goes on with a run and --overwrite replaces it; give one of them")
+    if args.deterministic:
+        make_deterministic()
+    seeds, folder = args.seeds or [args.seed], Path(args.out_dir)
+    data = load_data(args)
+    plan, n_params = make_plan(args, data, len(seeds))
+    print("\n".join(describe(args, data, plan, n_params, seeds)), flush=True)
+    if args.dry_run:
+        return
+    config = run_config(args, data, plan, n_params, seeds)
+    replicas = [Replica(seed, seed_folder(folder, seed, seeds)) for seed in seeds]
+    with ExitStack() as locks, writing(folder):
+        claim_folders(folder, seeds, args, locks)
+        began, checkpoints = find_run(folder, config) if args.resume else ({}, [])
+        if checkpoints:
+            for replica, checkpoint in zip(replicas, checkpoints, strict=True):
+                vars(replica).update(checkpoint["replica"])
+            # Both were measured when the run began, and both can change bits.
+            plan.micro_batches = began["derived"]["micro_batches"]
+            plan.precision = began["derived"]["precision"]
+        else:
+            write_json(folder / "config.json", config)
+            if len(seeds) > 1:
+                for replica in replicas:
+                    write_json(replica.folder / "config.json", {**config, "seed": replica.seed})
+        if not all(replica.finished for replica in replicas):
+            run = start_run(args, plan, replicas, checkpoints)
+            if checkpoints:
+                print(f"resuming {folder} at step {run.step} of {plan.total_steps}")
+            with progress_bar(plan, run) as bar:
+                optimize(args, data, plan, run, stop, bar)
+            finish(args, data, replicas, plan.device, stop)
+        elif all((replica.folder / "memorization.json").exists() for replica in reported(replicas)):
+            print(f"the run in {folder} is finished and left as it is")
+        else:
+            print(f"the run in {folder} is finished; its report and figures are made again")
+            finish(args, data, replicas, plan.device, stop)
+    sick = [f"seed {replica.seed} {replica.finished}" for replica in replicas if replica.diverged]
+    if sick:
+        raise Halt(3, "; ".join(sick))
 
 
 # ----------------------------------------------------------------------------------------------
