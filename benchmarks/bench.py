@@ -38,7 +38,7 @@ sys.path.insert(0, str(ROOT))
 import train_minigpt_4070 as minigpt  # noqa: E402
 from data import formats  # noqa: E402
 
-SECTIONS = ("train", "generate", "growth", "large")
+SECTIONS = ("train", "generate", "evaluate", "growth", "large")
 LEARNING_RATE, WEIGHT_DECAY, MAX_GRAD_NORM = 4e-4, 0.01, 1.0
 IGNORED = -100  # what the peers' cross-entropy leaves out
 OURS, ONE_BY_ONE = "this project", "one by one, uncached"
@@ -55,10 +55,14 @@ class Bench:
     """What every contender is given."""
 
     examples: formats.Examples
-    eos: int
+    tokenizer: formats.Tokenizer
     device: torch.device
     precision: str  # of the matrix products, ours and the peers'
     config: minigpt.GPTConfig
+
+    @property
+    def eos(self):
+        return self.tokenizer.eos
 
     def synchronize(self):
         if self.device.type == "cuda":
@@ -79,7 +83,7 @@ def prepare(device_name):
     examples = formats.load_examples(ROOT / "data/processed/train_normal.pkl", tokenizer)
     config = model_config(len(tokenizer))
     precision = minigpt.choose_precision("auto", device, config.d_model)
-    return Bench(examples, tokenizer.eos, device, precision, config)
+    return Bench(examples, tokenizer, device, precision, config)
 
 
 def draw_rows(bench, round_, steps, n, R=1):
@@ -506,9 +510,9 @@ def prompt_ids(examples, row):
     return examples.ids[start : start + int(examples.answer_start[row])].astype(np.int64)
 
 
-def caps_of(examples, rows):
-    """New tokens each row gets from everyone, int [n]: the trainer's own limit."""
-    return examples.lengths[rows] - examples.answer_start[rows] + minigpt.RUN_ON
+def caps_of(examples, rows, beyond=minigpt.RUN_ON):
+    """New tokens each row gets from everyone, int [n]: its answer's and `beyond`."""
+    return examples.lengths[rows] - examples.answer_start[rows] + beyond
 
 
 def generate_ours(bench, model, rows):
@@ -516,7 +520,7 @@ def generate_ours(bench, model, rows):
     return minigpt.generate(model, bench.examples, rows[None], NO_EOS, bench.device).ids[0]
 
 
-def generate_transformers(bench, model, rows, batch_size):
+def generate_transformers(bench, model, rows, batch_size, beyond=minigpt.RUN_ON):
     """`generate`: batches of like length, padded on the left, cached -> [n] lists of new ids.
 
     A stopping criterion ends each row at its cap, as an end token would.
@@ -530,7 +534,7 @@ def generate_transformers(bench, model, rows, batch_size):
         def __call__(self, input_ids, scores, **_):
             return input_ids.shape[1] - self.n_prompt >= self.caps
 
-    caps, found = caps_of(bench.examples, rows), [None] * len(rows)
+    caps, found = caps_of(bench.examples, rows, beyond), [None] * len(rows)
     by_length = np.argsort(bench.examples.lengths[rows], kind="stable")
     for start in range(0, len(rows), batch_size):
         chosen = by_length[start : start + batch_size]
@@ -556,13 +560,13 @@ def generate_transformers(bench, model, rows, batch_size):
 
 
 @torch.inference_mode()
-def generate_one_by_one(bench, model, rows):
+def generate_one_by_one(bench, model, rows, eos=NO_EOS):
     """One prompt at a time, the whole text through the model for every token -> [n] lists."""
     found = []
     for row, cap in zip(rows, caps_of(bench.examples, rows), strict=True):
         ids = prompt_ids(bench.examples, row).tolist()
         n_prompt = len(ids)
-        while len(ids) < n_prompt + cap:
+        while len(ids) < n_prompt + cap and ids[-1] != eos:
             text = SimpleNamespace(
                 ids=torch.tensor([ids], device=bench.device),
                 pos=torch.arange(len(ids), device=bench.device),
@@ -608,6 +612,67 @@ def generation(bench, rounds, n, n_one_by_one, batch_size=128):
         "prompts": n,
         "same_as_one_by_one": same,
         "compared_with_one_by_one": compared,
+        "ways": [line.summary() for line in lines.values()],
+    }
+
+
+# ----------------------------------------------------------------------------------------------
+# Section: evaluation
+# ----------------------------------------------------------------------------------------------
+
+
+def taught(bench, rows, share=0.9, max_epochs=300):
+    """A model that has learned the answers of `rows` by heart until `share` of them are right."""
+    pupil = Ours(bench, config=replace(bench.config, dropout=0.0))
+    for epoch in range(max_epochs):
+        order = np.random.default_rng(epoch).permutation(rows)
+        pupil.model.train()
+        pupil.train(order[: len(rows) // 32 * 32].reshape(-1, 1, 32), 1)
+        if minigpt.score(pupil.model, bench.examples, rows, bench.device).exact.mean() >= share:
+            break
+    return pupil.model.eval()
+
+
+def evaluate_ours(bench, model, rows):
+    """What the trainer does after an epoch: one pass tells who is right, the rest is generated."""
+    exact = np.zeros((1, len(bench.examples)), bool)
+    exact[0, rows] = minigpt.score(model, bench.examples, rows, bench.device).exact[0]
+    texts = minigpt.predict(model, bench.tokenizer, bench.examples, rows, exact, bench.device)
+    return [texts[0][row] for row in rows.tolist()]
+
+
+def evaluation(bench, rounds, n, max_epochs=300):
+    """Time the predictions of a trained model for `n` prompts, most of which it answers rightly."""
+    rows, decode = draw_rows(bench, 0, 1, n)[0, 0], bench.tokenizer.decode
+    model = taught(bench, rows, max_epochs=max_epochs)
+
+    def one_by_one(rows):
+        found = generate_one_by_one(bench, model, rows, bench.eos)
+        return [decode(ids[:-1] if ids[-1] == bench.eos else ids) for ids in found]
+
+    ways = {OURS: partial(evaluate_ours, bench, model)}
+    if find_spec("transformers"):
+        theirs = gpt2(bench.config).to(bench.device).eval()
+        # Its weights are random; it is given the right number of tokens and stops there.
+        ways["transformers generate, one batch"] = partial(
+            generate_transformers, bench, theirs, batch_size=n, beyond=1
+        )
+    ways[ONE_BY_ONE] = one_by_one
+    lines, said = {name: Series(name) for name in ways}, {}
+    for round_ in range(rounds + 1):  # round 0 warms up
+        for name in in_turn(list(ways), round_):
+            if round_ or name != ONE_BY_ONE:
+                seconds, said[name] = stopwatch(bench, partial(ways[name], rows))
+                if round_:
+                    lines[name].add(seconds, n, caps_of(bench.examples, rows, 1).sum())
+        progress(f"evaluation: round {round_} of {rounds}")
+    answers = [bench.examples.answer(row) for row in rows]
+    same = sum(a == b for a, b in zip(said[OURS], said[ONE_BY_ONE], strict=True))
+    return {
+        "prompts": n,
+        "right": sum(a == b for a, b in zip(said[OURS], answers, strict=True)),
+        "same_as_one_by_one": same,
+        "compared_with_one_by_one": n,
         "ways": [line.summary() for line in lines.values()],
     }
 
@@ -758,9 +823,9 @@ def training_tables(result):
     return "\n\n".join(parts)
 
 
-def generation_table(result):
+def generation_table(result, title):
     ways = result["ways"]
-    header = ["greedy generation", "prompts/s", "new tokens/s", "this project is × as fast"]
+    header = [title, "prompts/s", "new tokens/s", "this project is × as fast"]
     rows = [
         [w["name"], spread(w), f"{w['tokens_per_second']:,.0f}", times_best(ways[0], [w])]
         for w in ways
@@ -866,7 +931,13 @@ def main(argv=None):
     if "generate" in args.sections:
         n, part = (64, 4) if args.quick else (500, 50)
         result["generation"] = generation(bench, rounds, n, part)
-        print(f"\n{generation_table(result['generation'])}", flush=True)
+        table_ = generation_table(result["generation"], "greedy generation")
+        print(f"\n{table_}", flush=True)
+    if "evaluate" in args.sections:
+        found = evaluation(bench, rounds, *((32, 20) if args.quick else (128,)))
+        result["evaluation"] = found
+        title = f"evaluation, {found['right'] / found['prompts']:.0%} right"
+        print(f"\n{generation_table(found, title)}", flush=True)
     if "growth" in args.sections:
         result["growth"] = growth(bench, rounds, args.quick)
         print(f"\n{growth_tables(result['growth'])}", flush=True)

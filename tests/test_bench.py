@@ -27,7 +27,7 @@ def small_bench(**config):
     tokenizer = formats.Tokenizer([formats.PAD, formats.UNK, formats.EOS, *characters])
     examples = formats.build_examples(LINES, tokenizer, "lines")
     config = B.model_config(len(tokenizer), **config)
-    return B.Bench(examples, tokenizer.eos, torch.device("cpu"), "fp32", config)
+    return B.Bench(examples, tokenizer, torch.device("cpu"), "fp32", config)
 
 
 @pytest.fixture
@@ -100,6 +100,12 @@ def test_generation_gives_the_same_tokens_as_one_by_one(bench):
     ours = B.generate_ours(bench, model, rows)
     assert [len(ids) for ids in ours] == B.caps_of(bench.examples, rows).tolist()
     assert B.generate_one_by_one(bench, model, rows) == ours
+
+
+def test_evaluation_says_what_the_one_by_one_loop_says(bench):
+    result = B.evaluation(bench, 1, len(LINES), max_epochs=0)
+    assert result["same_as_one_by_one"] == result["compared_with_one_by_one"] == len(LINES)
+    assert "| this project" in B.generation_table(result, "evaluation")
 
 
 def test_transformers_generates_as_many_tokens(bench):
