@@ -27,10 +27,12 @@ import time
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
@@ -557,6 +559,109 @@ def stage_at(stages, epoch):
 
 
 # ----------------------------------------------------------------------------------------------
+# Processes
+# ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class World:
+    """The processes that torchrun started for one run; a process started alone is World()."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0  # among those on this machine: the GPU that is its own
+    met: bool = False
+
+    @property
+    def main(self):
+        """Whether this process prints, and writes what all have in common."""
+        return self.rank == 0
+
+
+ALONE = World()
+
+
+class OtherFailed(Exception):
+    """Another process cannot begin: (its message, its exit code)."""
+
+
+def join_world():
+    """Connect to the other processes, if torchrun's environment tells of any."""
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if size == 1 or "RANK" not in os.environ:
+        return World()
+    # Talk goes over the CPU, gradients where they are. A process may be done with its seeds hours
+    # before another, and torchrun itself sees one die: so no limit of time.
+    nccl = torch.cuda.is_available() and dist.is_nccl_available()
+    dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=timedelta(days=365))
+    return World(dist.get_rank(), size, int(os.environ.get("LOCAL_RANK", 0)))
+
+
+def gather(world, value):
+    """The `value` of every process, in the order of their ranks; each waits for all."""
+    if world.size == 1:
+        return [value]
+    values = [None] * world.size
+    dist.all_gather_object(values, value)
+    return values
+
+
+def meet(world, failure=None, choices=None):
+    """Every process comes here once before the first step, with its failure or its choices.
+
+    So a mistake that one of them finds ends all, is told once, and leaves none waiting. Returns
+    (the first failure or None, the first process's choices).
+    """
+    if world.met:
+        return failure, choices
+    world.met = True
+    failures, choices = zip(*gather(world, (failure, choices)), strict=True)
+    return next(filter(None, failures), None), choices[0]
+
+
+def share_work(seeds, world):
+    """Return (the seeds that this process trains, the processes that train them together).
+
+    Seeds are shared out in runs; where there are fewer than processes, all processes train all of
+    them and share each batch.
+
+    >>> share_work([0, 1, 2, 3, 4], World(rank=1, size=2))
+    ([3, 4], World(rank=0, size=1, local_rank=0, met=False))
+    """
+    if len(seeds) < world.size:
+        return seeds, world
+    return np.array_split(seeds, world.size)[world.rank].tolist(), ALONE
+
+
+@torch.no_grad()
+def sum_over_processes(team, tensors):
+    """Add up each of the float tensors over the processes of `team`, in place, in one exchange."""
+    if team.size == 1:
+        return
+    flat = torch.cat([t.flatten() for t in tensors])
+    dist.all_reduce(flat)
+    for t, total in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        t.copy_(total.view_as(t))
+
+
+def gradients(model):
+    """Each parameter's gradient; zeros where no row of the batch fell to this process."""
+    for p in model.parameters():
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    return [p.grad for p in model.parameters()]
+
+
+def most_of_processes(team, value):
+    """The greatest int >= 0 that any process of `team` gives."""
+    if team.size == 1:
+        return value
+    greatest = torch.tensor([value])
+    dist.all_reduce(greatest, dist.ReduceOp.MAX)  # on the CPU: a GPU is not made to wait
+    return int(greatest)
+
+
+# ----------------------------------------------------------------------------------------------
 # Optimizer, schedule, precision
 # ----------------------------------------------------------------------------------------------
 
@@ -647,20 +752,26 @@ def autocast(device, precision):
     return torch.autocast("cuda", torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
-def train_step(model, optimizer, scaler, batches, context, label_smoothing, max_grad_norm):
-    """One optimizer step over the micro-batches of an effective batch.
+def train_step(
+    model, optimizer, scaler, batches, context, label_smoothing, max_grad_norm, team=ALONE
+):
+    """One optimizer step over the micro-batches of an effective batch, or of a process's part.
 
     Every answer token of the effective batch weighs the same, however it is cut up. Returns the
     loss in nats per answer token and the gradient norm before clipping, float [R] each.
     """
-    n_targets = sum(batch.n_targets for batch in batches).clamp(min=1)
-    total = torch.zeros(model.R, device=n_targets.device)
+    total, n_targets = torch.zeros(2, model.R, device=model.w_tokens.device)
+    for batch in batches:
+        n_targets += batch.n_targets
+    sum_over_processes(team, [n_targets])
+    n_targets.clamp_(min=1)
     for batch in batches:
         with context:
             logits = model(batch)
         loss = answer_loss(logits, batch.targets, label_smoothing) / n_targets
         scaler.scale(loss.sum()).backward()  # a sum: replicas never mix
         total += loss.detach()
+    sum_over_processes(team, [total, *gradients(model)])
     scaler.unscale_(optimizer)
     norms = clip_gradients(model, max_grad_norm)
     scaler.step(optimizer)
