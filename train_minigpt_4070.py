@@ -569,7 +569,7 @@ class World:
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0  # among those on this machine: the GPU that is its own
+    local_rank: int | None = None  # among those on this machine: the GPU that is its own
     met: bool = False
 
     @property
@@ -594,7 +594,7 @@ def join_world():
     # before another, and torchrun itself sees one die: so no limit of time.
     nccl = torch.cuda.is_available() and dist.is_nccl_available()
     dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=timedelta(days=365))
-    return World(dist.get_rank(), size, int(os.environ.get("LOCAL_RANK", 0)))
+    return World(dist.get_rank(), size, int(os.environ["LOCAL_RANK"]))
 
 
 def gather(world, value):
@@ -620,17 +620,15 @@ def meet(world, failure=None, choices=None):
 
 
 def share_work(seeds, world):
-    """Return (the seeds that this process trains, the processes that train them together).
+    """Return (the seeds that this process trains, the team that trains them together).
 
-    Seeds are shared out in runs; where there are fewer than processes, all processes train all of
-    them and share each batch.
-
-    >>> share_work([0, 1, 2, 3, 4], World(rank=1, size=2))
-    ([3, 4], World(rank=0, size=1, local_rank=0, met=False))
+    Seeds are shared out in runs, and each process is a team of its own. Where they are fewer than
+    the processes, all train all of them and share each batch.
     """
     if len(seeds) < world.size:
         return seeds, world
-    return np.array_split(seeds, world.size)[world.rank].tolist(), ALONE
+    own = np.array_split(seeds, world.size)[world.rank].tolist()
+    return own, World(local_rank=world.local_rank)
 
 
 @torch.no_grad()
@@ -697,9 +695,11 @@ def clip_gradients(model, max_norm):
     return norms
 
 
-def choose_device(name):
+def choose_device(name, team=ALONE):
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and team.local_rank is not None:
+        name = f"cuda:{team.local_rank}"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -1300,8 +1300,8 @@ class Plan:
         return sum(self.steps_in(epoch) for epoch in range(1, self.epochs + 1))
 
 
-def make_plan(args, data, n_seeds):
-    device = choose_device(args.device)
+def make_plan(args, data, n_seeds, team=ALONE):
+    device = choose_device(args.device, team)
     if args.d_model % (2 * args.n_heads):
         raise UserError(
             f"--d_model {args.d_model} must be a multiple of 2 x --n_heads {args.n_heads}: "
@@ -1341,7 +1341,8 @@ def make_plan(args, data, n_seeds):
     typical = float(np.mean(np.sort(data.train.lengths)[-len(data.train) // 4 :]))
 
     def step_bytes(rows):
-        return memory_bytes(config, n_params, n_seeds, int(rows * typical) * n_seeds)
+        tokens = int(rows / team.size * typical) * n_seeds
+        return memory_bytes(config, n_params, n_seeds, tokens)
 
     at_once = step_bytes(effective) < 0.5 * free_memory_bytes(device)
     plan = Plan(

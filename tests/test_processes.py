@@ -80,7 +80,12 @@ def test_two_processes_step_as_one(tmp_path):
 
 @pytest.mark.parametrize(
     ("n_seeds", "size", "shares"),
-    [(4, 2, [[0, 1], [2, 3]]), (5, 2, [[0, 1, 2], [3, 4]]), (2, 2, [[0], [1]]), (3, 1, [[0, 1, 2]])],
+    [
+        (4, 2, [[0, 1], [2, 3]]),
+        (5, 2, [[0, 1, 2], [3, 4]]),
+        (2, 2, [[0], [1]]),
+        (3, 1, [[0, 1, 2]]),
+    ],
 )
 def test_seeds_are_shared_out_in_runs(n_seeds, size, shares):
     for rank, share in enumerate(shares):
