@@ -3,12 +3,8 @@
 The heavier half, whole runs and killed workers, is in tests/faults/test_scale.py.
 """
 
-import json
 import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest

@@ -8,10 +8,10 @@ import signal
 import sys
 
 import pytest
-from scaling import assert_same_run, run_sweep, sweep_commands, write_sets
 
 import train_minigpt_4070 as t
 from recipes import sweep
+from scaling import assert_same_run, run_sweep, sweep_commands, write_sets
 
 EPOCHS = ["--epochs", "2"]
 
@@ -19,10 +19,9 @@ EPOCHS = ["--epochs", "2"]
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the workers of this test fork")
 def test_two_workers_share_a_folder_and_one_is_killed(tmp_path):
     sets = write_sets(tmp_path / "sets")
-    serial = sweep_commands(sets, tmp_path / "serial", ["train"], [16], range(4), *EPOCHS)
-    parallel = sweep_commands(
-        sets, tmp_path / "runs", ["train"], [16], range(4), *EPOCHS, "--resume"
-    )
+    grid = [["train"], [16], range(4), *EPOCHS]
+    serial = sweep_commands(sets, tmp_path / "serial", *grid)
+    parallel = sweep_commands(sets, tmp_path / "runs", *grid, "--resume")
     outcomes = run_sweep(parallel, 2, 1, 0.5, tmp_path / "logs")
     assert {code for _, code in outcomes} <= {0, 4, -signal.SIGKILL}
     assert [code for _, code in outcomes].count(0) == 2 * 4  # each worker saw each run finished

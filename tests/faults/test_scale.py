@@ -12,6 +12,9 @@ import sys
 import time
 
 import pytest
+
+import train_minigpt_4070 as t
+from recipes.sweep import ROOT
 from scaling import (
     SCRIPT,
     assert_same_run,
@@ -26,18 +29,24 @@ from scaling import (
     write_sets,
 )
 
-import train_minigpt_4070 as t
-from recipes.sweep import ROOT
-
 pytestmark = [
     pytest.mark.faults,
     pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc"),
 ]
 
 KILLS = 10
-LONG = (
-    "--epochs 12 --batch_size 4 --accumulation_steps 2 --dropout 0.1 --save_every_steps 3".split()
-)
+LONG = [
+    "--epochs",
+    "12",
+    "--batch_size",
+    "4",
+    "--accumulation_steps",
+    "2",
+    "--dropout",
+    "0.1",
+    "--save_every_steps",
+    "3",
+]
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +72,13 @@ def run_one(arguments):
         )[0]
         == 0
     )
+
+
+def written(path):
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def kill_workers(process, kills, rng, ready):
@@ -125,7 +141,7 @@ def test_processes_that_share_batches_train_as_one(sets, tmp_path, seeds):
     """80 rows in batches of 9: unequal parts, and a last batch of 8."""
     n = len(t.seed_list(seeds)) + 1
     few = ["--seeds", seeds, "--epochs", "4", "--batch_size", "9", "--dropout", "0"]
-    code, out, err = finished(torchrun(flags(sets, tmp_path / "many", *few), n))
+    code, _, err = finished(torchrun(flags(sets, tmp_path / "many", *few), n))
     assert code == 0, err
     run_one(flags(sets, tmp_path / "one", *few))
     one, many = (
@@ -181,7 +197,7 @@ def test_a_mistake_is_told_once_and_nobody_waits(sets, tmp_path, mistake):
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "metrics.jsonl").write_text("")  # only the first process looks here
     mistake = [str(tmp_path / "used") if part == "used" else part for part in mistake]
-    code, out, err = finished(torchrun([*flags(sets, tmp_path / "run"), *mistake]), 60)
+    code, _, err = finished(torchrun([*flags(sets, tmp_path / "run"), *mistake]), 60)
     assert code != 0
     told = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(told) == 1, err
@@ -219,7 +235,7 @@ def test_sweep_with_submitit_on_this_machine(sets, tmp_path):
     command = [sys.executable, ROOT / "recipes/sweep.py", "--data", sets / "train.txt"]
     command += ["--d_model", "16", "--seeds", "0", "1-2", "--out_dir", tmp_path / "sweep"]
     command += ["--workers", "2", "--", "--val_data", sets / "val.txt", "--epochs", "2"]
-    command += "--n_layers 1 --n_heads 2 --warmup_steps 2 --device cpu".split()
+    command += ["--n_layers", "1", "--n_heads", "2", "--warmup_steps", "2", "--device", "cpu"]
     for _ in range(2):
         done = subprocess.run(
             list(map(str, command)), env=environment(), capture_output=True, text=True, timeout=300
