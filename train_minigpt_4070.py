@@ -12,6 +12,8 @@ replica axis R, and replicas never mix.
 """
 
 import argparse
+import errno
+import hashlib
 import importlib.util
 import io
 import json
@@ -21,11 +23,14 @@ import pickle
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
+import zipfile
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -34,6 +39,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from filelock import FileLock, Timeout
 from torch import nn
 from tqdm import tqdm
 
@@ -55,8 +61,19 @@ RUN_ON = 8  # generation may run this many characters past the answer's length b
 ROOT = Path(__file__).resolve().parent
 
 
-class Diverged(Exception):
-    """The loss is no longer finite: `main` prints where and exits with code 3."""
+EXIT_CODES = (
+    "0 done, 2 a mistake in the command or its files, 3 a seed diverged, 4 the run folder is in "
+    "use by another process, 5 the run folder cannot be written, 130, 143 and 138 stopped by "
+    "SIGINT, SIGTERM or SIGUSR1 (128 + its number), 141 broken pipe"
+)
+
+
+class Halt(Exception):
+    """Training ends otherwise than planned: `main` prints why and exits with `code`."""
+
+    def __init__(self, code, message):
+        super().__init__(message)
+        self.code = code
 
 
 # ----------------------------------------------------------------------------------------------
@@ -689,7 +706,8 @@ def clip_gradients(model, max_norm):
     """Scale each replica's gradients to a norm of at most `max_norm`; return the norms, [R]."""
     grads = [p.grad for p in model.parameters()]
     norms = torch.stack([g.flatten(1).norm(dim=1) for g in grads]).norm(dim=0)
-    scale = (max_norm / (norms + 1e-6)).clamp(max=1.0)
+    # A norm of NaN scales by 0: what was finite stays so, and what was not can be named.
+    scale = (max_norm / (norms + 1e-6)).clamp(max=1.0).nan_to_num(0.0)
     for g in grads:
         g.mul_(scale[:, None, None])
     return norms
@@ -983,9 +1001,13 @@ def memorization_report(model, data, tokenizer, device, epoch, per_count=2_000):
 # ----------------------------------------------------------------------------------------------
 
 RUN_FILES = ("config.json", "metrics.jsonl", "samples.jsonl", "memorization.json")
-CHECKPOINTS = ("best_model.pth", "last.pth", "previous.pth")
+CHECKPOINTS = ("best_model.pth", "last.pth", "previous.pth", "next.pth")
+BEGUN_FILES = ("metrics.jsonl", "best_model.pth", "last.pth", "previous.pth")
+HASH_MARK = b"sha256:"  # a checkpoint is a zip archive whose comment is this and 64 hex digits
+HASH_BYTES = len(HASH_MARK) + 64
 # Arguments that do not change the numbers of a run: a resumed run may change them.
 FREE_ARGUMENTS = {"resume", "overwrite", "dry_run", "show_samples", "save_every", "tensorboard"}
+FREE_ARGUMENTS |= {"save_every_steps"}
 FREE_ARGUMENTS |= {"out_dir", "data", "val_data", "tokenizer"}  # paths; the content has its SHA-256
 
 
@@ -1003,6 +1025,14 @@ class Replica:
     stale_epochs: int = 0
     perfect: int = 0  # validations in a row with exact match 1
     finished: str = ""  # why training ended, or "" while it goes on
+
+    def memory(self):
+        """What a checkpoint keeps of it."""
+        return {k: v for k, v in vars(self).items() if k not in ("seed", "folder")}
+
+    @property
+    def diverged(self):
+        return self.finished.startswith("diverged")
 
     def judge(self, record, epochs_since_last, all_tasks_in, min_delta, patience):
         """Take in one validation, `epochs_since_last` epochs after the one before; return whether
@@ -1034,9 +1064,29 @@ class Replica:
 
 
 def write_checkpoint(path, content):
+    """Save `content` with the SHA-256 of the file, as the comment that a zip archive may end in."""
+    if not path.parent.is_dir():  # write_atomically would make a vanished run folder again
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_atomically(path, buffer.getvalue())
+    archive = buffer.getvalue()[:-2] + HASH_BYTES.to_bytes(2, "little")  # the comment's length
+    digest = hashlib.sha256(archive).hexdigest().encode()
+    write_atomically(path, archive + HASH_MARK + digest)
+
+
+def check_bytes(data):
+    """Raise ValueError unless `data` is a checkpoint as it was written, to the last bit.
+
+    One with an empty comment has no hash (an earlier version wrote it, or `torch.save` alone); then
+    the sums that the archive keeps of its records must do.
+    """
+    if data[-22:-18] == b"PK\5\6" and data[-2:] == b"\0\0":
+        damaged = zipfile.ZipFile(io.BytesIO(data)).testzip()
+    else:
+        digest = hashlib.sha256(data[:-HASH_BYTES]).hexdigest().encode()
+        damaged = data[-HASH_BYTES:] != HASH_MARK + digest
+    if damaged:
+        raise ValueError("its bytes do not have the hash they were written with")
 
 
 def model_state(model, r, tokenizer, facts):
@@ -1046,23 +1096,44 @@ def model_state(model, r, tokenizer, facts):
     return {"format": 1, "arch": arch, "vocab": tokenizer.itos, "model": weights, **facts}
 
 
-def training_state(model, optimizer, scaler, r, replica):
-    """What replica r needs, beside its weights and the place in the run, to go on."""
+def training_state(run, r):
+    """What replica r needs, beside its weights, to go on from step `run.step` with the same bits.
+
+    The step alone says which epoch, stage and position in it is next (`Plan.place`).
+    """
     moments = {}
-    for name, p in model.named_parameters():
-        own = optimizer.state[p]
-        moments[name] = {
-            "step": float(own["step"]),
-            "exp_avg": own["exp_avg"][r : r + 1].cpu().clone(),
-            "exp_avg_sq": own["exp_avg_sq"][r : r + 1].cpu().clone(),
-        }
-    memory = {k: v for k, v in vars(replica).items() if k not in ("seed", "folder")}
-    state = {"seed": replica.seed, "replica": memory, "optimizer": moments}
-    state |= {"scaler": scaler.state_dict(), "cpu_rng": torch.get_rng_state()}
-    device = model.w_tokens.device
+    for name, p in run.model.named_parameters():
+        own = run.optimizer.state.get(p)
+        if own:  # none before the first step
+            moments[name] = {
+                "step": float(own["step"]),
+                "exp_avg": own["exp_avg"][r : r + 1].cpu().clone(),
+                "exp_avg_sq": own["exp_avg_sq"][r : r + 1].cpu().clone(),
+            }
+    replica, device = run.replicas[r], run.model.w_tokens.device
+    state = {"step": run.step, "seconds": run.seconds, "optimized": float(run.optimized[r])}
+    state |= {"seed": replica.seed, "replica": replica.memory(), "optimizer": moments}
+    state |= {"scaler": run.scaler.state_dict(), "cpu_rng": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda_rng"] = torch.cuda.get_rng_state(device)
     return state
+
+
+def save_last(folder, content):
+    """Make `content` the folder's last.pth, and what that was previous.pth.
+
+    Nothing is renamed before all is written: on a full disk both stay as they were.
+    """
+    write_checkpoint(folder / "next.pth", content)
+    if (folder / "last.pth").exists():
+        os.replace(folder / "last.pth", folder / "previous.pth")
+    os.replace(folder / "next.pth", folder / "last.pth")
+
+
+def save_run(run, tokenizer, facts):
+    for r, replica in enumerate(run.replicas):
+        state = training_state(run, r)
+        save_last(replica.folder, model_state(run.model, r, tokenizer, {**facts, **state}))
 
 
 def read_checkpoint(path):
@@ -1070,7 +1141,9 @@ def read_checkpoint(path):
     if not Path(path).is_file():
         raise UserError(f"the checkpoint {path} does not exist; train a model first")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        data = Path(path).read_bytes()
+        check_bytes(data)
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         weights, arch, vocab = content["model"], content["arch"], content["vocab"]
         GPTConfig(**arch)
         if not isinstance(weights, dict) or len(Tokenizer(vocab)) != arch["vocab_size"]:
@@ -1080,8 +1153,8 @@ def read_checkpoint(path):
         content["seed"], content["epoch"], content["trained_length"], content["data"]["train"]
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError):
         raise UserError(f"{path} is no checkpoint of this program, or damaged") from None
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path} is no checkpoint of this program ({error})") from None
+    except (TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is no checkpoint of this program, or damaged ({error})") from None
     return content
 
 
@@ -1108,22 +1181,32 @@ def seed_folder(folder, seed, seeds):
     return folder if len(seeds) == 1 else folder / f"seed_{seed}"
 
 
-def claim_folder(folder, seeds, args):
-    """Return a Replica for each seed; refuse a folder in use, or clear it for --overwrite."""
+def lock_folders(folders, held):
+    """Lock each folder until the ExitStack `held` closes, or the process dies in whatever way."""
+    for folder in folders:
+        try:
+            held.enter_context(FileLock(folder / ".lock", timeout=0))
+        except Timeout:
+            raise Halt(
+                4,
+                f"another process is training in {folder}; wait for it, or give another --out_dir",
+            ) from None
+
+
+def claim_folders(folder, seeds, args, held):
+    """Make and lock each seed's folder; refuse a folder in use, or clear it for --overwrite."""
     folders = [seed_folder(folder, seed, seeds) for seed in seeds]
-    in_use = [f for f in {folder, *folders, *folder.glob("seed_*")} if holds_run(f)]
-    if in_use and not args.overwrite:
-        raise UserError(
-            f"{folder} holds a run already; continue it with --resume, replace it with "
-            "--overwrite, or give another --out_dir"
-        )
-    for used in in_use:
-        for name in (*RUN_FILES, *CHECKPOINTS):
-            (used / name).unlink(missing_ok=True)
-        for results in ("plots", "ood_results", "tensorboard"):
-            shutil.rmtree(used / results, ignore_errors=True)
-        if used != folder and not any(used.iterdir()):
-            used.rmdir()
+    if not args.resume:
+        in_use = [f for f in {folder, *folders, *folder.glob("seed_*")} if holds_run(f)]
+        with ExitStack() as others:
+            lock_folders([f for f in in_use if (f / ".lock").exists()], others)
+            if not args.overwrite:
+                refuse_folders(in_use, folder)
+            for used in in_use:
+                clear_folder(used)
+        for used in set(in_use) - {folder, *folders}:
+            if [path.name for path in used.iterdir()] in ([], [".lock"]):
+                shutil.rmtree(used)
     try:
         for f in folders:
             f.mkdir(parents=True, exist_ok=True)
@@ -1131,71 +1214,120 @@ def claim_folder(folder, seeds, args):
         raise UserError(
             f"cannot make {folder} ({error.strerror}); give another --out_dir"
         ) from None
-    return [Replica(seed, f) for seed, f in zip(seeds, folders, strict=True)]
+    lock_folders(folders, held)
+    if not args.resume:  # another process may have come and gone meanwhile
+        refuse_folders([f for f in folders if holds_run(f)], folder)
+    for f in folders:
+        for torn in f.glob(".*.tmp"):  # what a killed process was writing
+            torn.unlink(missing_ok=True)
+
+
+def refuse_folders(in_use, folder):
+    if in_use:
+        raise UserError(
+            f"{folder} holds a run already; continue it with --resume, replace it with "
+            "--overwrite, or give another --out_dir"
+        )
+
+
+def clear_folder(folder):
+    """Remove a run's files, and nothing else, from its folder."""
+    for name in (*RUN_FILES, *CHECKPOINTS):
+        (folder / name).unlink(missing_ok=True)
+    for results in ("plots", "ood_results", "tensorboard"):
+        shutil.rmtree(folder / results, ignore_errors=True)
 
 
 def find_resumable(folder, seeds):
-    """Return one training checkpoint a seed, all of the newest step that every seed has.
+    """Return one training checkpoint a seed, all of the newest step that every seed has, or [] if
+    the run was stopped before it had one of each.
 
     A run can be killed between two seeds' files, so each keeps its previous one. A seed that had
-    finished before that step is returned at its own last one.
+    finished before that step is returned at its own last one. What is chosen becomes last.pth: the
+    next save must not push it out while another seed still stands there.
     """
-    found = []
-    for seed in seeds:
-        own = seed_folder(folder, seed, seeds)
-        paths = [p for p in (own / "last.pth", own / "previous.pth") if p.exists()]
-        whole = []
-        for path in paths:
-            try:
-                checkpoint = read_checkpoint(path)
-            except UserError as error:
-                print(f"note: {error}; the one before it is taken if there is one")
-                continue
-            if checkpoint.keys() >= {"step", "replica", "optimizer"}:
-                whole.append(checkpoint)
-        if not whole:
+    folders = [seed_folder(folder, seed, seeds) for seed in seeds]
+    found = [training_checkpoints(own) for own in folders]
+    lacking = [own for own, whole in zip(folders, found, strict=True) if not whole]
+    if lacking:
+        begun = any(c["step"] > 0 for own in found for c in own.values())
+        if begun or any((own / name).exists() for own in lacking for name in BEGUN_FILES):
             raise UserError(
-                f"nothing to resume in {own}: no training checkpoint was finished there; start "
+                f"nothing to resume in {lacking[0]}: no training checkpoint is whole there; start "
                 "again with --overwrite"
             )
-        found.append(whole)
-    for step in sorted({c["step"] for own in found for c in own}, reverse=True):
+        return []
+    for step in sorted({c["step"] for own in found for c in own.values()}, reverse=True):
         chosen = [
-            [c for c in own if c["step"] == step or (c["replica"]["finished"] and c["step"] < step)]
+            [
+                path
+                for path, c in own.items()
+                if c["step"] == step or (c["replica"]["finished"] and c["step"] < step)
+            ]
             for own in found
         ]
         if all(chosen):
-            return [own[0] for own in chosen]
+            for (path, *_), own in zip(chosen, folders, strict=True):
+                if path.name != "last.pth":
+                    os.replace(path, own / "last.pth")
+            return [own[paths[0]] for own, paths in zip(found, chosen, strict=True)]
     raise UserError(f"the seeds in {folder} have no common step; start again with --overwrite")
 
 
+def training_checkpoints(folder):
+    """Return the whole ones of last.pth and previous.pth, {path: content}; name the others."""
+    whole = {}
+    for path in (folder / "last.pth", folder / "previous.pth"):
+        if not path.exists():
+            continue
+        try:
+            checkpoint = read_checkpoint(path)
+        except UserError as error:
+            print(f"note: {error}; the one before it is taken if there is one")
+            continue
+        if checkpoint.keys() >= {"step", "replica", "optimizer", "optimized"}:
+            whole[path] = checkpoint
+    return whole
+
+
 @torch.no_grad()
-def load_training_state(model, optimizer, checkpoints):
-    """Fill the model (R = len(checkpoints)) and the optimizer from one checkpoint a replica."""
-    for name, p in model.named_parameters():
+def load_training_state(run, keep, checkpoints):
+    """Make `run` what `checkpoints` hold, one for each replica in the list `keep`."""
+    keep_replicas(run.model, None, keep)
+    run.replicas = [run.replicas[r] for r in keep]
+    for name, p in run.model.named_parameters():
         p.copy_(torch.cat([c["model"][name] for c in checkpoints]))
-        states = [c["optimizer"][name] for c in checkpoints]
-        optimizer.state[p] = {
-            "step": torch.tensor(states[0]["step"], device=p.device),
-            "exp_avg": torch.cat([s["exp_avg"] for s in states]).to(p.device),
-            "exp_avg_sq": torch.cat([s["exp_avg_sq"] for s in states]).to(p.device),
-        }
+        states = [c["optimizer"].get(name) for c in checkpoints]
+        if states[0]:
+            run.optimizer.state[p] = {
+                "step": torch.tensor(states[0]["step"], device=p.device),
+                "exp_avg": torch.cat([s["exp_avg"] for s in states]).to(p.device),
+                "exp_avg_sq": torch.cat([s["exp_avg_sq"] for s in states]).to(p.device),
+            }
+    state, device = checkpoints[0], run.optimized.device
+    run.step, run.seconds_before = state["step"], state["seconds"]
+    run.optimized = torch.tensor([c["optimized"] for c in checkpoints], device=device)
+    run.scaler.load_state_dict(state["scaler"])
+    torch.set_rng_state(state["cpu_rng"])
+    if device.type == "cuda" and "cuda_rng" in state:
+        torch.cuda.set_rng_state(state["cuda_rng"], device)
 
 
-def append_line(path, record):
+def append_lines(path, records):
     with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record, allow_nan=False) + "\n")
+        file.write("".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
         file.flush()
+        os.fsync(file.fileno())  # no checkpoint may outlive the lines of its epoch
 
 
-def cut_lines_after(path, epoch):
-    """Drop the records of later epochs, and a torn last line, from a .jsonl file."""
+def cut_lines_after(path, step):
+    """Drop the records of later steps, and a torn last line, from a .jsonl file."""
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            if json.loads(line)["epoch"] <= epoch:
+            if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
         except (ValueError, KeyError):
             continue
@@ -1298,6 +1430,18 @@ class Plan:
     @property
     def total_steps(self):
         return sum(self.steps_in(epoch) for epoch in range(1, self.epochs + 1))
+
+    def place(self, step):
+        """Return (epoch, steps done in it) of a run that has made `step` steps."""
+        epoch = 1
+        while epoch <= self.epochs and step >= self.steps_in(epoch):
+            step -= self.steps_in(epoch)
+            epoch += 1
+        return epoch, step
+
+    def examples_before(self, epoch):
+        """Training examples that one replica has seen when `epoch` begins."""
+        return sum(len(self.stages[stage_at(self.stages, e)].rows) for e in range(1, epoch))
 
 
 def make_plan(args, data, n_seeds, team=ALONE):
@@ -1418,7 +1562,28 @@ def describe(args, data, plan, n_params, seeds):
 
 def versions():
     names = {"python": platform.python_version(), "torch": torch.__version__}
+    names |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     return {**names, "numpy": np.__version__, "platform": platform.platform()}
+
+
+def machine(device):
+    """What beside the versions can change the last bits of a result."""
+    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return {
+        "device": "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device),
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu_features": sorted(name for name, there in features.items() if there is True),
+        "mkldnn": torch.backends.mkldnn.is_available(),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+    }
+
+
+def make_deterministic():
+    """Allow only kernels that add up in a fixed order; torch raises where it has none."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 
 
 def git_commit():
@@ -1453,28 +1618,30 @@ def run_config(args, data, plan, n_params, seeds):
         },
         "data": {**data.files, "audit": data.audit},
         "versions": versions(),
-        "device": str(plan.device)
-        if plan.device.type == "cpu"
-        else torch.cuda.get_device_name(plan.device),
-        "threads": torch.get_num_threads(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        **machine(plan.device),
         "git_commit": git_commit(),
     }
 
 
-def find_run(folder, config, seeds):
-    """Return (the config a run began with, a training checkpoint a seed), ready to be resumed."""
-    if not (folder / "config.json").is_file():
-        raise UserError(f"nothing to resume: {folder} holds no run")
+def find_run(folder, config):
+    """Return (the config the run in `folder` began with, a training checkpoint a seed), both empty
+    where there is no run yet, or one that was stopped before its first checkpoint.
+    """
+    path, folders = (
+        folder / "config.json",
+        [seed_folder(folder, seed, config["seeds"]) for seed in config["seeds"]],
+    )
+    if not path.is_file():
+        if any(holds_run(f) for f in (folder, *folders)):
+            raise UserError(f"{folder} holds files of a run, but no config.json; restore it")
+        return {}, []
     try:
-        began = json.loads((folder / "config.json").read_text())
+        began = json.loads(path.read_text(encoding="utf-8"))
         began["derived"]["micro_batches"], began["derived"]["precision"]
         check_same_run(began, config, folder)
     except (ValueError, KeyError, TypeError):
-        raise UserError(
-            f"{folder / 'config.json'} is damaged; start again with --overwrite"
-        ) from None
-    return began, find_resumable(folder, seeds)
+        raise UserError(f"{path} is damaged; start again with --overwrite") from None
+    return began, find_resumable(folder, config["seeds"])
 
 
 def check_same_run(old, new, folder):
@@ -1495,26 +1662,33 @@ def check_same_run(old, new, folder):
                 f"the run in {folder} began with --{name} {before.get(name)}, not {now.get(name)}; "
                 "resume with the same arguments, or start again with --overwrite"
             )
-    for name in ("device", "threads", "cpu_capability", "versions"):
-        if old[name] != new[name]:
-            print(f"note: {name} differs from the run's start; the last bits of results may differ")
+    was, now = ({**config, **config["versions"]} for config in (old, new))
+    for name in (*new["versions"], *machine(torch.device("cpu"))):
+        if name in was and was[name] != now[name]:
+            print(
+                f"note: the run began with {name} {was[name]}, this is {now[name]}; the last bits "
+                "of its results may differ"
+            )
 
 
-def record_samples(data, predictions, epoch, replicas, to_screen):
+def record_samples(data, predictions, epoch, step, replicas, to_screen):
     """Record what each replica says to one unseen example a task, and print the first's."""
     for r, replica in enumerate(replicas):
+        samples = []
         for row in data.shown.tolist():
             prompt, answer, prediction = (
                 data.val.prompt(row),
                 data.val.answer(row),
                 predictions[r][row],
             )
-            sample = {"epoch": epoch, "task": str(data.val.tasks[row]), "prompt": prompt}
+            sample = {"epoch": epoch, "step": step, "task": str(data.val.tasks[row])}
+            sample |= {"prompt": prompt}
             sample |= {"answer": answer, "prediction": prediction, "correct": prediction == answer}
-            append_line(replica.folder / "samples.jsonl", sample)
+            samples.append(sample)
             if to_screen and r == 0:
                 verdict = "right" if prediction == answer else f"wrong, expected {answer}"
                 tqdm.write(f"    {prompt}{prediction}    ({verdict})")
+        append_lines(replica.folder / "samples.jsonl", samples)
 
 
 def epoch_line(epoch, epochs, stage, n_stages, records, kind, lr, seconds):
@@ -1541,8 +1715,143 @@ def epoch_line(epoch, epochs, stage, n_stages, records, kind, lr, seconds):
     return f"{line}  {seconds:.0f} s"
 
 
-def train(args):
-    """Train every seed side by side and write each one's run folder. Returns the folders."""
+@dataclass
+class Run:
+    """All that training changes. The checkpoints hold it, one file a replica, so that it can go on
+    from any step with the same bits.
+    """
+
+    model: GPT
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    replicas: list  # still training: replica r of the model is replicas[r]
+    optimized: torch.Tensor  # float [R]: the training loss added up over this epoch's steps
+    step: int = 0  # optimizer steps made
+    seconds_before: float = 0.0  # of training, before this process
+    started: float = 0.0
+
+    @property
+    def seconds(self):
+        return self.seconds_before + time.perf_counter() - self.started
+
+
+def start_run(args, plan, replicas, checkpoints):
+    """Return the Run at its first step, or as `checkpoints`, one a seed, left it."""
+    seeds = [replica.seed for replica in replicas]
+    model = GPT(plan.config, seeds).to(plan.device)
+    torch.manual_seed(seeds[0])  # dropout; initialisation and data order have their own generators
+    run = Run(
+        model,
+        make_optimizer(model, args.weight_decay),
+        torch.amp.GradScaler(plan.device.type, enabled=plan.precision == "fp16"),
+        replicas,
+        torch.zeros(len(seeds), device=plan.device),
+        started=time.perf_counter(),
+    )
+    if checkpoints:
+        going = [r for r, replica in enumerate(replicas) if not replica.finished]
+        load_training_state(run, going, [checkpoints[r] for r in going])
+        for replica in run.replicas:
+            for name in ("metrics.jsonl", "samples.jsonl"):
+                cut_lines_after(replica.folder / name, run.step)
+    model.use_checkpoint = args.use_checkpoint
+    for block in model.blocks:
+        block.cpu_bf16 = plan.device.type == "cpu" and plan.precision == "bf16"
+        if args.compile:  # attention's groups change from batch to batch; these do not
+            block.qkv = torch.compile(block.qkv, dynamic=True)
+            block.finish = torch.compile(block.finish, dynamic=True)
+    return run
+
+
+def keep_in_run(run, keep):
+    """The replicas not in the list `keep` leave the stack."""
+    run.replicas = [run.replicas[r] for r in keep]
+    run.optimized = run.optimized[keep]
+    if keep:
+        keep_replicas(run.model, run.optimizer, keep)
+
+
+def sick_replicas(loss, norms, scaler):
+    """bool [R]: whose loss or gradient is no longer finite. To be asked before anything is saved.
+
+    A sick replica's last update spoiled its own weights alone: replicas never mix. fp16's scaler
+    skips steps with infinite gradients by itself, so there only the loss counts.
+    """
+    return ~loss.isfinite() if scaler.is_enabled() else ~(loss + norms).isfinite()
+
+
+@torch.no_grad()
+def has_finite_weights(model):
+    """bool [R]."""
+    return torch.stack([p.isfinite().flatten(1).all(1) for p in model.parameters()]).all(0)
+
+
+def first_not_finite(run, r, loss):
+    """Say which tensor of replica r was not finite in the last step, as far as it shows."""
+    if not math.isfinite(loss[r]):
+        return f"its loss is {float(loss[r])}"
+    for name, p in run.model.named_parameters():
+        if not run.optimizer.state[p]["exp_avg"][r].isfinite().all():
+            return f"the gradient of {name} is not finite"
+    return "a weight, or the norm of its gradient, is not finite"
+
+
+def set_aside(run, sick, tensors, epoch, lr):
+    """The replicas in the list `sick` leave the stack, each for the reason in `tensors`.
+
+    Their weights may be spoiled, so last.pth keeps those it has; only its place in the run moves.
+    Returns the replicas that stay.
+    """
+    for r, tensor in zip(sick, tensors, strict=True):
+        replica = run.replicas[r]
+        kept = read_checkpoint(replica.folder / "last.pth")
+        replica.finished = (
+            f"diverged: {tensor} at step {run.step} (epoch {epoch}, learning rate {lr:.2e}); "
+            f"last.pth keeps the weights of step {kept['step']}"
+        )
+        kept |= {"step": run.step, "replica": replica.memory()}
+        save_last(replica.folder, kept)
+        tqdm.write(f"seed {replica.seed} {replica.finished}")
+    keep = [r for r in range(len(run.replicas)) if r not in sick]
+    keep_in_run(run, keep)
+    return keep
+
+
+class StopSignals:
+    """Within `with`, SIGINT, SIGTERM and SIGUSR1 only ask for a stop: training saves at the next
+    step, or after the validation or seed's report that is under way, and leaves.
+
+    A second SIGINT interrupts at once. Signals that were ignored stay so, and only the main thread
+    can take any.
+    """
+
+    received = None
+
+    def __enter__(self):
+        self.before = {}
+        if threading.current_thread() is threading.main_thread():
+            for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGBREAK"):
+                number = getattr(signal, name, None)  # Windows and POSIX have different ones
+                if number and signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self.before[number] = signal.signal(number, self.take)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def take(self, number, frame):
+        if number == signal.SIGINT == self.received:
+            raise KeyboardInterrupt
+        self.received = number
+
+    def leave_if_asked(self, where):
+        if self.received:
+            raise Halt(128 + self.received, f"{signal.Signals(self.received).name} came {where}")
+
+
+def train(args, stop):
+    """Train every seed side by side and write each one's run folder; `stop` is a StopSignals."""
     if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UserError("--tensorboard needs the package tensorboard; pip install tensorboard")
     if args.task_curriculum_epochs is not None and not args.task_curriculum:
@@ -1551,63 +1860,78 @@ def train(args):
         )
     if args.resume and args.overwrite:
         raise UserError("--resume goes on with a run and --overwrite replaces it; give one of them")
-    seeds = args.seeds or [args.seed]
+    if args.deterministic:
+        make_deterministic()
+    seeds, folder = args.seeds or [args.seed], Path(args.out_dir)
     data = load_data(args)
     plan, n_params = make_plan(args, data, len(seeds))
     print("\n".join(describe(args, data, plan, n_params, seeds)), flush=True)
     if args.dry_run:
-        return []
-    device, tokenizer, folder = plan.device, data.tokenizer, Path(args.out_dir)
+        return
     config = run_config(args, data, plan, n_params, seeds)
+    replicas = [Replica(seed, seed_folder(folder, seed, seeds)) for seed in seeds]
+    with ExitStack() as locks, writing(folder):
+        claim_folders(folder, seeds, args, locks)
+        began, checkpoints = find_run(folder, config) if args.resume else ({}, [])
+        for replica, checkpoint in zip(replicas, checkpoints, strict=bool(checkpoints)):
+            vars(replica).update(checkpoint["replica"])
+        if not checkpoints:
+            write_json(folder / "config.json", config)
+            if len(seeds) > 1:
+                for replica in replicas:
+                    write_json(replica.folder / "config.json", {**config, "seed": replica.seed})
+        if not all(replica.finished for replica in replicas):
+            if checkpoints:  # both were measured when the run began, and both can change bits
+                plan.micro_batches = began["derived"]["micro_batches"]
+                plan.precision = began["derived"]["precision"]
+            run = start_run(args, plan, replicas, checkpoints)
+            if checkpoints:
+                print(f"resuming {folder} at step {run.step} of {plan.total_steps}")
+            with progress_bar(plan, run) as bar:
+                optimize(args, data, plan, run, stop, bar)
+            finish(args, data, replicas, plan.device, stop)
+        elif all((replica.folder / "memorization.json").exists() for replica in reported(replicas)):
+            print(f"the run in {folder} is finished and left as it is")
+        else:
+            print(f"the run in {folder} is finished; its report and figures are made again")
+            finish(args, data, replicas, plan.device, stop)
+    sick = [f"seed {replica.seed} {replica.finished}" for replica in replicas if replica.diverged]
+    if sick:
+        raise Halt(3, "; ".join(sick))
 
-    # Model, optimizer and, on --resume, everything as it was.
-    model = GPT(plan.config, seeds).to(device)
-    optimizer = make_optimizer(model, args.weight_decay)
-    torch.manual_seed(seeds[0])  # dropout; initialisation and data order have their own generators
-    first_epoch, step, examples_seen, seconds_before, state = 1, 0, 0, 0.0, None
-    if args.resume:
-        began, found = find_run(folder, config, seeds)
-        replicas = [
-            Replica(seed=seed, folder=seed_folder(folder, seed, seeds), **c["replica"])
-            for seed, c in zip(seeds, found, strict=True)
-        ]
-        going = [r for r, replica in enumerate(replicas) if not replica.finished]
-        if not going:
-            print(f"the run in {folder} is finished; only its report and figures are made again")
-            finish(args, data, replicas, device)
-            return [replica.folder for replica in replicas]
-        # Both were measured when the run began, and both set which dropout bits are drawn.
-        plan.micro_batches = began["derived"]["micro_batches"]
-        plan.precision = began["derived"]["precision"]
-        keep_replicas(model, None, going)
-        load_training_state(model, optimizer, [found[r] for r in going])
-        state = found[going[0]]
-        first_epoch, step = state["epoch"] + 1, state["step"]
-        examples_seen, seconds_before = state["examples_seen"], state["seconds"]
-        for r in going:
-            for name in ("metrics.jsonl", "samples.jsonl"):
-                cut_lines_after(replicas[r].folder / name, state["epoch"])
-        print(f"resuming {folder} after epoch {state['epoch']}")
-    else:
-        replicas = claim_folder(folder, seeds, args)
-        write_json(folder / "config.json", config)
-        if len(seeds) > 1:
-            for replica in replicas:
-                write_json(replica.folder / "config.json", {**config, "seed": replica.seed})
-    scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
-    if state is not None:
-        scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["cpu_rng"])
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"], device)
-    model.use_checkpoint = args.use_checkpoint
-    for block in model.blocks:
-        block.cpu_bf16 = device.type == "cpu" and plan.precision == "bf16"
-        if args.compile:  # attention's groups change from batch to batch; these do not
-            block.qkv = torch.compile(block.qkv, dynamic=True)
-            block.finish = torch.compile(block.finish, dynamic=True)
-    everyone = replicas
-    replicas = [replica for replica in everyone if not replica.finished]
+
+@contextmanager
+def writing(folder):
+    """Inside, nothing but the run folder is written: where that fails, the run ends with code 5."""
+    try:
+        yield
+    except BrokenPipeError:  # standard output's
+        raise
+    except OSError as error:
+        raise Halt(
+            5, f"cannot write in {folder} ({error.strerror or error}); what was saved is kept"
+        ) from None
+
+
+def at_save_step(args, run):
+    return args.save_every_steps and run.step % args.save_every_steps == 0
+
+
+def progress_bar(plan, run):
+    return tqdm(
+        total=plan.total_steps,
+        initial=run.step,
+        unit="step",
+        file=sys.stdout,
+        disable=not sys.stdout.isatty(),
+        dynamic_ncols=True,
+    )
+
+
+def optimize(args, data, plan, run, stop, bar):
+    """Take `run` from its step to the end, or to where every replica has finished."""
+    device, tokenizer, total_steps = plan.device, data.tokenizer, plan.total_steps
+    alone = len(run.replicas) == 1
     trained_tags = [
         sorted({tag for i in stage.rows for tag in data.train.tags_of(i)}) for stage in plan.stages
     ]
@@ -1615,135 +1939,145 @@ def train(args):
     if args.tensorboard:
         from torch.utils.tensorboard import SummaryWriter
 
-        writers = {r.seed: SummaryWriter(r.folder / "tensorboard") for r in replicas}
-
-    started, total_steps = time.perf_counter(), plan.total_steps
+        writers = {r.seed: SummaryWriter(r.folder / "tensorboard") for r in run.replicas}
+    first_epoch, done = plan.place(run.step)
     last_validation = (first_epoch - 1) // args.eval_every * args.eval_every
-    bar = tqdm(
-        total=total_steps,
-        initial=step,
-        unit="step",
-        file=sys.stdout,
-        disable=not sys.stdout.isatty(),
-        dynamic_ncols=True,
-    )
     for epoch in range(first_epoch, args.epochs + 1):
         stage = stage_at(plan.stages, epoch)
-        all_tasks_in = stage == len(plan.stages) - 1
-        rows = plan.stages[stage].rows
+        all_tasks_in, last = stage == len(plan.stages) - 1, epoch == args.epochs
+        rows, steps = plan.stages[stage].rows, plan.steps_in(epoch)
+        facts = {
+            "epoch": epoch,
+            "trained_tags": trained_tags[stage],
+            "trained_length": int(data.train.lengths[rows].max()),
+            "data": data.files,
+        }
+        if run.step == 0:  # so that --resume, and a seed that diverges, have one from the start
+            save_run(run, tokenizer, facts)
         # The order of an epoch depends on seed and epoch alone: nothing to save, nothing to leak.
-        orders = np.stack(
-            [rows[np.random.default_rng([r.seed, epoch]).permutation(len(rows))] for r in replicas]
-        )
-        model.train()
-        optimized = torch.zeros(model.R, device=device)
-        for start in range(0, len(rows), plan.effective_batch):
+        orders = [
+            rows[np.random.default_rng([r.seed, epoch]).permutation(len(rows))]
+            for r in run.replicas
+        ]
+        orders = np.stack(orders)
+        run.model.train()
+        if done == 0:
+            run.optimized.zero_()
+        for i in range(done, steps):
             lr = learning_rate(
-                step, total_steps, args.warmup_steps, plan.peak_lr, args.min_lr_ratio
+                run.step, total_steps, args.warmup_steps, plan.peak_lr, args.min_lr_ratio
             )
-            for group in optimizer.param_groups:
+            for group in run.optimizer.param_groups:
                 group["lr"] = lr
-            chosen = orders[:, start : start + plan.effective_batch]
+            chosen = orders[:, i * plan.effective_batch : (i + 1) * plan.effective_batch]
             pieces = np.array_split(chosen, min(plan.micro_batches, chosen.shape[1]), axis=1)
             batches = [make_batch(data.train, piece, device) for piece in pieces]
             loss, norms = train_step(
-                model,
-                optimizer,
-                scaler,
+                run.model,
+                run.optimizer,
+                run.scaler,
                 batches,
                 autocast(device, plan.precision),
                 args.label_smoothing,
                 args.max_grad_norm,
             )
-            step += 1
-            optimized += loss
-            sick = ~loss.isfinite() if scaler.is_enabled() else ~(loss + norms).isfinite()
-            if sick.any():
-                r = int(sick.nonzero()[0])
-                kept = replicas[r].folder / "last.pth"
-                raise Diverged(
-                    f"seed {replicas[r].seed} has loss {float(loss[r])} and gradient norm "
-                    f"{float(norms[r])} at step {step} (epoch {epoch}, learning rate {lr:.2e}); "
-                    + (f"the last good checkpoint is {kept}" if kept.exists() else "none was saved")
-                )
+            run.step += 1
+            run.optimized += loss
             bar.update()
-        examples_seen += len(rows)
-        seconds = seconds_before + time.perf_counter() - started
-        base = {"epoch": epoch, "step": step, "stage": stage, "tasks": plan.stages[stage].tasks}
-        base |= {"lr": lr, "examples_seen": examples_seen, "seconds": round(seconds, 3)}
-        last = epoch == args.epochs
-        facts = {
-            "epoch": epoch,
-            "step": step,
-            "trained_tags": trained_tags[stage],
-            "trained_length": int(data.train.lengths[rows].max()),
-            "data": data.files,
-        }
+            # All save at the same steps, so that they have one in common to resume from.
+            save = stop.received or at_save_step(args, run)
+            sick = sick_replicas(loss, norms, run.scaler)
+            if save or i + 1 == steps:
+                sick |= ~has_finite_weights(run.model)
+            sick = sick.nonzero().flatten().tolist()
+            if sick:
+                tensors = [first_not_finite(run, r, loss) for r in sick]
+                orders = orders[set_aside(run, sick, tensors, epoch, lr)]
+            if not run.replicas:
+                break
+            if (save or sick) and i + 1 < steps:
+                save_run(run, tokenizer, facts)
+                stop.leave_if_asked(f"and the run is saved at step {run.step}")
+        done = 0
+        if not run.replicas:
+            break
+        base = {"epoch": epoch, "step": run.step, "stage": stage, "tasks": plan.stages[stage].tasks}
+        base |= {"lr": lr, "examples_seen": plan.examples_before(epoch + 1)}
 
         # Validation (always in fp32, as later evaluation), the best model, early stopping.
+        records = [{} for _ in run.replicas]
         if epoch % args.eval_every == 0 or last:
-            scores = score(model, data.val, np.arange(len(data.val)), device)
-            sample_scores = score(model, data.train, data.sample, device)
-            if not (np.isfinite(scores.loss).all() and np.isfinite(sample_scores.loss).all()):
-                raise Diverged(
-                    f"the validation loss after epoch {epoch}, step {step}, learning rate {lr:.2e} "
-                    f"is no longer finite; what was saved before in {folder} is kept"
-                )
+            scores, sample_scores, sick_too = validate(run, data, device, epoch, lr)
+            sick = sick or sick_too
+            if not run.replicas:
+                break
             # Without --autoreg_eval only the samples to show are generated.
             asked = data.headline if args.autoreg_eval else data.shown
-            predictions = predict(model, tokenizer, data.val, asked, scores.exact, device)
+            predictions = predict(run.model, tokenizer, data.val, asked, scores.exact, device)
             records = validation_records(scores, sample_scores, data, predictions)
-            seconds = seconds_before + time.perf_counter() - started
             bar.clear()
             kind = "unseen" if data.audit["val_unseen"] else "seen"
-            stages = len(plan.stages)
+            stages, seconds = len(plan.stages), run.seconds
             tqdm.write(epoch_line(epoch, args.epochs, stage, stages, records, kind, lr, seconds))
-            record_samples(data, predictions, epoch, replicas, args.show_samples)
+            record_samples(data, predictions, epoch, run.step, run.replicas, args.show_samples)
             since_last, last_validation = epoch - last_validation, epoch
-            for r, (replica, record) in enumerate(zip(replicas, records, strict=True)):
+            for r, (replica, record) in enumerate(zip(run.replicas, records, strict=True)):
                 record["epoch"] = epoch
                 record["best"] = replica.judge(
                     record, since_last, all_tasks_in, args.min_delta, args.patience
                 )
                 if record["best"]:
-                    content = model_state(model, r, tokenizer, {**facts, "seed": replica.seed})
+                    best = {**facts, "step": run.step, "seed": replica.seed}
+                    content = model_state(run.model, r, tokenizer, best)
                     write_checkpoint(replica.folder / "best_model.pth", content)
                 for name, value in record.items():
                     if replica.seed in writers and isinstance(value, (int, float)):
                         writers[replica.seed].add_scalar(name, value, epoch)
-        else:
-            records = [{} for _ in replicas]
-        for r, (replica, record) in enumerate(zip(replicas, records, strict=True)):
+        base["seconds"] = round(run.seconds, 3)
+        for r, (replica, record) in enumerate(zip(run.replicas, records, strict=True)):
             if last and not replica.finished:
                 replica.finished = "all epochs done"
-            optimized_loss = float(optimized[r]) / plan.steps_in(epoch)
+            optimized_loss = float(run.optimized[r]) / steps
             line = {**base, "seed": replica.seed, "optimized_loss": optimized_loss, **record}
-            append_line(replica.folder / "metrics.jsonl", line)
+            append_lines(replica.folder / "metrics.jsonl", [line])
 
         # Checkpoints, and the replicas that are done leave the stack.
-        if epoch % args.save_every == 0 or any(replica.finished for replica in replicas):
-            for r, replica in enumerate(replicas):
-                state = training_state(model, optimizer, scaler, r, replica)
-                state |= {"examples_seen": examples_seen, "seconds": seconds}
-                newest = replica.folder / "last.pth"
-                if newest.exists():
-                    os.replace(newest, replica.folder / "previous.pth")
-                write_checkpoint(newest, model_state(model, r, tokenizer, {**facts, **state}))
-        going = [r for r, replica in enumerate(replicas) if not replica.finished]
-        for replica in replicas:
+        going = [r for r, replica in enumerate(run.replicas) if not replica.finished]
+        save = sick or len(going) < len(run.replicas) or epoch % args.save_every == 0
+        save = save or stop.received or at_save_step(args, run)
+        if save:
+            save_run(run, tokenizer, facts)
+        for replica in run.replicas:
             if replica.finished:
-                who = f"seed {replica.seed}: " if len(seeds) > 1 else ""
+                who = "" if alone else f"seed {replica.seed}: "
                 tqdm.write(f"{who}finished with epoch {epoch}: {replica.finished}")
-        if len(going) < len(replicas):
-            replicas = [replicas[r] for r in going]
-            if not replicas:
-                break
-            keep_replicas(model, optimizer, going)
-    bar.close()
+        if len(going) < len(run.replicas):
+            keep_in_run(run, going)
+        if not run.replicas:
+            break
+        if save:
+            stop.leave_if_asked(f"and the run is saved at step {run.step}")
     for writer in writers.values():
         writer.close()
-    finish(args, data, everyone, device)
-    return [replica.folder for replica in everyone]
+
+
+def validate(run, data, device, epoch, lr):
+    """Score validation set and training sample; who scores no finite loss is set aside.
+
+    Returns the Scores of both, for the replicas that stay, and the list of those that did not.
+    """
+
+    def both():
+        val = score(run.model, data.val, np.arange(len(data.val)), device)
+        return val, score(run.model, data.train, data.sample, device)
+
+    scored = both()
+    finite = np.logical_and(*(np.isfinite(scores.loss).all(1) for scores in scored))
+    sick = np.flatnonzero(~finite).tolist()
+    if sick:
+        set_aside(run, sick, ["its validation loss is not finite"] * len(sick), epoch, lr)
+        scored = both() if run.replicas else scored
+    return *scored, sick
 
 
 def results_table(reports):
@@ -1770,15 +2104,23 @@ def results_table(reports):
     return lines
 
 
-def finish(args, data, replicas, device):
+def reported(replicas):
+    """Those with a best model to report on: a replica may diverge before it has one."""
+    return [r for r in replicas if not r.diverged or (r.folder / "best_model.pth").exists()]
+
+
+def finish(args, data, replicas, device, stop):
     """Report on each seed's best model, draw the figures, print the table and the next command."""
     from plots import write_figures
 
     folder, reports = Path(args.out_dir), []
-    for replica in replicas:
+    for replica in reported(replicas):
+        stop.leave_if_asked("before the report was made")
         model, tokenizer, checkpoint = load_model(replica.folder / "best_model.pth", device)
         reports.append(memorization_report(model, data, tokenizer, device, checkpoint["epoch"]))
         write_json(replica.folder / "memorization.json", reports[-1])
+    if not reports:
+        return
     print("", *results_table(reports), sep="\n")
     figures = write_figures([folder], folder / "plots")
     print(f"figures in {folder / 'plots'}: {', '.join(path.name for path in figures)}")
@@ -1845,7 +2187,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 def build_parser():
     parser = Parser(
         description="Train a small GPT and measure whether it memorizes or learns the rule.",
-        epilog="Without arguments it learns two-operand sums: a few minutes on two CPU cores.",
+        epilog="Without arguments it learns two-operand sums: a few minutes on two CPU cores. "
+        f"Exit codes: {EXIT_CODES}.",
         formatter_class=HelpFormatter,
     )
     count, natural = number(int, 1), number(int, 0)
@@ -1921,8 +2264,14 @@ def build_parser():
          help="torch.compile the blocks; needs a C++ compiler and, on a GPU, Triton")
     flag("--use_checkpoint", action="store_true",
          help="recompute activations in the backward pass: less memory, slower")
+    flag("--deterministic", action="store_true",
+         help="on a GPU too the same bits each time, at some cost in speed")
     flag("--save_every", type=count, default=1, help="epochs between checkpoints to resume from")
-    flag("--resume", action="store_true", help="go on with the run in --out_dir, same arguments")
+    flag("--save_every_steps", type=natural, default=0,
+         help="optimizer steps between further checkpoints, within an epoch; 0 makes none")
+    flag("--resume", action="store_true",
+         help="go on with the run in --out_dir, same arguments, or begin it if there is none; a "
+              "finished one is left as it is")
     flag("--overwrite", action="store_true", help="replace the run in --out_dir")
     flag("--tensorboard", action="store_true", help="write scalars for TensorBoard too")
     flag("--dry_run", action="store_true",
@@ -1931,12 +2280,21 @@ def build_parser():
     return parser
 
 
+def resume_command(argv):
+    """The command line that goes on with the run that `argv` began."""
+    kept = [arg for arg in argv if not arg.startswith("--ov") and arg != "--resume"]
+    join = subprocess.list2cmdline if os.name == "nt" else shlex.join
+    return join([sys.executable, __file__, *kept, "--resume"])
+
+
 def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
     args = build_parser().parse_args(argv)
     if hasattr(sys.stdout, "reconfigure"):  # a redirected Windows console lacks many characters
         sys.stdout.reconfigure(errors="replace")
     try:
-        train(args)
+        with StopSignals() as stop:
+            train(args, stop)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -1946,14 +2304,13 @@ def main(argv=None):
     except OSError as error:
         print(f"error: {error.filename or args.out_dir}: {error.strerror}", file=sys.stderr)
         return 2
-    except Diverged as error:
-        print(f"stopped: {error}", file=sys.stderr)
-        return 3
+    except Halt as halt:
+        again = halt.code == 5 or halt.code > 128
+        more = f"; go on with: {resume_command(argv)}" if again else ""
+        print(f"stopped: {halt}{more}", file=sys.stderr)
+        return halt.code
     except KeyboardInterrupt:
-        print(
-            f"\ninterrupted; if an epoch was finished, --resume goes on in {args.out_dir}",
-            file=sys.stderr,
-        )
+        print(f"\nstopped: interrupted; go on with: {resume_command(argv)}", file=sys.stderr)
         return 130
     return 0
 

@@ -20,6 +20,7 @@ sequences cut at 128                          test_long_rows_are_never_cut
 pickle.load of anything                       test_pickle_that_names_a_global_is_refused_and_not_run
 """
 
+import errno
 import io
 import json
 import math
@@ -28,7 +29,13 @@ import pickle
 import pickletools
 import random
 import re
+import shlex
 import shutil
+import signal
+import subprocess
+import sys
+import threading
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -1370,6 +1377,19 @@ def interrupt_at_step(monkeypatch, step):
     monkeypatch.setattr(t, "learning_rate", interrupted)
 
 
+def kill_while_saving(monkeypatch, nth):
+    """Ctrl-C as the `nth` training checkpoint is written."""
+    original, written = t.save_last, []
+
+    def killed(folder, content):
+        written.append(folder)
+        if len(written) == nth:
+            raise KeyboardInterrupt
+        original(folder, content)
+
+    monkeypatch.setattr(t, "save_last", killed)
+
+
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory):
     """One run with three seeds, curriculum, dropout and figures: (world, what it printed)."""
@@ -1444,7 +1464,7 @@ def test_run_folder_of_several_seeds(shared):
         folder = run / f"seed_{seed}"
         files = {p.name for p in folder.iterdir() if p.is_file()}
         expected = "config.json metrics.jsonl samples.jsonl memorization.json best_model.pth"
-        assert files == {*expected.split(), "last.pth", "previous.pth"}
+        assert files == {*expected.split(), "last.pth", "previous.pth", ".lock"}
         assert json.loads((folder / "config.json").read_text())["seed"] == seed
         lines = lines_of(folder / "metrics.jsonl")
         assert [line["epoch"] for line in lines] == list(range(1, 11))
@@ -1461,7 +1481,7 @@ def test_run_folder_of_several_seeds(shared):
             assert line["gap_low"] <= gap <= line["gap_high"]
         samples = lines_of(folder / "samples.jsonl")
         assert len(samples) == 10 * 4
-        assert set(samples[0]) == set(words("epoch task prompt answer prediction correct"))
+        assert set(samples[0]) == set(words("epoch step task prompt answer prediction correct"))
         for sample in samples:
             assert sample["prompt"] + sample["answer"] in VAL_ROWS[:12]
             assert sample["correct"] == (sample["prediction"] == sample["answer"])
@@ -1575,7 +1595,8 @@ def test_second_run_is_refused_and_overwrite_replaces_it(world, capsys):
     assert len(lines_of(world / "run/metrics.jsonl")) == 1
     assert not t.holds_run(world / "run/seed_0")
     assert not t.holds_run(world / "run/seed_1")
-    assert not (world / "run/previous.pth").exists()
+    assert not (world / "run/seed_0").exists()
+    assert torch.load(world / "run/previous.pth", weights_only=True)["step"] == 0
     assert (world / "run/mine.txt").read_text() == "kept"
 
 
@@ -1724,20 +1745,11 @@ def test_resumed_equals_uninterrupted(uninterrupted, world, monkeypatch, capsys,
     assert_same_run(uninterrupted / "run", world / "run", range(3))
 
 
-@pytest.mark.parametrize("nth", [4, 5, 6, 7, 9])
+@pytest.mark.parametrize("nth", [5, 7, 8, 9, 12])
 def test_resumed_after_a_kill_while_checkpoints_are_written(uninterrupted, world, monkeypatch, nth):
     """The seeds' files are then of two epochs, or one's last.pth is missing."""
     with monkeypatch.context() as patch:
-        original, written = t.write_checkpoint, []
-
-        def killed(path, content):
-            if Path(path).name == "last.pth":
-                written.append(path)
-                if len(written) == nth:
-                    raise KeyboardInterrupt
-            original(path, content)
-
-        patch.setattr(t, "write_checkpoint", killed)
+        kill_while_saving(patch, nth)
         assert go(world, *LONG) == 130
     assert resume(world, *LONG) == 0
     assert_same_run(uninterrupted / "run", world / "run", range(3))
@@ -1755,7 +1767,7 @@ def finish_early(monkeypatch, seed, epoch):
     monkeypatch.setattr(t.Replica, "judge", judge)
 
 
-@pytest.mark.parametrize("nth", [None, 5, 6])
+@pytest.mark.parametrize("nth", [None, 7, 8])
 def test_resumed_equals_uninterrupted_where_one_seed_stops_earlier(world, monkeypatch, nth):
     """Seed 0 ends after epoch 3: stopped in epoch 4 (None), or while epoch 3 is being saved."""
     flags = words("--seeds 0,1 --epochs 5 --dropout 0.2")
@@ -1767,15 +1779,7 @@ def test_resumed_equals_uninterrupted_where_one_seed_stops_earlier(world, monkey
         if nth is None:
             interrupt_at_step(patch, 20)
         else:
-            original, written = t.write_checkpoint, []
-
-            def killed(path, content):
-                written.append(Path(path).name)
-                if written.count("last.pth") == nth and Path(path).name == "last.pth":
-                    raise KeyboardInterrupt
-                original(path, content)
-
-            patch.setattr(t, "write_checkpoint", killed)
+            kill_while_saving(patch, nth)
         assert go(world, *flags) == 130
     assert resume(world, *flags) == 0
     assert_same_run(world / "whole", world / "run", (0, 1))
@@ -1841,19 +1845,405 @@ def test_resume_refuses_other_data_other_arguments_and_nothing(uninterrupted, tm
     error = refused(*LONG, "--weight_decay", "0.3")
     assert all(word in error for word in ("--weight_decay", "0.01", "0.3"))
     assert "--seeds" in refused(*LONG[2:], "--seeds", "0-1")
-    assert "nothing to resume" in refused(*LONG, out="nowhere")
     write_pickle(world / "train.pkl", TRAIN_ROWS[::-1])
     before = all_files(world)
     error = refused(*LONG)
     assert all(word in error for word in ("train.pkl", "changed", "--overwrite"))
 
 
-def test_resume_before_the_first_checkpoint_is_told_in_a_sentence(world, monkeypatch, capsys):
+@pytest.mark.parametrize("nth", [1, 2])
+def test_resume_begins_a_run_that_was_killed_before_its_first_checkpoint(world, monkeypatch, nth):
+    flags = words("--epochs 2 --seeds 0,1")
+    assert go(world, *flags, out="whole") == 0
     with monkeypatch.context() as patch:
-        interrupt_at_step(patch, 2)
-        assert go(world, "--epochs", "2") == 130
-    assert resume(world, "--epochs", "2") == 2
+        kill_while_saving(patch, nth)
+        assert go(world, *flags) == 130
+    assert resume(world, *flags) == 0
+    assert_same_run(world / "whole", world / "run", (0, 1))
+
+
+def test_one_command_begins_goes_on_and_leaves_a_finished_run_alone(world, monkeypatch, capsys):
+    flags = words("--epochs 3 --dropout 0.1")
+    assert go(world, *flags, out="whole") == 0
+    with monkeypatch.context() as patch:
+        interrupt_at_step(patch, 8)
+        assert resume(world, *flags) == 130
+    assert resume(world, *flags) == 0
+    assert_same_run(world / "whole", world / "run", (0,))
+    before = all_files(world)
+    capsys.readouterr()
+    assert resume(world, *flags) == 0
+    assert "finished and left as it is" in capsys.readouterr().out
+    assert all_files(world) == before
+
+
+def test_resume_never_begins_again_where_checkpoints_were_lost(world, capsys):
+    flags = words("--epochs 2 --seeds 0,1")
+    assert go(world, *flags) == 0
+    for name in ("last.pth", "previous.pth"):
+        (world / "run/seed_1" / name).unlink()
+    before = all_files(world)
+    assert resume(world, *flags) == 2
     assert "nothing to resume" in capsys.readouterr().err
+    assert all_files(world) == before
+    shutil.rmtree(world / "run/seed_1")
+    assert resume(world, *flags) == 2
+    assert "nothing to resume" in capsys.readouterr().err
+    assert (world / "run/seed_0/last.pth").read_bytes() == before[world / "run/seed_0/last.pth"]
+    (world / "run/config.json").unlink()
+    assert resume(world, *flags) == 2
+    assert "config.json" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------------------------
+# Survival: the heavy versions are in tests/faults/test_survive.py
+# ----------------------------------------------------------------------------------------------
+
+
+def at_step(monkeypatch, step, act):
+    """Call `act` as this step begins."""
+    original = t.learning_rate
+
+    def acting(now, *args):
+        if now == step:
+            act()
+        return original(now, *args)
+
+    monkeypatch.setattr(t, "learning_rate", acting)
+
+
+@pytest.mark.parametrize("step", [1, 5, 13, 17])
+def test_resumed_inside_an_epoch_equals_uninterrupted(uninterrupted, world, monkeypatch, step):
+    flags = [*LONG, "--save_every_steps", "2", "--save_every", "9"]
+    with monkeypatch.context() as patch:
+        interrupt_at_step(patch, step)
+        assert go(world, *flags) == 130
+    for seed in range(3):
+        last = torch.load(world / f"run/seed_{seed}/last.pth", weights_only=True)
+        assert last["step"] == step - step % 2
+    assert resume(world, *flags) == 0
+    assert_same_run(uninterrupted / "run", world / "run", range(3))
+
+
+def test_killed_twice_between_the_files_of_two_seeds(uninterrupted, world, monkeypatch):
+    """The second kill leaves no common step, if the first seed's file of the first one counts."""
+    flags = [*LONG, "--save_every_steps", "1"]
+    for resumed, nth in ((False, 8), (True, 2), (True, 3)):
+        with monkeypatch.context() as patch:
+            kill_while_saving(patch, nth)
+            assert (resume if resumed else go)(world, *flags) == 130
+    assert resume(world, *flags) == 0
+    assert_same_run(uninterrupted / "run", world / "run", range(3))
+
+
+SIGNALS = [name for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="os.kill ends the process on Windows")
+@pytest.mark.parametrize(("name", "step"), list(zip(SIGNALS, (4, 8, 19), strict=False)))
+def test_signal_saves_at_the_next_step(uninterrupted, world, monkeypatch, capsys, name, step):
+    """Inside an epoch (4, 19), and in the last step of one (8, the 9th: its validation is made)."""
+    number = getattr(signal, name)
+    handlers = [signal.getsignal(getattr(signal, other)) for other in SIGNALS]
+    with monkeypatch.context() as patch:
+        at_step(patch, step, lambda: os.kill(os.getpid(), number))
+        assert go(world, *LONG) == 128 + number
+    assert [signal.getsignal(getattr(signal, other)) for other in SIGNALS] == handlers
+    error = capsys.readouterr().err
+    assert error.startswith(f"stopped: {name} came and the run is saved at step {step + 1}; ")
+    assert error.count("\n") == 1
+    assert torch.load(world / "run/seed_2/last.pth", weights_only=True)["step"] == step + 1
+    *_, script, resumed = error.strip().partition(str(SCRIPT))
+    assert script == str(SCRIPT)
+    argv = shlex.split(resumed)
+    assert argv == [*command(world, *LONG), "--resume"]
+    assert t.main(argv) == 0
+    assert_same_run(uninterrupted / "run", world / "run", range(3))
+
+
+def test_second_ctrl_c_interrupts_at_once():
+    with t.StopSignals() as stop:
+        stop.take(signal.SIGINT, None)
+        with pytest.raises(KeyboardInterrupt):
+            stop.take(signal.SIGINT, None)
+    with t.StopSignals() as stop:
+        stop.take(signal.SIGTERM, None)
+        stop.take(signal.SIGTERM, None)
+        with pytest.raises(t.Halt) as halt:
+            stop.leave_if_asked("now")
+    assert halt.value.code == 128 + signal.SIGTERM
+
+
+def test_signals_outside_the_main_thread_are_left_alone():
+    before, seen = signal.getsignal(signal.SIGINT), []
+
+    def work():
+        with t.StopSignals() as stop:
+            seen.append((signal.getsignal(signal.SIGINT), stop.received))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [(before, None)]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="os.kill ends the process on Windows")
+def test_signal_during_the_report_is_made_up_for(uninterrupted, world, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        original = t.memorization_report
+
+        def signalled(*args):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return original(*args)
+
+        patch.setattr(t, "memorization_report", signalled)
+        assert go(world, *LONG) == 143
+    assert (world / "run/seed_0/memorization.json").exists()
+    assert not (world / "run/seed_1/memorization.json").exists()
+    assert resume(world, *LONG) == 0
+    assert "its report and figures are made again" in capsys.readouterr().out
+    assert_same_run(uninterrupted / "run", world / "run", range(3))
+
+
+def test_command_to_resume_leaves_overwrite_out():
+    line = t.resume_command(["--out_dir", "a b", "--overwrite", "--resume", "--epochs", "2"])
+    assert shlex.split(line)[2:] == ["--out_dir", "a b", "--epochs", "2", "--resume"]
+
+
+def test_every_truncation_and_bit_flip_of_a_checkpoint_is_noticed(shared, tmp_path):
+    whole = (shared[0] / "run/seed_0/best_model.pth").read_bytes()
+    t.check_bytes(whole)
+    rng = random.Random(0)
+    for size in [*rng.sample(range(len(whole)), 40), len(whole) - t.HASH_BYTES, len(whole) - 1]:
+        with pytest.raises((ValueError, zipfile.BadZipFile)):
+            t.check_bytes(whole[:size])
+    n_end = t.HASH_BYTES + 22  # each bit of the archive's end and the hash, and 100 others
+    bits = [
+        *rng.sample(range(8 * len(whole)), 100),
+        *range(8 * (len(whole) - n_end), 8 * len(whole)),
+    ]
+    for bit in bits:
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises((ValueError, zipfile.BadZipFile)):
+            t.check_bytes(bytes(flipped))
+    path = tmp_path / "model.pth"
+    path.write_bytes(bytes(flipped))
+    with pytest.raises(t.UserError, match=r"model\.pth .* damaged .*hash"):
+        t.load_model(path, CPU)
+
+
+def test_checkpoint_without_a_hash_is_checked_by_the_sums_of_its_archive(shared, tmp_path):
+    path, content = tmp_path / "model.pth", shared[0] / "run/seed_0/best_model.pth"
+    torch.save(torch.load(content, weights_only=True), path)
+    t.load_model(path, CPU)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(t.UserError, match=r"model\.pth .* damaged"):
+        t.load_model(path, CPU)
+
+
+@pytest.mark.parametrize("name", ["torn", "flipped"])
+def test_damaged_checkpoint_is_named_and_the_one_before_it_taken(
+    uninterrupted, world, monkeypatch, capsys, name
+):
+    with monkeypatch.context() as patch:
+        interrupt_at_step(patch, 14)
+        assert go(world, *LONG) == 130
+    path = world / "run/seed_1/last.pth"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 16
+    path.write_bytes(data if name == "flipped" else data[: len(data) // 2])
+    assert resume(world, *LONG) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 1
+    assert str(path) in notes[0]
+    assert "the one before it is taken" in notes[0]
+    assert_same_run(uninterrupted / "run", world / "run", range(3))
+
+
+def full_disk_from(monkeypatch, name):
+    """From the first time that a file called `name` is written there is no room left."""
+    full, original = [], os.fsync
+
+    def fsync(fd):
+        if full or name in os.path.basename(os.readlink(f"/proc/self/fd/{fd}")):
+            full.append(fd)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="names a file by its descriptor")
+@pytest.mark.parametrize("name", ["next.pth", "best_model.pth", "metrics.jsonl"])
+def test_full_disk_keeps_what_was_saved(uninterrupted, world, monkeypatch, capsys, name):
+    kept = ("last.pth", "previous.pth")
+    with monkeypatch.context() as patch:
+        interrupt_at_step(patch, 14)
+        assert go(world, *LONG) == 130
+    folders = [world / f"run/seed_{seed}" for seed in range(3)]
+    before = [[(f / name).read_bytes() for name in kept] for f in folders]
+    with monkeypatch.context() as patch:
+        full_disk_from(patch, name)
+        capsys.readouterr()
+        assert resume(world, *LONG) == 5
+    error = capsys.readouterr().err
+    assert error.startswith(f"stopped: cannot write in {world / 'run'} (No space left on device);")
+    assert error.count("\n") == 1
+    assert [[(f / name).read_bytes() for name in kept] for f in folders] == before
+    assert list(world.rglob("*.tmp")) == []
+    for folder in folders:
+        t.load_model(folder / "best_model.pth", CPU)
+    assert resume(world, *LONG) == 0
+    assert_same_run(uninterrupted / "run", world / "run", range(3))
+
+
+def test_run_folder_that_vanishes_is_not_made_again(world, monkeypatch, capsys):
+    at_step(monkeypatch, 3, lambda: shutil.rmtree(world / "run"))
+    assert go(world, "--epochs", "2", "--save_every_steps", "1") == 5
+    assert "cannot write in" in capsys.readouterr().err
+    assert not (world / "run").exists()
+
+
+def poison(monkeypatch, seed_index, step, name):
+    """In the `step`-th step from now the gradient of one replica's parameter is not a number."""
+    original, steps = t.clip_gradients, []
+
+    def clip(model, max_norm):
+        steps.append(1)
+        if len(steps) == step:
+            model.get_parameter(name).grad[seed_index].view(-1)[0] = math.nan
+        return original(model, max_norm)
+
+    monkeypatch.setattr(t, "clip_gradients", clip)
+
+
+@pytest.mark.parametrize("step", [8, 12], ids=["inside an epoch", "at its end"])
+def test_only_the_sick_replica_stops(world, monkeypatch, capsys, step):
+    """Seed 5 of 4-6; the others go on as if its gradient had been sound to the end of that step."""
+    flags = words("--seeds 4-6 --epochs 4 --save_every 4 --dropout 0.2")
+    with monkeypatch.context() as patch:
+        poison(patch, 1, step, "blocks.0.w_up")
+        assert go(world, *flags, out="sick") == 3
+    error = capsys.readouterr().err
+    assert error.startswith("stopped: seed 5 diverged: the gradient of blocks.0.w_up is not finite")
+    assert all(part in error for part in (f"at step {step} (epoch 2, ", "learning rate", "step 0"))
+    assert error.count("\n") == 1
+    last = torch.load(world / "sick/seed_5/last.pth", weights_only=True)
+    assert all(p.isfinite().all() for p in last["model"].values())
+    assert [line["epoch"] for line in lines_of(world / "sick/seed_5/metrics.jsonl")] == [1]
+    for seed in (4, 5, 6):
+        report = json.loads((world / f"sick/seed_{seed}/memorization.json").read_text())
+        assert report["epoch"] == (1 if seed == 5 else 4)
+
+    # The very same, but for a seed that is taken out of the stack with sound gradients.
+    steps, original = [], t.sick_replicas
+
+    def taken_out(loss, norms, scaler):
+        steps.append(1)
+        sick = original(loss, norms, scaler)
+        return sick | (torch.arange(len(sick)) == 1) if len(steps) == step else sick
+
+    with monkeypatch.context() as patch:
+        patch.setattr(t, "sick_replicas", taken_out)
+        assert go(world, *flags, out="sound") == 3
+    for seed in (4, 6):
+        a, b = world / f"sick/seed_{seed}", world / f"sound/seed_{seed}"
+        assert timeless(a / "metrics.jsonl") == timeless(b / "metrics.jsonl")
+        assert_same_weights(a / "last.pth", b / "last.pth")
+
+    before = all_files(world)
+    assert resume(world, *flags, out="sick") == 3
+    assert capsys.readouterr().err.splitlines()[-1].startswith("stopped: seed 5 diverged")
+    assert all_files(world) == before
+
+
+def test_resumed_equals_uninterrupted_where_a_seed_diverges(world, monkeypatch):
+    """Killed while the sick seed, or one of the others, is saved: all are then as before it."""
+    flags = words("--seeds 4-6 --epochs 3 --dropout 0.2 --save_every_steps 4")
+
+    def train(call, out, nth=None):
+        with monkeypatch.context() as patch:
+            spoil = [lambda: poison(patch, 1, 1, "w_tokens")]
+            at_step(patch, 9, lambda: spoil.pop()())
+            if nth:
+                kill_while_saving(patch, nth)
+            return call(world, *flags, out=out)
+
+    assert train(go, "whole") == 3
+    # Saves: three each at steps 0, 4, 6 and 8, then the sick one's and the two others' at step 10.
+    for nth in (13, 14, 15):
+        assert train(go, f"run{nth}", nth) == 130
+        assert train(resume, f"run{nth}") == 3
+        for seed in (4, 5, 6):
+            a, b = world / f"whole/seed_{seed}", world / f"run{nth}/seed_{seed}"
+            assert timeless(a / "metrics.jsonl") == timeless(b / "metrics.jsonl")
+            for name in ("last.pth", "best_model.pth"):
+                assert_same_weights(a / name, b / name)
+
+
+def test_deterministic_runs_are_equal_and_other_threads_are_noted(world, capsys):
+    flags = words("--epochs 2 --dropout 0.2 --deterministic")
+    try:
+        for out in ("one", "two"):
+            assert go(world, *flags, out=out) == 0
+            assert torch.are_deterministic_algorithms_enabled()
+            assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.deterministic = False
+        del os.environ["CUBLAS_WORKSPACE_CONFIG"]
+    one, two = (world / f"{out}/last.pth" for out in ("one", "two"))
+    assert_same_weights(one, two)
+    config = json.loads((world / "one/config.json").read_text())
+    assert config["arguments"]["deterministic"] is True
+    for name in words("threads cpu_capability cpu_features mkldnn matmul_precision device"):
+        assert name in config, name
+    config |= {"threads": 7, "versions": {**config["versions"], "torch": "2.10"}}
+    (world / "one/config.json").write_text(json.dumps(config))
+    capsys.readouterr()
+    try:
+        assert resume(world, *flags, out="one") == 0
+    finally:
+        torch.use_deterministic_algorithms(False)
+    out = capsys.readouterr().out
+    assert "note: the run began with threads 7, this is 1" in out
+    assert f"note: the run began with torch 2.10, this is {torch.__version__}" in out
+    assert out.count("note: ") == 2
+
+
+HOLD = """
+import sys, time
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_in_use_is_refused_until_its_process_is_gone(world, capsys):
+    flags = words("--epochs 1 --seeds 0,1")
+    assert go(world, *flags) == 0
+    lock = world / "run/seed_1/.lock"
+    child = subprocess.Popen([sys.executable, "-c", HOLD, lock], stdout=subprocess.PIPE)
+    try:
+        assert child.stdout.readline().strip() == b"held"
+        before = all_files(world)
+        for flag in ([], ["--resume"], ["--overwrite"]):
+            capsys.readouterr()
+            assert go(world, *flags, *flag) == 4
+            error = capsys.readouterr().err
+            assert "another process is training in" in error
+            assert "seed_1" in error
+            assert error.count("\n") == 1
+            assert all_files(world) == before
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+    assert go(world, *flags, "--resume") == 0
 
 
 # ----------------------------------------------------------------------------------------------
@@ -2000,15 +2390,19 @@ def test_loss_that_is_not_a_number_stops_the_run(world, monkeypatch, capsys, fla
         assert [line["epoch"] for line in lines_of(folder / "metrics.jsonl")] == [1, 2]
 
 
-def test_loss_that_is_not_a_number_in_the_first_epoch_names_no_checkpoint(
+def test_loss_that_is_not_a_number_in_the_first_epoch_keeps_the_weights_of_the_start(
     world, monkeypatch, capsys
 ):
     monkeypatch.setattr(t, "learning_rate", lambda *_: math.inf)
     assert go(world, "--epochs", "2") == 3
     error = capsys.readouterr().err
     assert "step 2" in error
-    assert "last.pth" not in error
-    assert not (world / "run/last.pth").exists()
+    assert "of step 0" in error
+    start = t.GPT(t.load_model(world / "run/last.pth", CPU)[0].config, [0])
+    for name, p in weights_of(world / "run/last.pth").items():
+        assert torch.equal(p, start.get_parameter(name))
+    assert not (world / "run/best_model.pth").exists()
+    assert not (world / "run/memorization.json").exists()
 
 
 def test_damaged_checkpoints_are_user_errors(shared, tmp_path):
