@@ -587,7 +587,8 @@ class World:
     rank: int = 0
     size: int = 1
     local_rank: int | None = None  # among those on this machine: the GPU that is its own
-    met: bool = False
+    meeting: bool = False  # whether others wait for this process in `meet` before they begin
+    speaks: bool = True  # whether this process tells why it ends
 
     @property
     def main(self):
@@ -598,8 +599,8 @@ class World:
 ALONE = World()
 
 
-class OtherFailed(Exception):
-    """Another process cannot begin: (its message, its exit code)."""
+class EndTogether(Exception):
+    """Some process cannot begin, and all end as it does: (exit code, what to say)."""
 
 
 def join_world():
@@ -611,7 +612,8 @@ def join_world():
     # before another, and torchrun itself sees one die: so no limit of time.
     nccl = torch.cuda.is_available() and dist.is_nccl_available()
     dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=timedelta(days=365))
-    return World(dist.get_rank(), size, int(os.environ["LOCAL_RANK"]))
+    rank, local_rank = dist.get_rank(), int(os.environ["LOCAL_RANK"])
+    return World(rank, size, local_rank, meeting=True, speaks=rank == 0)
 
 
 def gather(world, value):
@@ -623,17 +625,18 @@ def gather(world, value):
     return values
 
 
-def meet(world, failure=None, choices=None):
-    """Every process comes here once before the first step, with its failure or its choices.
+def meet(world, failure=None, value=None):
+    """Return the first process's `value`. All come here, and wait, before they may begin.
 
-    So a mistake that one of them finds ends all, is told once, and leaves none waiting. Returns
-    (the first failure or None, the first process's choices).
+    One that cannot begin comes with its `failure` from `main`: then EndTogether is raised in each,
+    so a mistake that one of them finds ends all, is told once, and leaves none waiting.
     """
-    if world.met:
-        return failure, choices
-    world.met = True
-    failures, choices = zip(*gather(world, (failure, choices)), strict=True)
-    return next(filter(None, failures), None), choices[0]
+    told = gather(world, (failure, value))
+    failures = [failure for failure, _ in told if failure]
+    if failures:
+        world.meeting = False
+        raise EndTogether(*failures[0])
+    return told[0][1]
 
 
 def share_work(seeds, world):
@@ -665,6 +668,14 @@ def gradients(model):
         if p.grad is None:
             p.grad = torch.zeros_like(p)
     return [p.grad for p in model.parameters()]
+
+
+def from_first(team, value):
+    """The `value` of the first process of `team`."""
+    values = [value]
+    if team.size > 1:
+        dist.broadcast_object_list(values)
+    return values[0]
 
 
 def most_of_processes(team, value):
@@ -1131,7 +1142,7 @@ def save_last(folder, content):
 
 
 def save_run(run, tokenizer, facts):
-    for r, replica in enumerate(run.replicas):
+    for r, replica in enumerate(run.replicas if run.team.main else []):
         state = training_state(run, r)
         save_last(replica.folder, model_state(run.model, r, tokenizer, {**facts, **state}))
 
@@ -1238,7 +1249,7 @@ def clear_folder(folder):
         shutil.rmtree(folder / results, ignore_errors=True)
 
 
-def find_resumable(folder, seeds):
+def find_resumable(folders):
     """Return one training checkpoint a seed, all of the newest step that every seed has, or [] if
     the run was stopped before it had one of each.
 
@@ -1246,7 +1257,6 @@ def find_resumable(folder, seeds):
     finished before that step is returned at its own last one. What is chosen becomes last.pth: the
     next save must not push it out while another seed still stands there.
     """
-    folders = [seed_folder(folder, seed, seeds) for seed in seeds]
     found = [training_checkpoints(own) for own in folders]
     lacking = [own for own, whole in zip(folders, found, strict=True) if not whole]
     if lacking:
@@ -1271,7 +1281,10 @@ def find_resumable(folder, seeds):
                 if path.name != "last.pth":
                     os.replace(path, own / "last.pth")
             return [own[paths[0]] for own, paths in zip(found, chosen, strict=True)]
-    raise UserError(f"the seeds in {folder} have no common step; start again with --overwrite")
+    raise UserError(
+        f"{', '.join(map(str, folders))} have no common step; resume with as many processes as the "
+        "run began with, or start again with --overwrite"
+    )
 
 
 def training_checkpoints(folder):
@@ -1594,7 +1607,7 @@ def git_commit():
         return None
 
 
-def run_config(args, data, plan, n_params, seeds):
+def run_config(args, data, plan, n_params, seeds, n_processes):
     steps = [plan.steps_in(epoch) for epoch in range(1, args.epochs + 1)]
     stages = [
         {"epoch": s.first_epoch, "tasks": list(s.tasks), "rows": len(s.rows)} for s in plan.stages
@@ -1619,14 +1632,13 @@ def run_config(args, data, plan, n_params, seeds):
         "data": {**data.files, "audit": data.audit},
         "versions": versions(),
         **machine(plan.device),
+        "processes": n_processes,
         "git_commit": git_commit(),
     }
 
 
 def find_run(folder, config):
-    """Return (the config the run in `folder` began with, a training checkpoint a seed), both empty
-    where there is no run yet, or one that was stopped before its first checkpoint.
-    """
+    """Return the config the run in `folder` began with, {} where there is no run yet."""
     path, folders = (
         folder / "config.json",
         [seed_folder(folder, seed, config["seeds"]) for seed in config["seeds"]],
@@ -1634,14 +1646,14 @@ def find_run(folder, config):
     if not path.is_file():
         if any(holds_run(f) for f in (folder, *folders)):
             raise UserError(f"{folder} holds files of a run, but no config.json; restore it")
-        return {}, []
+        return {}
     try:
         began = json.loads(path.read_text(encoding="utf-8"))
         began["derived"]["micro_batches"], began["derived"]["precision"]
         check_same_run(began, config, folder)
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged; start again with --overwrite") from None
-    return began, find_resumable(folder, config["seeds"])
+    return began
 
 
 def check_same_run(old, new, folder):
@@ -1663,7 +1675,7 @@ def check_same_run(old, new, folder):
                 "resume with the same arguments, or start again with --overwrite"
             )
     was, now = ({**config, **config["versions"]} for config in (old, new))
-    for name in (*new["versions"], *machine(torch.device("cpu"))):
+    for name in (*new["versions"], "processes", *machine(torch.device("cpu"))):
         if name in was and was[name] != now[name]:
             print(
                 f"note: the run began with {name} {was[name]}, this is {now[name]}; the last bits "
@@ -1726,6 +1738,7 @@ class Run:
     scaler: torch.amp.GradScaler
     replicas: list  # still training: replica r of the model is replicas[r]
     optimized: torch.Tensor  # float [R]: the training loss added up over this epoch's steps
+    team: World  # the processes that share each batch; the first one writes the files
     step: int = 0  # optimizer steps made
     seconds_before: float = 0.0  # of training, before this process
     started: float = 0.0
@@ -1735,7 +1748,7 @@ class Run:
         return self.seconds_before + time.perf_counter() - self.started
 
 
-def start_run(args, plan, replicas, checkpoints):
+def start_run(args, plan, replicas, checkpoints, team):
     """Return the Run at its first step, or as `checkpoints`, one a seed, left it."""
     seeds = [replica.seed for replica in replicas]
     model = GPT(plan.config, seeds).to(plan.device)
@@ -1746,12 +1759,13 @@ def start_run(args, plan, replicas, checkpoints):
         torch.amp.GradScaler(plan.device.type, enabled=plan.precision == "fp16"),
         replicas,
         torch.zeros(len(seeds), device=plan.device),
+        team,
         started=time.perf_counter(),
     )
     if checkpoints:
         going = [r for r, replica in enumerate(replicas) if not replica.finished]
         load_training_state(run, going, [checkpoints[r] for r in going])
-        for replica in run.replicas:
+        for replica in run.replicas if team.main else []:
             for name in ("metrics.jsonl", "samples.jsonl"):
                 cut_lines_after(replica.folder / name, run.step)
     model.use_checkpoint = args.use_checkpoint
@@ -1769,6 +1783,11 @@ def keep_in_run(run, keep):
     run.optimized = run.optimized[keep]
     if keep:
         keep_replicas(run.model, run.optimizer, keep)
+
+
+def mix_seed(*numbers):
+    """A seed for torch from several ints."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def sick_replicas(loss, norms, scaler):
@@ -1804,13 +1823,15 @@ def set_aside(run, sick, tensors, epoch, lr):
     """
     for r, tensor in zip(sick, tensors, strict=True):
         replica = run.replicas[r]
-        kept = read_checkpoint(replica.folder / "last.pth")
+        path = replica.folder / "last.pth"
+        kept = from_first(run.team, read_checkpoint(path) if run.team.main else None)
         replica.finished = (
             f"diverged: {tensor} at step {run.step} (epoch {epoch}, learning rate {lr:.2e}); "
             f"last.pth keeps the weights of step {kept['step']}"
         )
         kept |= {"step": run.step, "replica": replica.memory()}
-        save_last(replica.folder, kept)
+        if run.team.main:
+            save_last(replica.folder, kept)
         tqdm.write(f"seed {replica.seed} {replica.finished}")
     keep = [r for r in range(len(run.replicas)) if r not in sick]
     keep_in_run(run, keep)
@@ -1825,7 +1846,7 @@ class StopSignals:
     can take any.
     """
 
-    received = None
+    came = received = 0  # the last signal; the one that the processes of a team have agreed on
 
     def __enter__(self):
         self.before = {}
@@ -1841,17 +1862,24 @@ class StopSignals:
             signal.signal(number, handler)
 
     def take(self, number, frame):
-        if number == signal.SIGINT == self.received:
+        if number == signal.SIGINT == self.came:
             raise KeyboardInterrupt
-        self.received = number
+        self.came = number
+
+    def look(self, team=ALONE):
+        """All processes of a team stop at one step: where any has received a signal."""
+        self.received = most_of_processes(team, self.came)
 
     def leave_if_asked(self, where):
         if self.received:
             raise Halt(128 + self.received, f"{signal.Signals(self.received).name} came {where}")
 
 
-def train(args, stop):
-    """Train every seed side by side and write each one's run folder; `stop` is a StopSignals."""
+def train(args, stop, world=ALONE):
+    """Train every seed side by side and write each one's run folder; `stop` is a StopSignals.
+
+    In one of several processes, train this one's part of the work (see `share_work`).
+    """
     if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UserError("--tensorboard needs the package tensorboard; pip install tensorboard")
     if args.task_curriculum_epochs is not None and not args.task_curriculum:
@@ -1863,38 +1891,55 @@ def train(args, stop):
     if args.deterministic:
         make_deterministic()
     seeds, folder = args.seeds or [args.seed], Path(args.out_dir)
+    own_seeds, team = share_work(seeds, world)
     data = load_data(args)
-    plan, n_params = make_plan(args, data, len(seeds))
-    print("\n".join(describe(args, data, plan, n_params, seeds)), flush=True)
+    plan, n_params = make_plan(args, data, len(own_seeds), team)
+    print("\n".join(describe(args, data, plan, n_params, own_seeds)), flush=True)
+    if world.size > 1:
+        how = "all share each batch" if team is world else "each trains its share of the seeds"
+        print(f"torchrun {world.size} processes: {how}", flush=True)
     if args.dry_run:
+        meet(world)
         return
-    config = run_config(args, data, plan, n_params, seeds)
-    replicas = [Replica(seed, seed_folder(folder, seed, seeds)) for seed in seeds]
+    config = run_config(args, data, plan, n_params, seeds, world.size)
+    replicas = [Replica(seed, seed_folder(folder, seed, seeds)) for seed in own_seeds]
     with ExitStack() as locks, writing(folder):
-        claim_folders(folder, seeds, args, locks)
-        began, checkpoints = find_run(folder, config) if args.resume else ({}, [])
+        if world.main:
+            claim_folders(folder, seeds, args, locks)
+            began = find_run(folder, config) if args.resume else {}
+            if not began:
+                write_json(folder / "config.json", config)
+        began = meet(world, value=(began or config) if world.main else None)
+        checkpoints = []
+        if args.resume and team.main:
+            checkpoints = find_resumable([replica.folder for replica in replicas])
+        meet(world)
+        world.meeting, world.speaks = False, team.main
+        checkpoints = from_first(team, checkpoints)
         for replica, checkpoint in zip(replicas, checkpoints, strict=bool(checkpoints)):
             vars(replica).update(checkpoint["replica"])
-        if not checkpoints:
-            write_json(folder / "config.json", config)
-            if len(seeds) > 1:
-                for replica in replicas:
-                    write_json(replica.folder / "config.json", {**config, "seed": replica.seed})
-        if not all(replica.finished for replica in replicas):
-            if checkpoints:  # both were measured when the run began, and both can change bits
-                plan.micro_batches = began["derived"]["micro_batches"]
-                plan.precision = began["derived"]["precision"]
-            run = start_run(args, plan, replicas, checkpoints)
-            if checkpoints:
-                print(f"resuming {folder} at step {run.step} of {plan.total_steps}")
-            with progress_bar(plan, run) as bar:
-                optimize(args, data, plan, run, stop, bar)
-            finish(args, data, replicas, plan.device, stop)
-        elif all((replica.folder / "memorization.json").exists() for replica in reported(replicas)):
+        if not checkpoints and team.main and len(seeds) > 1:
+            for replica in replicas:
+                write_json(replica.folder / "config.json", {**config, "seed": replica.seed})
+        # Both were measured when the run began, and both can change bits.
+        plan.micro_batches = began["derived"]["micro_batches"]
+        plan.precision = began["derived"]["precision"]
+        over = all(replica.finished for replica in replicas)
+        written = [
+            (replica.folder / "memorization.json").exists() for replica in reported(replicas)
+        ]
+        if all(gather(world, over and all(written))):
             print(f"the run in {folder} is finished and left as it is")
         else:
-            print(f"the run in {folder} is finished; its report and figures are made again")
-            finish(args, data, replicas, plan.device, stop)
+            if over:
+                print(f"the run in {folder} is finished; its report and figures are made again")
+            else:
+                run = start_run(args, plan, replicas, checkpoints, team)
+                if checkpoints:
+                    print(f"resuming {folder} at step {run.step} of {plan.total_steps}")
+                with progress_bar(plan, run) as bar:
+                    optimize(args, data, plan, run, stop, bar)
+            finish(args, data, replicas if team.main else [], plan.device, stop, world)
     sick = [f"seed {replica.seed} {replica.finished}" for replica in replicas if replica.diverged]
     if sick:
         raise Halt(3, "; ".join(sick))
@@ -1936,7 +1981,7 @@ def optimize(args, data, plan, run, stop, bar):
         sorted({tag for i in stage.rows for tag in data.train.tags_of(i)}) for stage in plan.stages
     ]
     writers = {}
-    if args.tensorboard:
+    if args.tensorboard and run.team.main:
         from torch.utils.tensorboard import SummaryWriter
 
         writers = {r.seed: SummaryWriter(r.folder / "tensorboard") for r in run.replicas}
@@ -1970,8 +2015,11 @@ def optimize(args, data, plan, run, stop, bar):
             for group in run.optimizer.param_groups:
                 group["lr"] = lr
             chosen = orders[:, i * plan.effective_batch : (i + 1) * plan.effective_batch]
-            pieces = np.array_split(chosen, min(plan.micro_batches, chosen.shape[1]), axis=1)
-            batches = [make_batch(data.train, piece, device) for piece in pieces]
+            own = np.array_split(chosen, run.team.size, axis=1)[run.team.rank]
+            pieces = np.array_split(own, plan.micro_batches, axis=1)
+            batches = [make_batch(data.train, p, device) for p in pieces if p.shape[1]]
+            if run.team.size > 1:  # other dropout on each process, and the same after a resume
+                torch.manual_seed(mix_seed(run.replicas[0].seed, run.step, run.team.rank))
             loss, norms = train_step(
                 run.model,
                 run.optimizer,
@@ -1980,10 +2028,12 @@ def optimize(args, data, plan, run, stop, bar):
                 autocast(device, plan.precision),
                 args.label_smoothing,
                 args.max_grad_norm,
+                run.team,
             )
             run.step += 1
             run.optimized += loss
             bar.update()
+            stop.look(run.team)
             # All save at the same steps, so that they have one in common to resume from.
             save = stop.received or at_save_step(args, run)
             sick = sick_replicas(loss, norms, run.scaler)
@@ -2015,18 +2065,20 @@ def optimize(args, data, plan, run, stop, bar):
             asked = data.headline if args.autoreg_eval else data.shown
             predictions = predict(run.model, tokenizer, data.val, asked, scores.exact, device)
             records = validation_records(scores, sample_scores, data, predictions)
+            records = from_first(run.team, records)  # one decision, whatever the last bits are
             bar.clear()
             kind = "unseen" if data.audit["val_unseen"] else "seen"
             stages, seconds = len(plan.stages), run.seconds
             tqdm.write(epoch_line(epoch, args.epochs, stage, stages, records, kind, lr, seconds))
-            record_samples(data, predictions, epoch, run.step, run.replicas, args.show_samples)
+            if run.team.main:
+                record_samples(data, predictions, epoch, run.step, run.replicas, args.show_samples)
             since_last, last_validation = epoch - last_validation, epoch
             for r, (replica, record) in enumerate(zip(run.replicas, records, strict=True)):
                 record["epoch"] = epoch
                 record["best"] = replica.judge(
                     record, since_last, all_tasks_in, args.min_delta, args.patience
                 )
-                if record["best"]:
+                if record["best"] and run.team.main:
                     best = {**facts, "step": run.step, "seed": replica.seed}
                     content = model_state(run.model, r, tokenizer, best)
                     write_checkpoint(replica.folder / "best_model.pth", content)
@@ -2039,8 +2091,10 @@ def optimize(args, data, plan, run, stop, bar):
                 replica.finished = "all epochs done"
             optimized_loss = float(run.optimized[r]) / steps
             line = {**base, "seed": replica.seed, "optimized_loss": optimized_loss, **record}
-            append_lines(replica.folder / "metrics.jsonl", [line])
+            if run.team.main:
+                append_lines(replica.folder / "metrics.jsonl", [line])
 
+        stop.look(run.team)
         # Checkpoints, and the replicas that are done leave the stack.
         going = [r for r, replica in enumerate(run.replicas) if not replica.finished]
         save = sick or len(going) < len(run.replicas) or epoch % args.save_every == 0
@@ -2109,22 +2163,26 @@ def reported(replicas):
     return [r for r in replicas if not r.diverged or (r.folder / "best_model.pth").exists()]
 
 
-def finish(args, data, replicas, device, stop):
-    """Report on each seed's best model, draw the figures, print the table and the next command."""
+def finish(args, data, replicas, device, stop, world):
+    """Report on each seed's best model; the first process, when all are here, draws the figures and
+    prints the table and the next command.
+    """
     from plots import write_figures
 
     folder, reports = Path(args.out_dir), []
     for replica in reported(replicas):
+        stop.look()
         stop.leave_if_asked("before the report was made")
         model, tokenizer, checkpoint = load_model(replica.folder / "best_model.pth", device)
         reports.append(memorization_report(model, data, tokenizer, device, checkpoint["epoch"]))
         write_json(replica.folder / "memorization.json", reports[-1])
-    if not reports:
+    reports = [report for reports in gather(world, reports) for report in reports]
+    if not reports or not world.main:
         return
     print("", *results_table(reports), sep="\n")
     figures = write_figures([folder], folder / "plots")
     print(f"figures in {folder / 'plots'}: {', '.join(path.name for path in figures)}")
-    model = folder / "best_model.pth" if len(replicas) == 1 else folder
+    model = folder / "best_model.pth" if len(args.seeds or [args.seed]) == 1 else folder
     command = ["python", "evaluate_ood.py", "--model", model, "--tokenizer", args.tokenizer]
     command += ["--ood_dir", "ood_data_complete", "--out_dir", folder / "ood_results"]
     print("next:", shlex.join(map(str, command)))
@@ -2173,7 +2231,7 @@ class Parser(argparse.ArgumentParser):
     """Tells a mistake in one sentence; the usage of 45 flags would bury it."""
 
     def error(self, message):
-        self.exit(2, f"error: {message}; --help lists every flag\n")
+        raise UserError(f"{message}; --help lists every flag")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -2280,39 +2338,51 @@ def build_parser():
     return parser
 
 
-def resume_command(argv):
+def resume_command(argv, world):
     """The command line that goes on with the run that `argv` began."""
     kept = [arg for arg in argv if not arg.startswith("--ov") and arg != "--resume"]
     join = subprocess.list2cmdline if os.name == "nt" else shlex.join
-    return join([sys.executable, __file__, *kept, "--resume"])
+    command = join([sys.executable, __file__, *kept, "--resume"])
+    return command if world.size == 1 else "the same torchrun command and --resume"
+
+
+def attempt(argv, world):
+    """Train as the command line says; return (exit code, what there is to say or "")."""
+    try:
+        args = build_parser().parse_args(argv)
+        with StopSignals() as stop:
+            train(args, stop, world)
+    except UserError as error:
+        return 2, f"error: {error}"
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141, ""
+    except OSError as error:
+        return 2, f"error: {error.filename or args.out_dir}: {error.strerror}"
+    except Halt as halt:
+        again = halt.code == 5 or halt.code > 128
+        more = f"; go on with: {resume_command(argv, world)}" if again else ""
+        return halt.code, f"stopped: {halt}{more}"
+    except KeyboardInterrupt:
+        return 130, f"\nstopped: interrupted; go on with: {resume_command(argv, world)}"
+    return 0, ""
 
 
 def main(argv=None):
-    argv = sys.argv[1:] if argv is None else argv
-    args = build_parser().parse_args(argv)
+    world = join_world()
+    if not world.main:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     if hasattr(sys.stdout, "reconfigure"):  # a redirected Windows console lacks many characters
         sys.stdout.reconfigure(errors="replace")
     try:
-        with StopSignals() as stop:
-            train(args, stop)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # `| head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except OSError as error:
-        print(f"error: {error.filename or args.out_dir}: {error.strerror}", file=sys.stderr)
-        return 2
-    except Halt as halt:
-        again = halt.code == 5 or halt.code > 128
-        more = f"; go on with: {resume_command(argv)}" if again else ""
-        print(f"stopped: {halt}{more}", file=sys.stderr)
-        return halt.code
-    except KeyboardInterrupt:
-        print(f"\nstopped: interrupted; go on with: {resume_command(argv)}", file=sys.stderr)
-        return 130
-    return 0
+        code, message = attempt(sys.argv[1:] if argv is None else argv, world)
+        if code and world.meeting:
+            meet(world, (code, message))
+    except EndTogether as end:
+        code, message = end.args
+    if message and world.speaks:
+        print(message, file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":
