@@ -28,6 +28,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 import zipfile
 from collections import Counter
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -603,16 +604,42 @@ class EndTogether(Exception):
     """Some process cannot begin, and all end as it does: (exit code, what to say)."""
 
 
+def fresh_store(store, rank, size):
+    """The part of torchrun's key-value store that belongs to these processes alone.
+
+    After a restart it still holds the addresses of the dead ones, and who reads them before they
+    are overwritten waits for ever (pytorch/pytorch#135712). Here each process asks by a name never
+    used before, and the first one answers with the prefix of all keys from now on.
+    """
+    if rank:
+        name = uuid.uuid4().hex
+        store.set(f"asked_by_{rank}", name)
+        prefix = store.get(f"answer_to_{name}").decode()
+        store.add(f"{prefix}_here", 1)
+        return dist.PrefixStore(prefix, store)
+    prefix = uuid.uuid4().hex
+    while store.add(f"{prefix}_here", 0) < size - 1:
+        for other in range(1, size):
+            if store.check([f"asked_by_{other}"]):
+                store.set(f"answer_to_{store.get(f'asked_by_{other}').decode()}", prefix)
+        time.sleep(0.05)
+    return dist.PrefixStore(prefix, store)
+
+
 def join_world():
     """Connect to the other processes, if torchrun's environment tells of any."""
-    size = int(os.environ.get("WORLD_SIZE", 1))
-    if size == 1 or "RANK" not in os.environ:
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "RANK" not in os.environ:
         return World()
-    # Talk goes over the CPU, gradients where they are. A process may be done with its seeds hours
-    # before another, and torchrun itself sees one die: so no limit of time.
+    # Talk goes over the CPU, gradients where they are. A process may be done with its seeds days
+    # before another, and torchrun itself sees one die: so hardly a limit of time.
+    store, rank, size = next(dist.rendezvous("env://"))
     nccl = torch.cuda.is_available() and dist.is_nccl_available()
-    dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=timedelta(days=365))
-    rank, local_rank = dist.get_rank(), int(os.environ["LOCAL_RANK"])
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if nccl else "gloo",
+        **{"store": fresh_store(store, rank, size), "rank": rank, "world_size": size},
+        timeout=timedelta(weeks=3),
+    )
+    local_rank = int(os.environ["LOCAL_RANK"])
     return World(rank, size, local_rank, meeting=True, speaks=rank == 0)
 
 
@@ -1846,7 +1873,7 @@ class StopSignals:
     can take any.
     """
 
-    came = received = 0  # the last signal; the one that the processes of a team have agreed on
+    received = None
 
     def __enter__(self):
         self.before = {}
@@ -1862,13 +1889,15 @@ class StopSignals:
             signal.signal(number, handler)
 
     def take(self, number, frame):
-        if number == signal.SIGINT == self.came:
+        if number == signal.SIGINT == self.received:
             raise KeyboardInterrupt
-        self.came = number
+        self.received = number
 
-    def look(self, team=ALONE):
-        """All processes of a team stop at one step: where any has received a signal."""
-        self.received = most_of_processes(team, self.came)
+    def agreed(self, team):
+        """Whether to stop now: all processes of a team do, once one has received a signal."""
+        number = most_of_processes(team, self.received or 0)
+        self.received = self.received or number
+        return number > 0
 
     def leave_if_asked(self, where):
         if self.received:
@@ -1925,10 +1954,8 @@ def train(args, stop, world=ALONE):
         plan.micro_batches = began["derived"]["micro_batches"]
         plan.precision = began["derived"]["precision"]
         over = all(replica.finished for replica in replicas)
-        written = [
-            (replica.folder / "memorization.json").exists() for replica in reported(replicas)
-        ]
-        if all(gather(world, over and all(written))):
+        told = all((r.folder / "memorization.json").exists() for r in reported(replicas))
+        if all(gather(world, over and told)):
             print(f"the run in {folder} is finished and left as it is")
         else:
             if over:
@@ -2033,7 +2060,7 @@ def optimize(args, data, plan, run, stop, bar):
             run.step += 1
             run.optimized += loss
             bar.update()
-            stop.look(run.team)
+            stopping = stop.agreed(run.team)
             # All save at the same steps, so that they have one in common to resume from.
             save = stop.received or at_save_step(args, run)
             sick = sick_replicas(loss, norms, run.scaler)
@@ -2094,7 +2121,7 @@ def optimize(args, data, plan, run, stop, bar):
             if run.team.main:
                 append_lines(replica.folder / "metrics.jsonl", [line])
 
-        stop.look(run.team)
+        stopping = stop.agreed(run.team)
         # Checkpoints, and the replicas that are done leave the stack.
         going = [r for r, replica in enumerate(run.replicas) if not replica.finished]
         save = sick or len(going) < len(run.replicas) or epoch % args.save_every == 0
@@ -2171,7 +2198,6 @@ def finish(args, data, replicas, device, stop, world):
 
     folder, reports = Path(args.out_dir), []
     for replica in reported(replicas):
-        stop.look()
         stop.leave_if_asked("before the report was made")
         model, tokenizer, checkpoint = load_model(replica.folder / "best_model.pth", device)
         reports.append(memorization_report(model, data, tokenizer, device, checkpoint["epoch"]))

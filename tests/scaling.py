@@ -49,7 +49,7 @@ def torchrun(arguments, n=2, restarts=0):
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n}"]
     launch += [f"--max-restarts={restarts}", "--monitor-interval=0.1"]
     return subprocess.Popen(
-        [sys.executable, *launch, SCRIPT, *arguments],
+        [sys.executable, *launch, __file__, "train", *arguments],
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -94,7 +94,7 @@ def main_in_child(command, log):
         with open(log, "a") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-            plots.write_figures = lambda *args, **kwargs: []
+            without_figures()
             code = t.main(command)
             sys.stdout.flush()
     finally:
@@ -155,5 +155,13 @@ def run_sweep(commands, workers, kills, longest, folder):
     return [tuple(pair) for worker in started for pair in json.loads(worker.communicate()[0])]
 
 
+def without_figures():
+    """They take longer than these runs, and have their own tests."""
+    plots.write_figures = lambda *args, **kwargs: []
+
+
 if __name__ == "__main__":
+    if sys.argv[1] == "train":
+        without_figures()
+        sys.exit(t.main(sys.argv[2:]))
     print(json.dumps(sweep_worker(*json.loads(Path(sys.argv[1]).read_text()))))

@@ -12,6 +12,7 @@ import sys
 import time
 
 import pytest
+import scaling
 
 import train_minigpt_4070 as t
 from recipes.sweep import ROOT
