@@ -2062,7 +2062,7 @@ def optimize(args, data, plan, run, stop, bar):
             bar.update()
             stopping = stop.agreed(run.team)
             # All save at the same steps, so that they have one in common to resume from.
-            save = stop.received or at_save_step(args, run)
+            save = stopping or at_save_step(args, run)
             sick = sick_replicas(loss, norms, run.scaler)
             if save or i + 1 == steps:
                 sick |= ~has_finite_weights(run.model)
@@ -2074,7 +2074,8 @@ def optimize(args, data, plan, run, stop, bar):
                 break
             if (save or sick) and i + 1 < steps:
                 save_run(run, tokenizer, facts)
-                stop.leave_if_asked(f"and the run is saved at step {run.step}")
+                if stopping:
+                    stop.leave_if_asked(f"and the run is saved at step {run.step}")
         done = 0
         if not run.replicas:
             break
@@ -2125,7 +2126,7 @@ def optimize(args, data, plan, run, stop, bar):
         # Checkpoints, and the replicas that are done leave the stack.
         going = [r for r, replica in enumerate(run.replicas) if not replica.finished]
         save = sick or len(going) < len(run.replicas) or epoch % args.save_every == 0
-        save = save or stop.received or at_save_step(args, run)
+        save = save or stopping or at_save_step(args, run)
         if save:
             save_run(run, tokenizer, facts)
         for replica in run.replicas:
@@ -2136,7 +2137,7 @@ def optimize(args, data, plan, run, stop, bar):
             keep_in_run(run, going)
         if not run.replicas:
             break
-        if save:
+        if stopping:
             stop.leave_if_asked(f"and the run is saved at step {run.step}")
     for writer in writers.values():
         writer.close()

@@ -12,8 +12,8 @@ import sys
 import time
 
 import pytest
-import scaling
 
+import scaling
 import train_minigpt_4070 as t
 from recipes.sweep import ROOT
 from scaling import (
@@ -62,17 +62,8 @@ def finished(process, seconds=300):
 
 
 def run_one(arguments):
-    assert (
-        finished(
-            subprocess.Popen(
-                [sys.executable, SCRIPT, *arguments],
-                env=environment(),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
-        )[0]
-        == 0
-    )
+    command = [sys.executable, scaling.__file__, "train", *arguments]
+    subprocess.run(command, env=environment(), check=True, capture_output=True)
 
 
 def written(path):
