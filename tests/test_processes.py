@@ -47,8 +47,12 @@ def one_of_two(rank, port, folder):
     found = {"steps": steps(world)}
     found["gathered"] = t.gather(world, rank * 10)
     found["most"] = [t.most_of_processes(world, value) for value in (0, 15 * rank)]
-    failure = ("error: mine", 2) if rank == 1 else None
-    found["met"] = t.meet(world, failure, {"micro_batches": rank + 1})
+    found["first"] = [t.meet(world, value=rank), t.from_first(world, rank)]
+    try:
+        t.meet(world, (2, "error: mine") if rank == 1 else None)
+    except t.EndTogether as end:
+        found["end"] = end.args
+    found["meeting"] = world.meeting
     torch.save(found, folder / f"{rank}.pt")
     t.dist.destroy_process_group()
 
@@ -71,7 +75,9 @@ def test_two_processes_step_as_one(tmp_path):
             assert torch.equal(found[0]["steps"][2][name], own["steps"][2][name]), name
         assert own["gathered"] == [0, 10]
         assert own["most"] == [0, 15]
-        assert own["met"] == (("error: mine", 2), {"micro_batches": 1})
+        assert own["first"] == [0, 0]
+        assert own["end"] == (2, "error: mine")
+        assert not own["meeting"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+import plots
 import train_minigpt_4070 as t
 from recipes import sweep
 from scaling import assert_same_run, run_sweep, sweep_commands, write_sets
@@ -17,7 +18,8 @@ EPOCHS = ["--epochs", "2"]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the workers of this test fork")
-def test_two_workers_share_a_folder_and_one_is_killed(tmp_path):
+def test_two_workers_share_a_folder_and_one_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "write_figures", lambda *args, **kwargs: [])
     sets = write_sets(tmp_path / "sets")
     grid = [["train"], [16], range(4), *EPOCHS]
     serial = sweep_commands(sets, tmp_path / "serial", *grid)
