@@ -19,12 +19,12 @@ characters the vocabulary has, and which a table of learned positions can hold. 
 counted by reason, and its numbers stand under "all".
 
 A folder of seeds gets both files in each `seed_<s>/ood_results/` too; the results in --out_dir are
-then means over seeds, with intervals over seeds.
+then means over seeds, with intervals over seeds. Files are written when every suite is done, each
+whole or not at all.
 """
 
 import argparse
 import json
-import re
 import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -36,35 +36,34 @@ import torch
 
 import metrics
 from data.formats import (
+    TAG,
     Tokenizer,
     UserError,
     build_examples,
+    check_writable,
     load_examples,
     load_tokenizer,
     read_rows,
     require_file,
+    run_main,
+    seed_folders,
     sha256_of,
     write_json,
 )
 from data.generate import (
+    ROOT,
     TASKS,
     canonical_tag,
-    make_standard_data,
+    make_missing,
     size_of,
     split_example,
     write_atomically,
 )
-from train_minigpt_4070 import GPT, ROOT, RUN_ON, choose_device, generate, load_model
+from data.records import CATEGORIES, CONFIG, in_order, read_json
+from plots import write_figures
+from train_minigpt_4070 import GPT, RUN_ON, choose_device, generate, load_model
 
-CATEGORIES = (  # in the order of the table: the control first
-    "interpolation",
-    "extrapolation",
-    "compositional",
-    "systematic",
-    "edge_cases",
-    "robustness",
-    "novel_tasks",
-)
+STANDARD_SUITES = ROOT / "ood_data_complete"
 REASONS = {  # why an example is left out of the headline; of several the first one counts
     "untrained_tag": "have a tag that was never trained",
     "unknown_characters": "have characters the vocabulary lacks",
@@ -74,7 +73,6 @@ OF_A_PREDICTION = (
     *("prediction", "correct", "kind", "token_accuracy", "edit_distance"),
     *("log_prob", "entropy"),
 )
-TAG = re.compile(r"\[([^\[\]]+)\]")
 
 # ----------------------------------------------------------------------------------------------
 # Model: one checkpoint, or several seeds stacked as replicas
@@ -83,17 +81,15 @@ TAG = re.compile(r"\[([^\[\]]+)\]")
 
 def find_checkpoints(model):
     """The checkpoint at `model` itself, in the run folder `model`, or in each of its seed_<s>/."""
-    seeds = [p for p in model.glob("seed_*") if re.fullmatch(r"seed_\d+", p.name)]
-    seeds.sort(key=lambda p: int(p.name[5:]))
+    seeds = seed_folders(model)
     if seeds:
-        if (model / "config.json").is_file():
-            trained = json.loads((model / "config.json").read_text())["seeds"]
-            lost = [f"seed_{seed}" for seed in trained if model / f"seed_{seed}" not in seeds]
-            if lost:
-                raise UserError(
-                    f"{model} was trained with seeds whose folders are gone ({', '.join(lost)}); "
-                    "restore them, or give the others one by one"
-                )
+        trained = read_json(model / "config.json", CONFIG).get("seeds", [])
+        lost = [f"seed_{seed}" for seed in trained if model / f"seed_{seed}" not in seeds]
+        if lost:
+            raise UserError(
+                f"{model} was trained with seeds whose folders are gone ({', '.join(lost)}); "
+                "restore them, or give the others one by one"
+            )
         return [p / "best_model.pth" for p in seeds]
     return [model / "best_model.pth" if model.is_dir() else model]
 
@@ -159,35 +155,38 @@ def category_of(given, name):
 
 def find_suites(folder):
     """Paths of the data files in `folder`; the standard folder is filled if it has none."""
-
-    def files():
-        kinds = (".pkl", ".jsonl", ".txt")
-        return [p for p in sorted(folder.glob("*")) if p.suffix in kinds and p.name[0] != "."]
-
-    if not files() and folder.resolve() == ROOT / "ood_data_complete":
-        print(f"making the standard suites in {folder}", flush=True)
-        make_standard_data(ROOT, parts=("ood",))
-    names = Counter(path.stem for path in files())
+    if made := make_missing(folder):
+        print(f"made the standard suites in {made[0].parent}", flush=True)
+    if not folder.is_dir():
+        is_what = "is a file" if folder.exists() else "does not exist"
+        raise UserError(
+            f"--ood_dir {folder} {is_what}; give a folder of suites, or leave it out for the "
+            "standard ones"
+        )
+    kinds = (".pkl", ".jsonl", ".txt")
+    files = [p for p in sorted(folder.glob("*")) if p.suffix in kinds and p.name[0] != "."]
+    names = Counter(path.stem for path in files)
     if not names:
         raise UserError(f"--ood_dir {folder} holds no suite (no .pkl, .jsonl or .txt file)")
     if names.most_common(1)[0][1] > 1:
         raise UserError(f"{folder} has two suites of the name {names.most_common(1)[0][0]}")
-    return files()
+    return files
 
 
 def load_suite(path, tokenizer, map_tags_but=None):
     """Load a suite; with `map_tags_but` all tags but these become their canonical ones."""
     examples, mapped = load_examples(path, tokenizer), {}
-    prompts = [examples.prompt(i) for i in range(len(examples))]
-    tags = [TAG.findall(prompt) for prompt in prompts]
+    tags = [examples.tags_of(i) for i in range(len(examples))]
     if map_tags_but:
         others = {tag for found in tags for tag in found}.difference(map_tags_but)
         mapped = {tag: canonical_tag(tag) for tag in others if canonical_tag(tag) != tag}
-        prompts = [TAG.sub(lambda m: f"[{mapped.get(m[1], m[1])}]", prompt) for prompt in prompts]
-        raws = [prompt + examples.answer(i) for i, prompt in enumerate(prompts)]
-        levels, category = examples.levels, examples.category
-        examples = build_examples(raws, tokenizer, path, levels, category)
-        tags = [TAG.findall(prompt) for prompt in prompts]
+        raws = [
+            TAG.sub(lambda m: f"[{mapped.get(m[1], m[1])}]", examples.prompt(i))
+            + examples.answer(i)
+            for i in range(len(examples))
+        ]
+        examples = build_examples(raws, tokenizer, path, examples.levels, examples.category)
+        tags = [[mapped.get(tag, tag) for tag in found] for found in tags]
     return Suite(path, category_of(str(examples.category), path.stem), examples, tags, mapped)
 
 
@@ -206,7 +205,10 @@ def load_training(checkpoint, override, tokenizer):
     if override:
         require_file(path, "the training set")
     elif not Path(path).is_file():
-        return None, f"the training set {path} is not there; --train_data says where it is now"
+        return None, (
+            f"overlap with the training set is unknown: {path} is not there, as seen from "
+            f"{Path.cwd()}; --train_data says where it is now"
+        )
     digest, notice = sha256_of(path), ""
     if digest != known["sha256"]:
         notice = f"{path} is not the file the model was trained on (its SHA-256 differs)"
@@ -394,12 +396,14 @@ HEADER = (
 
 def table_line(name, tasks, result):
     """One line of the table; `result` is a set of stats, or None where no example counts."""
-    tasks = " ".join(sorted(tasks, key=lambda task: (task not in TASKS, order(task, TASKS), task)))
+    tasks = " ".join(in_order(tasks, TASKS))
     start = f"{name.removeprefix('ood_')[:18]:19}{tasks[:23]:24}"
     if result is None:
         return f"{start}{0:>6}   none counts: every example is left out, see below"
     low, high = result["exact_match_low"], result["exact_match_high"]
     interval = "" if low is None else f" [{low:.1%}, {high:.1%}]"
+    if low == high and low is not None:  # no spread is no certainty
+        interval = f" ({len(result['values'])} seeds, all equal)"
     kind = max(result["failures"], key=result["failures"].get)
     share = result["failures"][kind] / result["n"]
     return (
@@ -409,30 +413,32 @@ def table_line(name, tasks, result):
     )
 
 
-def order(name, names):
-    """Place of `name` in `names`; after all of them if it is not there."""
-    return names.index(name) if name in names else len(names)
+def in_brackets(tags):
+    return " ".join(f"[{tag}]" for tag in sorted(tags))
 
 
 def remarks(results):
     """In plain words: tags mapped, examples left out of the headline and why, examples seen."""
-    lines, trained = [results["notice"]] if results["notice"] else [], results["trained_tags"]
-    mappable = {}
-    for name, suite in results["suites"].items():
-        tags = suite["untrained_tags"]
-        mappable |= {tag: canonical_tag(tag) for tag in tags if canonical_tag(tag) in trained}
-        for tag, to in suite["mapped_tags"].items():
-            lines.append(f"{name}: [{tag}] was read as [{to}]")
-        for why, k in suite["left_out"].items():
-            which = " (" + " ".join(f"[{tag}]" for tag in tags) + ")"
-            if k:
-                which = which if why == "untrained_tag" else ""
-                lines.append(f"{name}: left out {k:,} of {suite['n']:,} that {REASONS[why]}{which}")
-        if suite["overlap_with_training"]:
-            share = suite["overlap_with_training"]
+    lines, suites = [results["notice"]] if results["notice"] else [], results["suites"]
+    mapped = {tag: to for suite in suites.values() for tag, to in suite["mapped_tags"].items()}
+    untrained = {tag for suite in suites.values() for tag in suite["untrained_tags"]}
+    if mapped:
+        read = ", ".join(f"[{tag}] was read as [{to}]" for tag, to in sorted(mapped.items()))
+        lines.append(f"--canonical_tags: {read}")
+    n = sum(suite["n"] for suite in suites.values())
+    for why, what in REASONS.items():
+        counts = {name: suite["left_out"][why] for name, suite in suites.items()}
+        if any(counts.values()):
+            which = f" ({in_brackets(untrained)})" if why == "untrained_tag" else ""
+            some = [name.removeprefix("ood_") for name, k in counts.items() if k]
+            line = f"left out {sum(counts.values()):,} of {n:,} that {what}{which}, in "
+            lines.append(line + ", ".join(some))
+    for name, suite in suites.items():
+        if share := suite["overlap_with_training"]:
             lines.append(f"{name}: {share:.1%} are examples of the training set (not left out)")
-    for tag, to in sorted(mappable.items()):
-        lines.append(f"--canonical_tags would read [{tag}] as the trained [{to}]")
+    mappable = [tag for tag in sorted(untrained) if canonical_tag(tag) in results["trained_tags"]]
+    for tag in mappable:
+        lines.append(f"--canonical_tags would read [{tag}] as the trained [{canonical_tag(tag)}]")
     return lines
 
 
@@ -467,19 +473,16 @@ def advice(results, out_dir, figures):
 # ----------------------------------------------------------------------------------------------
 
 
-def find_out_dir(args):
+def find_out_dir(model, given, ood_dir):
     """--out_dir, by default `ood_results` beside the model; UserError if it cannot be that."""
-    home = Path(args.model) if Path(args.model).is_dir() else Path(args.model).parent
-    out_dir = Path(args.out_dir) if args.out_dir else home / "ood_results"
-    if out_dir.exists() and not out_dir.is_dir():
-        raise UserError(f"--out_dir {out_dir} is a file; give a folder")
-    if out_dir.resolve() == Path(args.ood_dir).resolve():
+    home = model if model.is_dir() else model.parent
+    out_dir = Path(given) if given else home / "ood_results"
+    if out_dir.resolve() == ood_dir.resolve():
         raise UserError(f"--out_dir {out_dir} is the folder of the suites; give another one")
     return out_dir
 
 
 def write_results(folder, results, lines):
-    folder.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
     write_atomically(folder / "predictions.jsonl", text)
     write_json(folder / "ood_results.json", results)
@@ -487,23 +490,24 @@ def write_results(folder, results, lines):
 
 def evaluate(args):
     """Run every suite, print the table and write the results. Returns those in --out_dir."""
-    from plots import write_figures
-
     # Everything is loaded, and every mistake told, before anything is run or written.
-    out_dir, device = find_out_dir(args), choose_device(args.device)
-    paths = find_checkpoints(Path(args.model))
+    ood_dir = Path(args.ood_dir) if args.ood_dir else STANDARD_SUITES
+    out_dir = find_out_dir(Path(args.model), args.out_dir, ood_dir)
+    paths, device = find_checkpoints(Path(args.model)), choose_device(args.device)
+    homes = [path.parent / "ood_results" for path in paths] if len(paths) > 1 else []
     model, checkpoints = load_replicas(paths, device)
     first, seeds = checkpoints[0], [checkpoint["seed"] for checkpoint in checkpoints]
-    tokenizer, trained = (
-        agreed_tokenizer(args.tokenizer, first["vocab"], paths[0]),
-        first["trained_tags"],
-    )
+    trained = first["trained_tags"]
+    tokenizer = agreed_tokenizer(args.tokenizer, first["vocab"], paths[0])
+    for folder in (out_dir, *homes):
+        check_writable(folder)
     keep = trained if args.canonical_tags else None
-    suites = [load_suite(path, tokenizer, keep) for path in find_suites(Path(args.ood_dir))]
-    suites.sort(key=lambda suite: (order(suite.category, CATEGORIES), suite.path.stem))
+    suites = [load_suite(path, tokenizer, keep) for path in find_suites(ood_dir)]
+    places = in_order({suite.category for suite in suites}, CATEGORIES)
+    suites.sort(key=lambda suite: (places.index(suite.category), suite.path.stem))
     training, notice = load_training(first, args.train_data, tokenizer)
 
-    print(f"{args.model}, trained on {' '.join(f'[{tag}]' for tag in trained)}, on {device}")
+    print(f"{args.model}, trained on {in_brackets(trained)}, on {device}")
     if len(seeds) > 1:
         print(f"means and intervals over seeds {', '.join(map(str, seeds))}")
     print(f"\n{HEADER}", flush=True)
@@ -521,7 +525,7 @@ def evaluate(args):
         "format": 1,
         "trained_tags": trained,
         "trained_length": first["trained_length"],
-        "ood_dir": str(args.ood_dir),
+        "ood_dir": str(ood_dir),
         "canonical_tags": args.canonical_tags,
         "training_set": training and {"path": training.path, "sha256": training.sha256},
         "training_range": training and training.sizes,
@@ -533,8 +537,8 @@ def evaluate(args):
         each.append({**about, "headline": headline_by_category(lines[r]), "suites": by_suite[r]})
     together = over_seeds(each)
     if len(seeds) > 1:
-        for path, results, rows in zip(paths, each, lines, strict=True):
-            write_results(path.parent / "ood_results", results, rows)
+        for home, results, rows in zip(homes, each, lines, strict=True):
+            write_results(home, results, rows)
         epochs = [results["epoch"] for results in each]
         together |= {"model": str(args.model), "seed": None, "seeds": seeds, "epoch": epochs}
     write_results(out_dir, together, [row for rows in lines for row in rows])
@@ -563,9 +567,8 @@ def build_parser():
     g = parser.add_argument_group("data")
     g.add_argument(
         "--ood_dir",
-        default="ood_data_complete",
-        help="folder of suites, .pkl, .jsonl or .txt; the standard one is made if it is empty "
-        "(default: %(default)s)",
+        help="folder of suites, .pkl, .jsonl or .txt (default: the standard suites, "
+        "ood_data_complete/ beside this script, made if it has none)",
     )
     g.add_argument(
         "--canonical_tags",
@@ -583,19 +586,7 @@ def build_parser():
 
 
 def main(argv=None):
-    args = build_parser().parse_args(argv)
-    try:
-        evaluate(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.filename or args.out_dir}: {error.strerror}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; nothing was written", file=sys.stderr)
-        return 130
-    return 0
+    return run_main(lambda: evaluate(build_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -19,42 +19,40 @@ One run writes into --out_dir (by default `<run>/plots`):
 
 Several runs write these into one folder each below --out_dir, and side by side into --out_dir:
 compare_learning.png, compare_tasks.png, compare_repeat_count.png, compare_ood.png.
-"""
 
-from __future__ import annotations
+What repetition is worth is printed, and written to repeat_effects.json in --out_dir: exact match
+at each repeat count minus that of examples seen once, and of those minus unseen ones, taken within
+each seed; with a 95 % interval, Student's t over seeds, or Newcombe's for a single seed.
+"""
 
 import argparse
 import io
-import json
 import math
-import os
-import re
 import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from metrics import over_seeds, wilson_interval
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-TASKS = ("copy", "rev", "add", "sort", "rel")
-CATEGORIES = (
-    "interpolation",
-    "extrapolation",
-    "compositional",
-    "systematic",
-    "edge_cases",
-    "robustness",
-    "novel_tasks",
+from data.formats import UserError, check_writable, run_main, write_json
+from data.generate import TASKS, write_atomically
+from data.records import (
+    CATEGORIES,
+    Run,
+    best_rows,
+    held_out,
+    in_order,
+    is_number,
+    load_run,
+    stage_starts,
+    task_names,
 )
+from metrics import over_seeds, repeat_effects, wilson_interval
+
 # What `level` counts, for which tasks, and the range of the standard training data.
 LEVELS = {"items": ("copy", "rev", "sort"), "digits": ("add",), "hops": ("rel",)}
 STANDARD_RANGE = {"copy": (3, 10), "rev": (3, 10), "sort": (3, 10), "add": (1, 3), "rel": (1, 3)}
@@ -74,95 +72,6 @@ OOD_LOOKS = {  # colour, marker, size, legend
     "left out": ("0.45", "X", 7, "exact match, not in headlines"),
 }
 DPI = 200
-
-
-class PlotError(Exception):
-    """A mistake of the user's, told in one sentence."""
-
-
-# ------------------------------------------------------------------------------------------------
-# reading run folders
-# ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Run:
-    """`seeds` and `memorization` hold one entry per seed; a single run has one."""
-
-    name: str
-    config: dict
-    seeds: list[list[dict]]  # rows of metrics.jsonl, one per epoch
-    memorization: list[dict]
-    ood: dict
-
-
-def read_json(path: Path) -> dict:
-    if not path.exists():
-        return {}
-    try:
-        record = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise PlotError(f"{path} is not readable as JSON ({error}); write it again.") from error
-    if not isinstance(record, dict):
-        raise PlotError(f"{path} should hold a JSON object; write it again.")
-    return record
-
-
-def read_epochs(path: Path) -> list[dict]:
-    """Rows of metrics.jsonl, ascending in epoch; [] where there is no file.
-
-    A torn last line (a run still writing) is ignored. After a resume from an earlier epoch the
-    lines from that epoch on appear twice; the later ones count.
-    """
-    rows: list[dict] = []
-    lines = path.read_bytes().split(b"\n") if path.exists() else []
-    lines = [(i, line) for i, line in enumerate(lines, start=1) if line.strip()]
-    for i, line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            if i == lines[-1][0]:
-                break
-            raise PlotError(f"{path}, line {i}, is not a JSON object; remove it.") from error
-        if not isinstance(row, dict):
-            raise PlotError(f"{path}, line {i}, is not a JSON object; remove it.")
-        row.setdefault("epoch", len(rows) + 1)
-        for end in ("low", "high"):  # named as every other interval is
-            row[f"generalization_gap_{end}"] = row.get(f"gap_{end}")
-        rows = [earlier for earlier in rows if earlier["epoch"] < row["epoch"]] + [row]
-    return rows
-
-
-def load_run(folder: Path, name: str) -> Run:
-    if not folder.is_dir():
-        raise PlotError(f"{folder} is not a folder; name a run folder, as in runs/step1_add_only.")
-    seed_folders = [p for p in folder.glob("seed_*") if re.fullmatch(r"seed_\d+", p.name)]
-    seed_folders.sort(key=lambda p: int(p.name[5:]))
-    seeds = [read_epochs(p / "metrics.jsonl") for p in seed_folders or [folder]]
-    memorization = [read_json(p / "memorization.json") for p in seed_folders or [folder]]
-    ood = read_json(folder / "ood_results" / "ood_results.json")
-    run = Run(
-        name=name,
-        config=read_json(folder / "config.json"),
-        seeds=[rows for rows in seeds if rows],
-        memorization=[record for record in memorization if record],
-        ood=ood or read_json(folder / "ood_results.json"),
-    )
-    if not (run.seeds or run.memorization or run.ood):
-        raise PlotError(
-            f"{folder} has no epoch in a metrics.jsonl and no ood_results.json; let "
-            f"train_minigpt_4070.py --out_dir {folder} finish an epoch, or name another folder."
-        )
-    return run
-
-
-def unique_names(folders: list[Path]) -> list[str]:
-    """The last part of each path, with as many parents as tell them apart."""
-    paths = [folder.resolve() for folder in folders]
-    depth = 2 if any(path.name == "ood_results" for path in paths) else 1
-    while len({path.parts[-depth:] for path in paths}) < len(paths):
-        depth += 1
-    return ["/".join(path.parts[-depth:]) for path in paths]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -192,7 +101,7 @@ class Curve(NamedTuple):
 def number(record: dict, *path: str) -> float:
     for key in path:
         record = record.get(key) if isinstance(record, dict) else None
-    return float(record) if isinstance(record, (int, float)) else math.nan
+    return float(record) if is_number(record) else math.nan
 
 
 def read_point(record: dict, *path: str, n: tuple[str, ...] = ("n",)) -> Point:
@@ -200,7 +109,7 @@ def read_point(record: dict, *path: str, n: tuple[str, ...] = ("n",)) -> Point:
     value, n = number(record, *path), number(record, *n)
     low, high = (number(record, *path[:-1], f"{path[-1]}_{end}") for end in ("low", "high"))
     if "exact_match" in path[0] and math.isnan(low) and value >= 0 and n > 0:
-        low, high = wilson_interval(round(value * n), int(n))
+        low, high = wilson_interval(round(value * n), n)
     return Point(value, low, high, n)
 
 
@@ -215,9 +124,8 @@ def combine(points: list[Point], name: str) -> Point:
     values = np.array([point.value for point in points])
     if "exact_match" not in name and name != "generalization_gap":
         return Point(values.mean(), values.min(), values.max(), points[0].n)
-    least = -1 if name == "generalization_gap" else 0  # over_seeds takes values in 0..1
-    stats = over_seeds((values - least) / (1 - least))
-    return Point(*(least + (1 - least) * stats[k] for k in ("mean", "low", "high")), points[0].n)
+    stats = over_seeds(values, least=-1.0 if name == "generalization_gap" else 0.0)
+    return Point(stats["mean"], stats["low"], stats["high"], points[0].n)
 
 
 def curve(run: Run, x: str, *path: str, n: tuple[str, ...] = ("none",)) -> Curve:
@@ -227,44 +135,6 @@ def curve(run: Run, x: str, *path: str, n: tuple[str, ...] = ("none",)) -> Curve
     points = [combine([read_point(rows[e], *path, n=n) for rows in seeds], path[0]) for e in epochs]
     xs = [number(seeds[0][e], x) for e in epochs]
     return Curve(np.array(xs), *np.array(points, dtype=float).reshape(-1, 4).T)
-
-
-def held_out(runs: list[Run]) -> str:
-    """What validation examples are: "unseen", or where all stand in the training set "seen"."""
-    counts = [number(run.config, "data", "audit", "val_unseen") for run in runs]
-    words = {"seen" if count == 0 else "unseen" for count in counts}
-    return words.pop() if len(words) == 1 else "validation"
-
-
-def best_rows(run: Run) -> list[dict]:
-    """Per seed the epoch of the best model; the last validated one where none is marked."""
-    validated = [[r for r in rows if r.get("val_exact_match") is not None] for rows in run.seeds]
-    marked = [[r for r in rows if r.get("best")] or rows for rows in validated]
-    return [rows[-1] for rows in marked if rows]
-
-
-def in_order(names: Iterable[str], first: tuple[str, ...]) -> list[str]:
-    return [n for n in first if n in names] + sorted(n for n in names if n not in first)
-
-
-def task_names(run: Run) -> list[str]:
-    """Every task that the run validates, trains or will train, in curriculum order."""
-    names = set()
-    for row in chain(*run.seeds):
-        names |= {*(row.get("val_exact_match_by_task") or {}), *(row.get("tasks") or [])}
-    for stage in (run.config.get("derived") or {}).get("stages") or []:
-        names |= set(stage.get("tasks") or [])
-    return in_order(names, TASKS)
-
-
-def stage_starts(run: Run) -> list[tuple[int, list[str]]]:
-    """The first epoch of each curriculum stage reached, with the tasks that are new in it."""
-    starts, known = [], set()
-    for row in run.seeds[0] if run.seeds else []:
-        new = [task for task in row.get("tasks") or [] if task not in known]
-        known |= set(new)
-        starts += [(row["epoch"], new)] if new else []
-    return starts
 
 
 def examples_or_epoch(runs: list[Run]) -> str:
@@ -277,11 +147,12 @@ def examples_or_epoch(runs: list[Run]) -> str:
 # ------------------------------------------------------------------------------------------------
 
 
-def new_figure(name: str, width: float, height: float, widths: tuple[float, ...] = (1,)):
+def new_figure(runs: list[Run], width: float, height: float, widths: tuple[float, ...] = (1,)):
     """Figure and its axes side by side, on the object-oriented API: no pyplot, no global state."""
     from matplotlib.figure import Figure
 
     fig = Figure(figsize=(width, height), layout="constrained")
+    name = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     fig.suptitle(shorten(name, int(11 * width)), fontsize=9, color="0.35", x=0.01, ha="left")
     axes = fig.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
     for ax in axes:
@@ -305,9 +176,7 @@ def caption(fig, text: str) -> None:
 
 def interval_words(runs: list[Run], what: str) -> str:
     """What the interval means for runs of one seed and of several."""
-    numbers = {
-        max(len(r.seeds), len(r.memorization), len(r.ood.get("seeds") or []), 1) for r in runs
-    }
+    numbers = {max(len(r.seeds), len(r.memorization), len(r.ood.get("seeds", [])), 1) for r in runs}
     if numbers == {1}:
         return f"{what}: 95 % Wilson interval."
     if len(numbers) == 1:
@@ -315,19 +184,15 @@ def interval_words(runs: list[Run], what: str) -> str:
     return f"{what}: 95 %; Wilson for a single seed, interval of the mean for several seeds."
 
 
-def names_title(runs: list[Run]) -> str:
-    return runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
-
-
 def words(name: str) -> str:
     return name.removeprefix("ood_").removesuffix(".pkl").replace("_", " ")
 
 
 def shorten(name: str, width: int = 32) -> str:
-    """Cut in the middle, since runs differ at their ends; `$` and a first `_` stay literal."""
+    """Cut in the middle, since runs differ at their ends; a first `_` would hide a legend entry."""
     if len(name) > width:
         name = name[: width // 2 - 1] + "…" + name[-(width // 2) :]
-    return (" " + name if name.startswith("_") else name).replace("$", r"\$")
+    return " " + name if name.startswith("_") else name
 
 
 def percent(value: float) -> str:
@@ -336,10 +201,9 @@ def percent(value: float) -> str:
 
 def count_words(counts: Iterable[float]) -> str:
     """`n = 500`, or `n = 400–500`; empty where no count is known."""
-    known = sorted({int(n) for n in counts if math.isfinite(n)})
-    return (
-        "n = " + "–".join(f"{n:,}" for n in dict.fromkeys((known[0], known[-1]))) if known else ""
-    )
+    known = [int(n) for n in counts if math.isfinite(n)]
+    ends = sorted({min(known), max(known)}) if known else []
+    return "n = " + "–".join(f"{n:,}" for n in ends) if known else ""
 
 
 def extremes(values: dict[str, float]) -> str:
@@ -429,7 +293,7 @@ def learning_figure(run: Run):
     panels = [any(len(c.x) for c in curves.values()) for curves in (matches, losses)]
     if not any(panels):
         return None
-    fig, axes = new_figure(run.name, 9.5, 4.2, (1.6, 1) if all(panels) else (1,))
+    fig, axes = new_figure([run], 9.5, 4.2, (1.6, 1) if all(panels) else (1,))
     if panels[0]:
         title = draw_gap(axes[0], matches["train"], matches[held], held)
         draw_curves(axes[0], matches)
@@ -482,7 +346,7 @@ def tasks_figure(run: Run):
     last = {task: c.value[-1] for task, c in curves.items() if len(c.x)}
     if not last:
         return None
-    fig, (ax,) = new_figure(run.name, 9.5, 4.2)
+    fig, (ax,) = new_figure([run], 9.5, 4.2)
     draw_curves(ax, curves)
     epochs = np.unique(np.concatenate([c.x for c in curves.values()]))
     pad = mark_stages(ax, run, epochs, epochs)
@@ -505,7 +369,7 @@ def heatmap_figure(run: Run):
     table = np.full((len(curves), len(epochs)), np.nan)  # [tasks, E]
     for row, c in zip(table, curves.values(), strict=True):
         row[np.searchsorted(epochs, c.x)] = c.value
-    fig, (ax,) = new_figure(run.name, 9.5, 2.3 + 0.36 * len(curves))
+    fig, (ax,) = new_figure([run], 9.5, 2.3 + 0.36 * len(curves))
     ax.grid(False)
     ax.patch.set(facecolor="0.93", hatch="///", edgecolor="0.7")
     image = ax.imshow(table, aspect="auto", cmap="cividis", vmin=0, vmax=1, interpolation="none")
@@ -537,7 +401,7 @@ def learning_rate_figure(run: Run):
     c = curve(run, key, "lr")
     if not len(c.x):
         return None
-    fig, (ax,) = new_figure(run.name, 6.5, 3.4)
+    fig, (ax,) = new_figure([run], 6.5, 3.4)
     draw_curves(ax, {"learning rate": c})
     ax.set_ylim(0, 1.08 * c.value.max() or 1)
     title = f"Learning rate: highest {c.value.max():.2g}, {c.value[-1]:.2g} at the end"
@@ -554,7 +418,7 @@ def learning_rate_figure(run: Run):
 def repeat_points(run: Run, name: str) -> dict[int, Point]:
     """Repeat count -> "exact_match" or "loss" of the best model on examples repeated so often."""
     by_count = {}
-    for row in chain(*(record.get("by_repeat_count") or [] for record in run.memorization)):
+    for row in chain(*(record["by_repeat_count"] for record in run.memorization)):
         by_count.setdefault(row["group"], []).append(read_point(row, name))
     points = {count: combine(by_count[count], name) for count in sorted(by_count)}
     return {count: point for count, point in points.items() if math.isfinite(point.value)}
@@ -568,13 +432,14 @@ def repeat_count_figure(runs: list[Run]):
     panels = {unit: points for unit, points in panels.items() if any(points.values())}
     if not panels:
         return None
-    fig, axes = new_figure(names_title(runs), 1.5 + 4.2 * len(panels), 4.2, (1,) * len(panels))
+    width = (1.5 if len(runs) == 1 else 3.5) + 4.2 * len(panels)  # beside several runs, a legend
+    fig, axes = new_figure(runs, width, 4.2, (1,) * len(panels))
     for ax, (unit, points) in zip(axes, panels.items(), strict=True):
         draw_repeat_counts(ax, points, unit)
         if any(grouped_counts(m) for run in runs for m in run.memorization):
             ax.set_xlabel("times in the training set, at least (in powers of two)")
     if len(runs) > 1:
-        axes[0].legend(fontsize=9, loc="lower right")  # "best" does not see the bars
+        axes[-1].legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1))
     several = len(panels) > 1 and any(len(run.memorization) > 1 for run in runs)
     note = " Loss: lowest to highest seed." if several else ""
     caption(fig, interval_words(runs, "Bars") + note + f" Open, at 0: {held_out(runs)} examples.")
@@ -583,7 +448,7 @@ def repeat_count_figure(runs: list[Run]):
 
 def grouped_counts(memorization: dict) -> bool:
     """Whether a drawn count stands for more than itself: 2 for 2 and 3, 4 for 4 to 7, …"""
-    counts = [row["group"] for row in memorization.get("by_repeat_count", [])]
+    counts = [row["group"] for row in memorization["by_repeat_count"]]
     return bool(memorization.get("repeat_counts_grouped")) and max(counts, default=0) > 1
 
 
@@ -600,6 +465,7 @@ def draw_repeat_counts(ax, points: dict[str, dict[int, Point]], unit: str) -> No
         ax.plot(xs[seen], value[seen], label=shorten(run), markersize=6, **look(i))
         ax.plot(xs[~seen], value[~seen], markersize=7, markerfacecolor="white", **look(i))
     ns = [count_words(p[c].n for p in points.values() if c in p) for c in counts]
+    ns = [n.replace("–", "–\n") for n in ns]
     labels = [f"{c:g}\n{n}".strip() for c, n in zip(counts, ns, strict=True)]
     ax.set_xticks(range(len(counts)), labels, fontsize=8)
     name = unit.split(" (")[0]
@@ -614,6 +480,33 @@ def draw_repeat_counts(ax, points: dict[str, dict[int, Point]], unit: str) -> No
     describe(ax, title, "times in the training set", unit)
 
 
+def effects_of(run: Run) -> list[dict]:
+    """metrics.repeat_effects of a run; "grouped" if 2 stands for 2 and 3, 4 for 4 to 7, …"""
+    grouped = any(map(grouped_counts, run.memorization))
+    effects = repeat_effects([record["by_repeat_count"] for record in run.memorization])
+    return [{**effect, "grouped": grouped} for effect in effects]
+
+
+def effect_lines(effects: dict[str, list[dict]]) -> list[str]:
+    """The table of differences between repeat counts: one line for each run and count."""
+    rows = [(shorten(name, 24), effect) for name, of_run in effects.items() for effect in of_run]
+    if not rows:
+        return []
+    title = "exact match by times in the training set, difference in points with its 95 % interval"
+    lines = ["", title, f"{'run':26}{'times':>9}  {'less':8}{'n':>6}  difference"]
+    for name, effect in rows:
+        count, minus = effect["repeat_count"], effect["minus"]
+        times = f"{count}–{2 * count - 1}" if effect["grouped"] and count > 1 else f"{count}"
+        difference, low, high = (100 * effect[key] for key in ("difference", "low", "high"))
+        seeds = effect["n_seeds"]
+        how = f"mean of {seeds} seeds, Student's t" if seeds > 1 else "one seed, Newcombe"
+        interval = f"[{low:+.1f}, {high:+.1f}]" if low < high else "(seeds equal)"
+        less = "1" if minus else "unseen"
+        number = f"{difference:+6.1f} {interval:16}"
+        lines.append(f"{name:26}{times:>9}  {less:8}{effect['n']:>6,}  {number}  {how}")
+    return [*lines, ""]
+
+
 # ------------------------------------------------------------------------------------------------
 # out of distribution
 # ------------------------------------------------------------------------------------------------
@@ -621,9 +514,9 @@ def draw_repeat_counts(ax, points: dict[str, dict[int, Point]], unit: str) -> No
 
 def ood_suites(run: Run) -> dict[str, dict[str, dict]]:
     """category -> suite -> its results, in the order of CATEGORIES."""
-    by_category = {category: {} for category in run.ood.get("headline") or {}}
-    for name, suite in sorted((run.ood.get("suites") or {}).items()):
-        by_category.setdefault(suite.get("category") or "other", {})[name] = suite
+    by_category = {category: {} for category in run.ood.get("headline", {})}
+    for name, suite in sorted(run.ood.get("suites", {}).items()):
+        by_category.setdefault(suite.get("category", "other"), {})[name] = suite
     return {category: by_category[category] for category in in_order(by_category, CATEGORIES)}
 
 
@@ -637,15 +530,15 @@ def ood_rows(run: Run) -> list[tuple[str, str, dict, str]]:
     for category, suites in ood_suites(run).items():
         notes = {}
         for name, suite in suites.items():
-            counts = {words(why): k for why, k in (suite.get("left_out") or {}).items() if k}
+            counts = {words(why): k for why, k in suite.get("left_out", {}).items() if k}
             listed = ", ".join(f"{k:,.0f} {why}" for why, k in counts.items())
             notes[name] = f"; left out: {listed}" if listed else ""
         note = "".join(notes.values()) if len(suites) == 1 else ""
-        stats = (run.ood.get("headline") or {}).get(category) or {}
+        stats = run.ood.get("headline", {}).get(category, {})
         rows.append((words(category), "category", stats, note))
         for name, suite in suites.items():
             if not suite.get("headline"):
-                rows.append((words(name), "left out", suite.get("all") or {}, notes[name]))
+                rows.append((words(name), "left out", suite.get("all", {}), notes[name]))
             elif len(suites) > 1:
                 rows.append((words(name), "suite", suite["headline"], notes[name]))
     return [row for row in rows if math.isfinite(number(row[2], "exact_match"))]
@@ -656,7 +549,7 @@ def ood_category_figure(run: Run):
     rows = ood_rows(run)
     if not rows:
         return None
-    fig, (ax,) = new_figure(run.name, 9, 2.2 + 0.27 * len(rows))
+    fig, (ax,) = new_figure([run], 9, 2.2 + 0.27 * len(rows))
     for y, (_, kind, stats, note) in enumerate(rows):
         point, oracle = read_point(stats, "exact_match"), number(stats, "oracle_length_exact_match")
         colour, marker, size, label = OOD_LOOKS[kind]
@@ -697,10 +590,9 @@ def level_curves(run: Run) -> dict[str, Curve]:
     """Exact match of each of TASKS over `level`, from the headline rows of systematic suites."""
     points: dict[str, dict[float, Point]] = {task: {} for task in TASKS}
     for suite in ood_suites(run).get("systematic", {}).values():
-        for row in (suite.get("by_level") or []) if suite.get("headline") else []:
-            point = read_point(row, "exact_match")
-            if isinstance(row.get("level"), (int, float)) and math.isfinite(point.value):
-                points.setdefault(row["task"], {})[row["level"]] = point
+        for row in suite.get("by_level", []) if suite.get("headline") else []:
+            if row.get("task") in TASKS and is_number(row.get("level")) and "exact_match" in row:
+                points[row["task"]][row["level"]] = read_point(row, "exact_match")
     rows = {task: [(x, *point) for x, point in sorted(by.items())] for task, by in points.items()}
     return {task: Curve(*np.array(r, dtype=float).reshape(-1, 5).T) for task, r in rows.items()}
 
@@ -709,15 +601,15 @@ def level_figure(run: Run):
     """Exact match over items, digits and hops, with the training range shaded.
 
     The range is the standard data's unless ood_results.json has {"training_range": {task: [low,
-    high]}} (or config.json under "data").
+    high]}}.
     """
     curves = level_curves(run)
     panels = {unit: tasks for unit, tasks in LEVELS.items() if any(len(curves[t].x) for t in tasks)}
     if not panels:
         return None
-    given = run.ood.get("training_range") or (run.config.get("data") or {}).get("training_range")
+    given = run.ood.get("training_range")
     widths = tuple(1.4 if unit == "items" else 1 for unit in panels)
-    fig, axes = new_figure(run.name, 1.5 + 3 * sum(widths), 4, widths)
+    fig, axes = new_figure([run], 1.5 + 3 * sum(widths), 4, widths)
     for ax, (unit, tasks) in zip(axes, panels.items(), strict=True):
         ranges = [(given or STANDARD_RANGE).get(t) for t in tasks if len(curves[t].x)]
         low, high = next((r for r in ranges if r), STANDARD_RANGE[tasks[0]])
@@ -740,15 +632,15 @@ def level_figure(run: Run):
 
 def failure_rows(run: Run) -> list[tuple[str, float, dict[str, float]]]:
     """(label, n, kind -> share of n): validation, OOD categories, tasks in extrapolation."""
-    rows, headline = best_rows(run), run.ood.get("headline") or {}
+    rows, headline = best_rows(run), run.ood.get("headline", {})
     groups = [
         (f"{held_out([run])} validation", r.get("val_n"), r.get("val_failures")) for r in rows
     ]
     for category in in_order(headline, CATEGORIES):
-        stats = headline[category] or {}
+        stats = headline[category]
         groups.append((words(category), stats.get("n"), stats.get("failures")))
     for suite in ood_suites(run).get("extrapolation", {}).values():
-        by_task = (suite.get("by_task") or {}) if suite.get("headline") else {}
+        by_task = suite.get("by_task", {}) if suite.get("headline") else {}
         for task, stats in by_task.items():
             groups.append((f"extrapolation: {task}", stats.get("n"), stats.get("failures")))
     totals: dict[str, Counter] = {}
@@ -767,7 +659,7 @@ def failures_figure(run: Run):
     rows = failure_rows(run)
     if not rows:
         return None
-    fig, (ax,) = new_figure(run.name, 8.5, 2 + 0.34 * len(rows))
+    fig, (ax,) = new_figure([run], 8.5, 2 + 0.34 * len(rows))
     left = np.zeros(len(rows))
     for kind, (colour, hatch) in OUTCOMES.items():
         width = np.array([shares[kind] for *_, shares in rows])
@@ -806,7 +698,7 @@ def compare_learning_figure(runs: list[Run]):
     panels = {y: curves for y, curves in panels.items() if any(len(c.x) for c in curves.values())}
     if not panels:
         return None
-    fig, axes = new_figure(names_title(runs), 5.5 * len(panels), 4.4, (1,) * len(panels))
+    fig, axes = new_figure(runs, 5.5 * len(panels), 4.4, (1,) * len(panels))
     for ax, (y, curves) in zip(axes, panels.items(), strict=True):
         draw_curves(ax, curves)
         proportion_axis(ax.yaxis)
@@ -828,7 +720,7 @@ def compare_rows(runs: list[Run], rows: dict[str, list[Point]], title: str):
     known = [i for i in range(len(runs)) if any(math.isfinite(p[i].value) for p in rows.values())]
     if len(known) < 2:
         return None
-    fig, (ax,) = new_figure(names_title(runs), 9, 2 + len(rows) * (0.3 + 0.13 * len(known)))
+    fig, (ax,) = new_figure(runs, 9, 2 + len(rows) * (0.3 + 0.13 * len(known)))
     for k, i in enumerate(known):
         ys = np.arange(len(rows)) + 0.75 * ((k + 0.5) / len(known) - 0.5)
         value, low, high, _ = np.array([points[i] for points in rows.values()]).T
@@ -860,9 +752,9 @@ def compare_tasks_figure(runs: list[Run]):
 
 def compare_ood_figure(runs: list[Run]):
     """Headline exact match per OOD category of each run."""
-    headlines, rows = [run.ood.get("headline") or {} for run in runs], {}
+    headlines, rows = [run.ood.get("headline", {}) for run in runs], {}
     for category in in_order(set(chain(*headlines)), CATEGORIES):
-        points = [read_point(h.get(category) or {}, "exact_match") for h in headlines]
+        points = [read_point(h.get(category, {}), "exact_match") for h in headlines]
         if any(math.isfinite(point.value) for point in points):
             rows[words(category)] = points
     return compare_rows(runs, rows, "Exact match out of distribution, by category")
@@ -891,7 +783,7 @@ COMPARISONS = {
 }
 
 
-def draw_figures(runs: list[Run]) -> dict[str, Figure]:
+def draw_figures(runs: list[Run]) -> dict:
     """File name -> figure, for all that the run folders have the data for."""
     figures = {}
     for run in runs:
@@ -902,33 +794,49 @@ def draw_figures(runs: list[Run]) -> dict[str, Figure]:
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
-def write_figures(run_dirs, out_dir=None) -> list[Path]:
-    """Draw run folders (one path or several) and return the PNG files written.
+def unique_names(folders: list[Path]) -> list[str]:
+    """The last part of each path, with as many parents as tell them apart."""
+    paths = [folder.resolve() for folder in folders]
+    depth = 2 if any(path.name == "ood_results" for path in paths) else 1
+    while len({path.parts[-depth:] for path in paths}) < len(paths):
+        depth += 1
+    return ["/".join(path.parts[-depth:]) for path in paths]
 
-    out_dir is by default `<run>/plots` and must be given for several runs. All figures are drawn
-    before the first is written, each by a temporary file and a rename. Raises PlotError.
+
+def load_runs(run_dirs, out_dir=None) -> tuple[list[Run], Path]:
+    """The runs of one path or several, and the folder for figures: UserError where it will not do.
+
+    out_dir is by default `<run>/plots` and must be given for several runs.
     """
     run_dirs = [run_dirs] if isinstance(run_dirs, (str, Path)) else run_dirs
     folders = list({Path(folder).resolve(): Path(folder) for folder in run_dirs}.values())
     if out_dir is None and len(folders) > 1:
-        raise PlotError("Several runs need a folder of their own for figures: add --out_dir.")
-    out_dir = folders[0] / "plots" if out_dir is None else Path(out_dir)
-    if out_dir.exists() and not out_dir.is_dir():
-        raise PlotError(f"{out_dir} is a file, not a folder; name another --out_dir.")
+        raise UserError("several runs need a folder of their own for figures; add --out_dir")
     names = unique_names(folders)
     runs = [load_run(folder, name) for folder, name in zip(folders, names, strict=True)]
+    out_dir = folders[0] / "plots" if out_dir is None else Path(out_dir)
+    check_writable(out_dir)
+    return runs, out_dir
+
+
+def write_figures(run_dirs, out_dir=None) -> list[Path]:
+    """Draw run folders (one path or several) and return the PNG files written.
+
+    All figures are drawn before the first is written, each by a temporary file and a rename.
+    """
+    return save_figures(*load_runs(run_dirs, out_dir))
+
+
+def save_figures(runs: list[Run], out_dir: Path) -> list[Path]:
+    from matplotlib import rc_context
+
     images = {}
-    for name, figure in draw_figures(runs).items():
-        images[out_dir / name] = io.BytesIO()
-        figure.savefig(images[out_dir / name], format="png", dpi=DPI)
+    with rc_context({"text.parse_math": False}):  # a name may have any characters
+        for name, figure in draw_figures(runs).items():
+            images[out_dir / name] = io.BytesIO()
+            figure.savefig(images[out_dir / name], format="png", dpi=DPI)
     for path, image in images.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with open(temporary, "wb") as file:
-            file.write(image.getvalue())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_atomically(path, image.getvalue())
     return list(images)
 
 
@@ -945,19 +853,20 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def draw(args) -> None:
+    """Write the figures and the effect of repetition of the runs named; print both."""
+    runs, out_dir = load_runs(args.runs, args.out_dir)
+    paths = save_figures(runs, out_dir)
+    effects = {run.name: effects_of(run) for run in runs}
+    if any(effects.values()):
+        paths.append(out_dir / "repeat_effects.json")
+        write_json(paths[-1], effects)
+    print(*paths, sep="\n")
+    print(*effect_lines(effects), sep="\n", end="")
+
+
 def main(argv: list[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
-    try:
-        paths = write_figures(args.runs, args.out_dir)
-    except PlotError as error:
-        print(f"plots.py: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"plots.py: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
-    for path in paths:
-        print(path)
-    return 0
+    return run_main(lambda: draw(build_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

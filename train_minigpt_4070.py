@@ -31,7 +31,7 @@ import time
 import uuid
 import zipfile
 from collections import Counter
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -82,24 +82,55 @@ class Halt(Exception):
 # ----------------------------------------------------------------------------------------------
 
 
+GROUP_PADDING = 16  # positions worth one attention call less (measured on CPU, d_model 256)
+
+
+class Resident:
+    """The arrays of `examples` on `device`, and one row more, of no length: it fills a batch up."""
+
+    def __init__(self, examples, device):
+        def put(array):
+            return torch.from_numpy(array).to(device)
+
+        self.examples, self.device = examples, torch.device(device)
+        self.ids = put(examples.ids)
+        self.starts = put(np.append(examples.starts, 0).astype(np.int64))
+        self.lengths = put(np.append(examples.lengths, 0).astype(np.int64))
+        self.answer_start = put(np.append(examples.answer_start, 0).astype(np.int64))
+
+
+@dataclass
+class Layout:
+    """How R batches of B examples lie end to end, longest example first.
+
+    The k-th longest examples of all replicas share slot k; runs of equal slots are a group, and
+    attention works group by group on views. Slots of almost the same length are made equal, so
+    that groups are few. Causal attention never looks right, so padding needs no mask.
+    """
+
+    slots: np.ndarray  # int64 [B]: length of each slot, descending
+    n_answers: int  # M, the most answer tokens that a replica has
+    device: torch.device
+
+    def __post_init__(self):
+        _, first, counts = np.unique(-self.slots, return_index=True, return_counts=True)
+        self.groups = [(int(b), int(self.slots[i])) for i, b in zip(first, counts, strict=True)]
+        slot = np.repeat(np.arange(len(self.slots)), self.slots)
+        pos = np.arange(len(slot)) - np.repeat(np.cumsum(self.slots) - self.slots, self.slots)
+        self.slot, self.pos = (torch.from_numpy(a).to(self.device) for a in (slot, pos))  # [N]
+
+
 @dataclass
 class Batch:
-    """R batches of B examples, one a replica, laid end to end, longest example first.
-
-    The k-th longest examples of all replicas share slot k, which has the length of the longest
-    of them; runs of equal slots are a group, and attention works group by group on views. With
-    one replica no position is padding. Causal attention never looks right, so the padding that
-    other replicas bring needs no mask.
-    """
+    """R batches of B examples, one a replica, in the order of a Layout."""
 
     ids: torch.Tensor  # int64 [R, N]
     pos: torch.Tensor  # int64 [N]: position within the example
     groups: list  # [(examples b, length T)], sum of b * T = N
-    order: np.ndarray  # int64 [R, B]: which column of `rows` stands in each slot
     answer_at: torch.Tensor  # int64 [R, M]: positions in N whose next token is trained and scored
     targets: torch.Tensor  # int64 [R, M]: that next token, IGNORED where a replica has fewer
-    slot: np.ndarray  # int64 [R, M]: the slot each target belongs to
-    n_real: int  # tokens that are no padding, all replicas
+    slot: torch.Tensor  # int64 [R, M]: the slot each target belongs to
+    order: np.ndarray = None  # int64 [R, B]: which of the rows asked for stands in each slot
 
     @property
     def n_targets(self):
@@ -107,39 +138,58 @@ class Batch:
         return (self.targets != IGNORED).sum(1)
 
 
-def make_batch(examples, rows, device, prompts_only=False):
-    """Gather `rows`, int [R, B], of `examples` into a Batch on `device`.
+def merge_lengths(lengths, padding):
+    """Lengthen some of the descending `lengths`, int [B], so that few distinct ones remain.
+
+    >>> merge_lengths(np.array([9, 8, 8, 3, 2]), padding=2).tolist()
+    [9, 9, 9, 3, 3]
+    """
+    merged, longest, spent = lengths.copy(), lengths[0], 0
+    for i, length in enumerate(lengths.tolist()):
+        spent += longest - length
+        if spent > padding:
+            longest, spent = length, 0
+        merged[i] = longest
+    return merged
+
+
+def lay_rows(data, rows, layout, prompts_only=False):
+    """Gather `rows`, int64 [R, B] on the device and longest first, into a Batch.
+
+    The result's shapes depend on `layout` alone, and nothing waits for the device.
+    """
+    starts, lengths, answer_start = (
+        t[rows] for t in (data.starts, data.lengths, data.answer_start)
+    )
+    slot, pos = layout.slot, layout.pos
+    ends = answer_start if prompts_only else lengths
+    real = pos < ends[:, slot]  # [R, N]
+    source = torch.where(real, starts[:, slot] + pos, 0)
+    ids = torch.where(real, data.ids[source], 0).long()
+    wanted = (real & (pos >= answer_start[:, slot] - 1)).to(torch.uint8)
+    answer_at = wanted.argsort(dim=1, descending=True, stable=True)[:, : layout.n_answers]
+    next_ids = data.ids[source.gather(1, answer_at) + 1].long()
+    targets = torch.where(wanted.gather(1, answer_at) > 0, next_ids, IGNORED)
+    return Batch(ids, pos, layout.groups, answer_at, targets, slot[answer_at])
+
+
+def make_batch(data, rows, prompts_only=False):
+    """Gather `rows`, int [R, B], of a Resident into a Batch laid out by their own lengths.
 
     With `prompts_only` the answers are left out and `answer_at` is the last prompt position.
     """
-    B = rows.shape[1]
-    lengths = (examples.answer_start if prompts_only else examples.lengths)[rows]  # [R, B]
-    order = np.argsort(-lengths, axis=1, kind="stable")
-    rows = np.take_along_axis(rows, order, 1)
-    lengths = np.take_along_axis(lengths, order, 1)
-    slot_lengths = lengths.max(0)  # [B], descending
-    _, first, counts = np.unique(-slot_lengths, return_index=True, return_counts=True)
-    groups = [(int(b), int(slot_lengths[i])) for i, b in zip(first, counts, strict=True)]
-
-    slot = np.repeat(np.arange(B), slot_lengths)  # [N]
-    pos = np.arange(len(slot)) - np.repeat(np.cumsum(slot_lengths) - slot_lengths, slot_lengths)
-    real = pos < lengths[:, slot]  # [R, N]
-    source = np.where(real, examples.starts[rows][:, slot] + pos, 0)
-    ids = np.where(real, examples.ids[source], 0)
-    wanted = real & (pos >= examples.answer_start[rows][:, slot] - 1)
-    M = int(wanted.sum(1).max())
-    answer_at = np.argsort(~wanted, axis=1, kind="stable")[:, :M]  # [R, M]
-    is_target = np.take_along_axis(wanted, answer_at, 1)
-    next_ids = examples.ids[np.take_along_axis(source, answer_at, 1) + 1].astype(np.int64)
-    targets = np.where(is_target, next_ids, IGNORED)
-
-    def to_device(array):
-        return torch.from_numpy(array.astype(np.int64)).to(device, non_blocking=True)
-
-    return Batch(
-        *(to_device(ids), to_device(pos), groups, order),
-        *(to_device(answer_at), to_device(targets), slot[answer_at], int(real.sum())),
-    )
+    examples = data.examples
+    ends = (examples.answer_start if prompts_only else examples.lengths)[rows]  # [R, B]
+    order = np.argsort(-ends, axis=1, kind="stable")
+    n_answers = rows.shape[1]
+    if not prompts_only:
+        n_answers = (examples.lengths[rows] - examples.answer_start[rows] + 1).sum(1).max()
+    slots = merge_lengths(np.take_along_axis(ends, order, 1).max(0), GROUP_PADDING // len(rows))
+    layout = Layout(slots, int(n_answers), data.device)
+    sorted_rows = torch.from_numpy(np.take_along_axis(rows, order, 1)).to(data.device)
+    batch = lay_rows(data, sorted_rows, layout, prompts_only)
+    batch.order = order
+    return batch
 
 
 # ----------------------------------------------------------------------------------------------
@@ -148,6 +198,7 @@ def make_batch(examples, rows, device, prompts_only=False):
 
 
 POSITIONS = ("rope", "nope", "alibi", "learned")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -163,45 +214,37 @@ class GPTConfig:
     dropout: float = 0.0
 
 
-class Bf16Linear(torch.autograd.Function):
-    """x @ w + b with the three matrix products in bf16 and everything else in fp32.
-
-    On CPU `torch.autocast` also runs attention in bf16, which is slower there than fp32.
-    """
-
-    @staticmethod
-    def forward(ctx, x, w, b):
-        x, w = x.bfloat16(), w.bfloat16()
-        ctx.save_for_backward(x, w)
-        return torch.bmm(x, w).float().add_(b)
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, w = ctx.saved_tensors
-        g = grad.bfloat16()
-        grad_x, grad_w = torch.bmm(g, w.mT).float(), torch.bmm(x.mT, g).float()
-        return grad_x, grad_w, grad.sum(1, keepdim=True)
+def linear(x, w, b, dtype):
+    """x [R, N, in] @ w [R, in, out] + b [R, 1, out], one product a replica, in `dtype`."""
+    return torch.baddbmm(b.to(dtype), x.to(dtype), w.to(dtype))
 
 
-def linear(x, w, b, cpu_bf16=False):
-    """x [R, N, in] @ w [R, in, out] + b [R, 1, out], one product a replica."""
-    return Bf16Linear.apply(x, w, b) if cpu_bf16 else torch.baddbmm(b, x, w)
-
-
-def dropout(x, p, training):
+def dropout(x, p, rng=None):
     """Zero elements with probability p and scale the rest by 1 / (1 - p).
 
-    `F.dropout` draws Bernoulli variables one by one on CPU; 16 raw random bits an element, compared
-    with a threshold, take less than half the time. p is met to 1 / 65536.
+    On CPU a NumPy generator gives the bits: `F.dropout` draws Bernoulli variables one by one and
+    takes 8 times as long. 16 bits an element meet p to 1 / 65536.
     """
-    if not training or p == 0:
+    if p == 0:
         return x
-    if x.device.type != "cpu":
+    if rng is None:
         return F.dropout(x, p)
-    words = torch.empty(x.numel() // 4 + 1, dtype=torch.int64).random_(-(2**63), None)
-    bits = words.view(torch.int16)[: x.numel()].view(x.shape)
-    dropped = round(p * 65536)
-    return x * (bits >= dropped - 32768) * (65536 / (65536 - dropped))
+    n, dropped = x.numel(), round(p * 65536)
+    words = rng.integers(-(2**63), 2**63 - 1, -(-n // 4), dtype=np.int64, endpoint=True)
+    keep = torch.from_numpy(words.view(np.int16)[:n] >= dropped - 32768)
+    mask = keep.view(torch.uint8).float().mul_(65536 / (65536 - dropped))
+    return x * mask.view(x.shape)
+
+
+def dropout_bits(noise, layer, device):
+    """The generator of one layer's dropout: the same for the same `noise`, a tuple of ints.
+
+    Nothing needs saving to resume, and a layer that is computed again drops the same. On a GPU, and
+    without `noise`, torch's own generator serves (None).
+    """
+    if noise is None or device.type != "cpu":
+        return None
+    return np.random.Generator(np.random.SFC64([*noise, layer]))
 
 
 def rotate(x, turns):
@@ -233,7 +276,7 @@ class Block(nn.Module):
         super().__init__()
         C, hidden = config.d_model, config.d_ff
         self.config = config
-        self.cpu_bf16 = False
+        self.train_dtype = torch.float32
 
         def matrix(n_in, n_out):
             return nn.Parameter(torch.empty(R, n_in, n_out)), nn.Parameter(torch.zeros(R, 1, n_out))
@@ -243,24 +286,30 @@ class Block(nn.Module):
         self.w_up, self.b_up = matrix(C, hidden * (2 if config.swiglu else 1))
         self.w_down, self.b_down = matrix(hidden, C)
 
+    @property
+    def dtype(self):
+        """Of the matrix products. Weights, residual stream and evaluation are always fp32."""
+        return self.train_dtype if self.training else torch.float32
+
     def qkv(self, x, turns):
         """x [R, N, C] -> q and k together [R, N, 2, H, D], rotated, and v [R, N, 1, H, D]."""
-        h = F.layer_norm(x, x.shape[-1:])
-        h = linear(h, self.w_qkv, self.b_qkv, self.cpu_bf16 and self.training)
+        h = linear(F.layer_norm(x, x.shape[-1:]), self.w_qkv, self.b_qkv, self.dtype)
+        if h.device.type == "cpu":  # attention in bf16 takes 9 times as long there as in fp32
+            h = h.float()
         qk, v = h.unflatten(-1, (3, self.config.n_heads, -1)).split((2, 1), dim=2)
         return (qk if turns is None else rotate(qk, turns)), v
 
-    def finish(self, x, y):
+    def finish(self, x, y, rng=None):
         """Add attention's output y [R, N, C] and the MLP's to the residual stream x."""
-        p, bf16 = self.config.dropout, self.cpu_bf16 and self.training
-        x = x + dropout(linear(y, self.w_out, self.b_out, bf16), p, self.training)
-        h = linear(F.layer_norm(x, x.shape[-1:]), self.w_up, self.b_up, bf16)
+        p, dtype = self.config.dropout if self.training else 0.0, self.dtype
+        x = x + dropout(linear(y, self.w_out, self.b_out, dtype), p, rng)
+        h = linear(F.layer_norm(x, x.shape[-1:]), self.w_up, self.b_up, dtype)
         if self.config.swiglu:
             gate, h = h.chunk(2, -1)
             h = F.silu(gate) * h
         else:
             h = F.gelu(h)
-        return x + dropout(linear(h, self.w_down, self.b_down, bf16), p, self.training)
+        return x + dropout(linear(h, self.w_down, self.b_down, dtype), p, rng)
 
 
 class GPT(nn.Module):
@@ -301,7 +350,12 @@ class GPT(nn.Module):
         """Parameters of one replica."""
         return sum(p[0].numel() for p in self.parameters())
 
-    def embed(self, ids, pos):
+    def set_precision(self, precision):
+        """Train with matrix products in "fp32", "bf16" or "fp16"."""
+        for block in self.blocks:
+            block.train_dtype = DTYPES[precision]
+
+    def embed(self, ids, pos, rng=None):
         """ids [R, N], pos [N] or [R, N] -> x [R, N, C]."""
         R, V, C = self.w_tokens.shape
         offset = torch.arange(R, device=ids.device)[:, None]
@@ -309,7 +363,7 @@ class GPT(nn.Module):
         if self.config.pos == "learned":
             table = self.w_positions.view(-1, C)
             x = x + F.embedding(pos + offset * self.config.max_len, table)
-        return dropout(x, self.config.dropout, self.training)
+        return dropout(x, self.config.dropout if self.training else 0.0, rng)
 
     def turns(self, pos):
         head_dim = self.config.d_model // self.config.n_heads
@@ -337,30 +391,32 @@ class GPT(nn.Module):
             outputs.append(y.transpose(1, 2).reshape(R, b * T, H * D))
         return torch.cat(outputs, 1)
 
-    def forward(self, batch, cache=None):
-        """Return the logits at `batch.answer_at`, [R, M, V].
+    def forward(self, batch, cache=None, noise=None):
+        """Return the logits at `batch.answer_at`, float [R, M, V].
 
-        `cache`, a list, receives each layer's keys and values, [R, N, H, D] each.
+        `cache`, a list, receives each layer's keys and values, [R, N, H, D] each. `noise`, a tuple
+        of ints, decides what dropout drops (`dropout_bits`).
         """
-        x, turns = self.embed(batch.ids, batch.pos), self.turns(batch.pos)
+        device, turns = batch.ids.device, self.turns(batch.pos)
+        x = self.embed(batch.ids, batch.pos, dropout_bits(noise, 0, device))
 
-        def block_step(block, x, last):
+        def block_step(layer, block, x, last):
             qk, v = block.qkv(x, turns)
             if cache is not None:
                 cache.append((qk[:, :, 1], v[:, :, 0]))
             y = self.attend(qk, v, batch.groups)
             if last:  # what follows is needed where a token is predicted, and nowhere else
                 x, y = take_positions(x, batch.answer_at), take_positions(y, batch.answer_at)
-            return block.finish(x, y)
+            return block.finish(x, y, dropout_bits(noise, layer, device))
 
-        for block in self.blocks:
+        for layer, block in enumerate(self.blocks, 1):
             last = block is self.blocks[-1]
             if self.use_checkpoint and self.training:
                 x = torch.utils.checkpoint.checkpoint(
-                    block_step, block, x, last, use_reentrant=False
+                    block_step, layer, block, x, last, use_reentrant=False
                 )
             else:
-                x = block_step(block, x, last)
+                x = block_step(layer, block, x, last)
         return self.head(x)
 
     def head(self, x):
@@ -431,14 +487,15 @@ class Generation:
     entropy: np.ndarray  # float [R, n]: mean over its steps of the next-token entropy, nats
 
 
-def generate_batch(model, examples, rows, eos, device):
+def generate_batch(model, data, rows, eos):
     """Greedy continuations of the prompts `rows`, int [R, B]: (ids, n_steps, log_prob, entropy).
 
     Cached and batched: each row goes on from its own length, so no row is padded on the left and
     every position is the one it had in training. Finished rows leave the batch.
     """
     R, B = rows.shape
-    prompt = make_batch(examples, rows, device, prompts_only=True)
+    examples, device = data.examples, data.device
+    prompt = make_batch(data, rows, prompts_only=True)
     lengths = np.take_along_axis(examples.answer_start[rows], prompt.order, 1)
     answers = np.take_along_axis(
         examples.lengths[rows] - examples.answer_start[rows], prompt.order, 1
@@ -511,6 +568,7 @@ def generate(model, examples, rows, eos, device, tokens_per_batch=16_384):
     of its answer + RUN_ON characters. Returns a Generation.
     """
     model.eval()
+    data = Resident(examples, device)
     R, n = rows.shape
     result = Generation([[None] * n for _ in range(R)], np.zeros((R, n)), np.zeros((R, n)))
     by_length = np.argsort(examples.lengths[rows].max(0), kind="stable")
@@ -518,9 +576,7 @@ def generate(model, examples, rows, eos, device, tokens_per_batch=16_384):
     size = max(1, tokens_per_batch // (R * longest))
     for start in range(0, n, size):
         columns = by_length[start : start + size]
-        ids, n_steps, log_prob, entropy = generate_batch(
-            model, examples, rows[:, columns], eos, device
-        )
+        ids, n_steps, log_prob, entropy = generate_batch(model, data, rows[:, columns], eos)
         result.log_prob[:, columns] = log_prob
         result.entropy[:, columns] = entropy / n_steps
         for r in range(R):
@@ -727,8 +783,8 @@ def learning_rate(step, total_steps, warmup_steps, peak, min_ratio):
     return peak * (min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def make_optimizer(model, weight_decay):
-    """AdamW that decays matrices only."""
+def make_optimizer(model, weight_decay, learning_rate=0.0):
+    """AdamW that decays matrices only. A CUDA graph needs the learning rate as a tensor."""
     matrices, biases = [], []
     for name, p in model.named_parameters():
         (biases if name.rpartition(".")[2].startswith("b_") else matrices).append(p)
@@ -736,7 +792,18 @@ def make_optimizer(model, weight_decay):
         {"params": matrices, "weight_decay": weight_decay},
         {"params": biases, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=True)
+    in_graph = isinstance(learning_rate, torch.Tensor)
+    return torch.optim.AdamW(
+        groups, lr=learning_rate, betas=(0.9, 0.95), fused=True, capturable=in_graph
+    )
+
+
+def set_learning_rate(optimizer, lr):
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(lr)  # the tensor that a CUDA graph reads
+        else:
+            group["lr"] = lr
 
 
 @torch.no_grad()
@@ -801,15 +868,8 @@ def choose_precision(amp, device, d_model):
     return "bf16" if seconds[torch.bfloat16] < 0.67 * seconds[torch.float32] else "fp32"
 
 
-def autocast(device, precision):
-    """Mixed precision on a GPU; on CPU bf16 lives in `Bf16Linear` alone."""
-    if device.type != "cuda" or precision == "fp32":
-        return nullcontext()
-    return torch.autocast("cuda", torch.bfloat16 if precision == "bf16" else torch.float16)
-
-
 def train_step(
-    model, optimizer, scaler, batches, context, label_smoothing, max_grad_norm, team=ALONE
+    model, optimizer, scaler, batches, label_smoothing, max_grad_norm, noise=None, team=ALONE
 ):
     """One optimizer step over the micro-batches of an effective batch, or of a process's part.
 
@@ -821,9 +881,8 @@ def train_step(
         n_targets += batch.n_targets
     sum_over_processes(team, [n_targets])
     n_targets.clamp_(min=1)
-    for batch in batches:
-        with context:
-            logits = model(batch)
+    for piece, batch in enumerate(batches):
+        logits = model(batch, noise=None if noise is None else (*noise, piece))
         loss = answer_loss(logits, batch.targets, label_smoothing) / n_targets
         scaler.scale(loss.sum()).backward()  # a sum: replicas never mix
         total += loss.detach()
@@ -836,15 +895,162 @@ def train_step(
     return total, norms
 
 
-def memory_bytes(config, n_params, R, tokens):
-    """Estimated peak of a training step: weights, gradients and Adam's two moments in fp32, and
-    what `tokens` positions (all replicas) keep for the backward pass.
+@dataclass
+class EagerSteps:
+    """The steps of an epoch, each batch laid out by its own lengths."""
+
+    model: GPT
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    data: Resident
+    batch_size: int  # examples of a step and replica
+    micro_batches: int
+    label_smoothing: float
+    max_grad_norm: float
+    team: World = ALONE  # each of its processes takes its part of the examples
+
+    def begin_epoch(self, orders):
+        """`orders`, int64 [R, n]: the rows of each replica in the order of this epoch."""
+        self.orders = orders
+
+    def step(self, i, lr, noise):
+        """Do step `i` of the epoch; returns (loss, gradient norm) as `train_step` does."""
+        set_learning_rate(self.optimizer, lr)
+        rows = self.orders[:, i * self.batch_size : (i + 1) * self.batch_size]
+        rows = np.array_split(rows, self.team.size, axis=1)[self.team.rank]
+        pieces = np.array_split(rows, self.micro_batches, axis=1)
+        batches = [make_batch(self.data, piece) for piece in pieces if piece.shape[1]]
+        if self.team.size > 1 and self.data.device.type == "cuda":  # where dropout ignores `noise`
+            seed = np.random.SeedSequence(noise).generate_state(1, np.uint64)
+            torch.cuda.manual_seed(int(seed[0]))
+        return train_step(
+            *(self.model, self.optimizer, self.scaler, batches),
+            *(self.label_smoothing, self.max_grad_norm, noise, self.team),
+        )
+
+
+@dataclass
+class StaticSteps(EagerSteps):
+    """The same steps on tensors of fixed shape, so that a CUDA graph can replay them.
+
+    A small model's step is some 1,500 kernels of a few microseconds each, about what an RTX 4070
+    needs to be told of one: at batch 8 launches, not arithmetic, set the pace, and a graph launches
+    them all at once. All batches of an epoch share a layout, slot k as long as the longest k-th
+    longest example of any. That costs padding where batches are small and launches dominate, and
+    little where they are large and all alike. Data and row numbers are on the device; nothing is
+    read back.
     """
-    # Per position and layer: residual, norm, q, k, v, attention out, projection, norm and dropout
-    # masks (about 12 C), and the MLP's input and output of its activation (2 d_ff; 4 for SwiGLU).
-    per_layer = 12 * config.d_model + (4 if config.swiglu else 2) * config.d_ff
-    activations = 4 * tokens * (config.n_layers * per_layer + 2 * config.vocab_size)
-    return 16 * n_params * R + activations
+
+    use_graph: bool = True
+    warm_up: int = 3  # steps before the first capture: libraries and the optimizer allocate
+
+    def begin_epoch(self, orders):
+        examples, device = self.data.examples, self.data.device
+        (R, n), B = orders.shape, self.batch_size
+        rows = np.pad(orders, ((0, 0), (0, -n % B)), constant_values=len(examples))  # filler row
+        rows = rows.reshape(R, -1, B).swapaxes(0, 1)  # [steps, R, B]
+        lengths = np.append(examples.lengths, 0)[rows]
+        n_answers = (lengths - np.append(examples.answer_start, 1)[rows] + 1).sum(2).max()
+        order = np.argsort(-lengths, axis=2, kind="stable")
+        slots = np.take_along_axis(lengths, order, 2).max((0, 1))
+        slots = merge_lengths(slots, padding=max(GROUP_PADDING, slots.sum() // 16))
+        self.layout = Layout(slots, int(n_answers), device)
+        self.rows = torch.from_numpy(np.take_along_axis(rows, order, 2)).to(device)
+        self.now = torch.empty_like(self.rows[0])  # the rows of the step
+        self.results = torch.zeros(2, R, device=device)
+        self.run = self.fixed_step
+        if self.use_graph:  # a new layout needs a new graph; capturing takes as long as one step
+            self.run = as_cuda_graph(self.fixed_step, self.warm_up)
+            self.warm_up = 0
+
+    def fixed_step(self):
+        batch = lay_rows(self.data, self.now, self.layout)
+        results = train_step(
+            *(self.model, self.optimizer, self.scaler, [batch]),
+            *(self.label_smoothing, self.max_grad_norm, self.noise),
+        )
+        self.results.copy_(torch.stack(results))
+
+    def step(self, i, lr, noise):
+        self.noise = noise
+        set_learning_rate(self.optimizer, lr)
+        self.now.copy_(self.rows[i])
+        self.run()
+        return self.results.unbind()
+
+
+def as_cuda_graph(step, warm_up):
+    """Return a function that does `step`, which reads and writes fixed tensors only.
+
+    The first `warm_up` calls run as they are, on a stream of their own; the next is captured; from
+    then on the graph is replayed.
+    """
+    stream, graph, calls = torch.cuda.Stream(), torch.cuda.CUDAGraph(), 0
+
+    def run():
+        nonlocal calls
+        calls += 1
+        if calls <= warm_up:
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                step()
+            torch.cuda.current_stream().wait_stream(stream)
+            return
+        if calls == warm_up + 1:
+            with torch.cuda.graph(graph):
+                step()
+        graph.replay()
+
+    return run
+
+
+def make_stepper(args, data, plan, run):
+    """EagerSteps, or StaticSteps in a CUDA graph where there can be one; else a line says why."""
+    reason = no_graph_because(args, plan, run.team)
+    if reason and plan.device.type == "cuda":
+        print(f"note: steps are launched kernel by kernel, not as a CUDA graph: {reason}")
+    return (EagerSteps if reason else StaticSteps)(
+        *(run.model, run.optimizer, run.scaler, Resident(data.train, plan.device)),
+        *(plan.effective_batch, plan.micro_batches, args.label_smoothing, args.max_grad_norm),
+        team=run.team,
+    )
+
+
+def no_graph_because(args, plan, team=ALONE):
+    """Why this run's steps cannot be one CUDA graph, or "" if they can."""
+    if plan.device.type != "cuda":
+        return "only a GPU has them"
+    reasons = {
+        "--no-cuda_graph was given": not args.cuda_graph,
+        "--compile makes its own": args.compile,
+        "--use_checkpoint saves random states while it runs": args.use_checkpoint,
+        "fp16 scales its loss by what it finds": plan.precision == "fp16",
+        "the batch runs in pieces to save memory": plan.micro_batches > 1,
+        "processes share each batch": team.size > 1,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def memory_bytes(config, n_params, R, tokens, precision, device):
+    """Estimated peak of a training step with `tokens` positions (of all replicas), bytes.
+
+    Weights and Adam's two moments in fp32, what each position keeps for the backward pass, and the
+    weights once more in the products' precision. Gradients come as activations go.
+    """
+    C, d_ff, H = config.d_model, config.d_ff, config.n_heads
+    s = 4 if precision == "fp32" else 2  # bytes of a product's operand
+    a = s if device.type == "cuda" else 4  # attention's
+    rotated = 2 if config.pos == "rope" else 0  # copies of q and k
+    # Residual stream, normed input; q, k, v, attention's output and its normalizers.
+    attention = 4 * C + s * C + (4 + rotated) * a * C + 4 * H
+    # Residual stream, inputs of two products, hidden channels, dropout masks.
+    rest = 4 * C + 2 * s * C + (4 if config.swiglu else 2) * s * d_ff
+    rest += 2 * 4 * C if config.dropout else 0
+    # The last layer's rest is at answers alone, about 0.4 of it; one gradient is being worked on.
+    per_token = config.n_layers * attention + (config.n_layers - 0.6) * rest + 4 * d_ff
+    activations = int(tokens * per_token)
+    copies = 0 if precision == "fp32" else s * n_params * R
+    return 12 * n_params * R + max(activations + copies, 4 * n_params * R)
 
 
 def free_memory_bytes(device):
@@ -897,20 +1103,21 @@ class Scores:
 def score(model, examples, rows, device, tokens_per_batch=16_384):
     """Score `rows`, int [n], by every replica in one forward pass each. Returns Scores."""
     model.eval()
+    data = Resident(examples, device)
     R, n = model.R, len(rows)
     sums = np.zeros((3, R, n))  # loss, right, tokens
     by_length = np.argsort(-examples.lengths[rows], kind="stable")
     size = max(1, tokens_per_batch // (R * int(examples.lengths[rows].max(initial=1))))
     for start in range(0, n, size):
         columns = by_length[start : start + size]
-        batch = make_batch(examples, np.broadcast_to(rows[columns], (R, len(columns))), device)
+        batch = make_batch(data, np.broadcast_to(rows[columns], (R, len(columns))))
         logits, targets = model(batch).float(), batch.targets
         losses = F.cross_entropy(
             logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
         ).view(targets.shape)
         right = logits.argmax(-1) == targets
         counted = targets != IGNORED
-        where = columns[np.take_along_axis(batch.order, batch.slot, 1)]  # [R, M]
+        where = columns[np.take_along_axis(batch.order, batch.slot.cpu().numpy(), 1)]  # [R, M]
         replica = np.broadcast_to(np.arange(R)[:, None], where.shape)
         for total, values in zip(sums, (losses, right, counted), strict=True):
             np.add.at(total, (replica, where), values.cpu().numpy())
@@ -1347,6 +1554,7 @@ def load_training_state(run, keep, checkpoints):
     state, device = checkpoints[0], run.optimized.device
     run.step, run.seconds_before = state["step"], state["seconds"]
     run.optimized = torch.tensor([c["optimized"] for c in checkpoints], device=device)
+    run.sick_since = torch.zeros(len(keep), dtype=torch.int64, device=device)
     run.scaler.load_state_dict(state["scaler"])
     torch.set_rng_state(state["cpu_rng"])
     if device.type == "cuda" and "cuda_rng" in state:
@@ -1464,6 +1672,11 @@ class Plan:
     effective_batch: int
     epochs: int
 
+    @property
+    def check_every(self):
+        """Steps between looks for a loss that is not finite. A look waits for a GPU's queue."""
+        return 1 if self.device.type == "cpu" else 100
+
     def steps_in(self, epoch):
         return math.ceil(len(self.stages[stage_at(self.stages, epoch)].rows) / self.effective_batch)
 
@@ -1522,18 +1735,21 @@ def make_plan(args, data, n_seeds, team=ALONE):
     effective = args.batch_size * args.accumulation_steps
     with torch.device("meta"):
         n_params = GPT(config, [0]).n_params()
-    typical = float(np.mean(np.sort(data.train.lengths)[-len(data.train) // 4 :]))
+    lengths = data.train.lengths
+
+    precision = choose_precision(args.amp, device, args.d_model)
 
     def step_bytes(rows):
-        tokens = int(rows / team.size * typical) * n_seeds
-        return memory_bytes(config, n_params, n_seeds, tokens)
+        rows = math.ceil(rows / team.size)
+        tokens = n_seeds * int(rows * lengths.mean() + 3 * rows**0.5 * lengths.std())
+        return memory_bytes(config, n_params, n_seeds, tokens, precision, device)
 
     at_once = step_bytes(effective) < 0.5 * free_memory_bytes(device)
     plan = Plan(
         config=config,
         stages=stages,
         device=device,
-        precision=choose_precision(args.amp, device, args.d_model),
+        precision=precision,
         peak_lr=args.lr if args.no_lr_scaling else args.lr * 1024 / args.d_model,
         micro_batches=1 if at_once else args.accumulation_steps,
         step_bytes=step_bytes(effective if at_once else args.batch_size),
@@ -1765,7 +1981,9 @@ class Run:
     scaler: torch.amp.GradScaler
     replicas: list  # still training: replica r of the model is replicas[r]
     optimized: torch.Tensor  # float [R]: the training loss added up over this epoch's steps
+    sick_since: torch.Tensor  # int64 [R]: the step that first was not finite, 0 if all were
     team: World  # the processes that share each batch; the first one writes the files
+    noise: tuple  # with the step, what dropout depends on
     step: int = 0  # optimizer steps made
     seconds_before: float = 0.0  # of training, before this process
     started: float = 0.0
@@ -1775,18 +1993,21 @@ class Run:
         return self.seconds_before + time.perf_counter() - self.started
 
 
-def start_run(args, plan, replicas, checkpoints, team):
+def start_run(args, plan, replicas, checkpoints, team=ALONE):
     """Return the Run at its first step, or as `checkpoints`, one a seed, left it."""
     seeds = [replica.seed for replica in replicas]
     model = GPT(plan.config, seeds).to(plan.device)
-    torch.manual_seed(seeds[0])  # dropout; initialisation and data order have their own generators
+    torch.manual_seed(seeds[0])  # a GPU's dropout; all else has its own generators
+    graph_lr = 0.0 if no_graph_because(args, plan) else torch.zeros((), device=plan.device)
     run = Run(
         model,
-        make_optimizer(model, args.weight_decay),
+        make_optimizer(model, args.weight_decay, graph_lr),
         torch.amp.GradScaler(plan.device.type, enabled=plan.precision == "fp16"),
         replicas,
         torch.zeros(len(seeds), device=plan.device),
+        torch.zeros(len(seeds), dtype=torch.int64, device=plan.device),
         team,
+        (seeds[0],) if team.size == 1 else (seeds[0], team.rank),
         started=time.perf_counter(),
     )
     if checkpoints:
@@ -1796,8 +2017,8 @@ def start_run(args, plan, replicas, checkpoints, team):
             for name in ("metrics.jsonl", "samples.jsonl"):
                 cut_lines_after(replica.folder / name, run.step)
     model.use_checkpoint = args.use_checkpoint
+    model.set_precision(plan.precision)
     for block in model.blocks:
-        block.cpu_bf16 = plan.device.type == "cpu" and plan.precision == "bf16"
         if args.compile:  # attention's groups change from batch to batch; these do not
             block.qkv = torch.compile(block.qkv, dynamic=True)
             block.finish = torch.compile(block.finish, dynamic=True)
@@ -1807,23 +2028,19 @@ def start_run(args, plan, replicas, checkpoints, team):
 def keep_in_run(run, keep):
     """The replicas not in the list `keep` leave the stack."""
     run.replicas = [run.replicas[r] for r in keep]
-    run.optimized = run.optimized[keep]
+    run.optimized, run.sick_since = run.optimized[keep], run.sick_since[keep]
     if keep:
         keep_replicas(run.model, run.optimizer, keep)
 
 
-def mix_seed(*numbers):
-    """A seed for torch from several ints."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+def note_sick(run, loss, norms):
+    """Remember for whom the last step was the first whose loss or gradient was not finite.
 
-
-def sick_replicas(loss, norms, scaler):
-    """bool [R]: whose loss or gradient is no longer finite. To be asked before anything is saved.
-
-    A sick replica's last update spoiled its own weights alone: replicas never mix. fp16's scaler
-    skips steps with infinite gradients by itself, so there only the loss counts.
+    A sick replica's update spoils its own weights alone: replicas never mix. fp16's scaler skips
+    steps with infinite gradients by itself, so there only the loss counts.
     """
-    return ~loss.isfinite() if scaler.is_enabled() else ~(loss + norms).isfinite()
+    finite = loss.isfinite() if run.scaler.is_enabled() else (loss + norms).isfinite()
+    run.sick_since = torch.where(finite | (run.sick_since > 0), run.sick_since, run.step)
 
 
 @torch.no_grad()
@@ -1842,7 +2059,7 @@ def first_not_finite(run, r, loss):
     return "a weight, or the norm of its gradient, is not finite"
 
 
-def set_aside(run, sick, tensors, epoch, lr):
+def set_aside(run, sick, tensors, epoch, lr_of):
     """The replicas in the list `sick` leave the stack, each for the reason in `tensors`.
 
     Their weights may be spoiled, so last.pth keeps those it has; only its place in the run moves.
@@ -1852,8 +2069,10 @@ def set_aside(run, sick, tensors, epoch, lr):
         replica = run.replicas[r]
         path = replica.folder / "last.pth"
         kept = from_first(run.team, read_checkpoint(path) if run.team.main else None)
+        step = int(run.sick_since[r]) or run.step
         replica.finished = (
-            f"diverged: {tensor} at step {run.step} (epoch {epoch}, learning rate {lr:.2e}); "
+            f"diverged: {tensor} at step {step} (epoch {epoch}, learning rate "
+            f"{lr_of(step - 1):.2e}); "
             f"last.pth keeps the weights of step {kept['step']}"
         )
         kept |= {"step": run.step, "replica": replica.memory()}
@@ -1902,6 +2121,247 @@ class StopSignals:
     def leave_if_asked(self, where):
         if self.received:
             raise Halt(128 + self.received, f"{signal.Signals(self.received).name} came {where}")
+
+
+def validate(run, data, device, epoch, lr_of):
+    """Score validation set and training sample; who scores no finite loss is set aside.
+
+    Returns the Scores of both, for the replicas that stay, and the list of those that did not.
+    """
+
+    def both():
+        val = score(run.model, data.val, np.arange(len(data.val)), device)
+        return val, score(run.model, data.train, data.sample, device)
+
+    scored = both()
+    finite = np.logical_and(*(np.isfinite(scores.loss).all(1) for scores in scored))
+    sick = np.flatnonzero(~finite).tolist()
+    if sick:
+        set_aside(run, sick, ["its validation loss is not finite"] * len(sick), epoch, lr_of)
+        scored = both() if run.replicas else scored
+    return *scored, sick
+
+
+def at_save_step(args, run):
+    return args.save_every_steps and run.step % args.save_every_steps == 0
+
+
+def progress_bar(plan, run):
+    return tqdm(
+        total=plan.total_steps,
+        initial=run.step,
+        unit="step",
+        file=sys.stdout,
+        disable=not sys.stdout.isatty(),
+        dynamic_ncols=True,
+    )
+
+
+def optimize(args, data, plan, run, stop, bar):
+    """Take `run` from its step to the end, or to where every replica has finished."""
+    device, tokenizer = plan.device, data.tokenizer
+    alone = len(run.replicas) == 1
+    stepper = make_stepper(args, data, plan, run)
+
+    def lr_of(step):
+        return learning_rate(
+            step, plan.total_steps, args.warmup_steps, plan.peak_lr, args.min_lr_ratio
+        )
+
+    trained_tags = [
+        sorted({tag for i in stage.rows for tag in data.train.tags_of(i)}) for stage in plan.stages
+    ]
+    writers = {}
+    if args.tensorboard and run.team.main:
+        from torch.utils.tensorboard import SummaryWriter
+
+        writers = {r.seed: SummaryWriter(r.folder / "tensorboard") for r in run.replicas}
+    first_epoch, done = plan.place(run.step)
+    last_validation = (first_epoch - 1) // args.eval_every * args.eval_every
+    for epoch in range(first_epoch, args.epochs + 1):
+        stage = stage_at(plan.stages, epoch)
+        all_tasks_in, last = stage == len(plan.stages) - 1, epoch == args.epochs
+        rows, n_steps = plan.stages[stage].rows, plan.steps_in(epoch)
+        facts = {
+            "epoch": epoch,
+            "trained_tags": trained_tags[stage],
+            "trained_length": int(data.train.lengths[rows].max()),
+            "data": data.files,
+        }
+        if run.step == 0:  # so that --resume, and a seed that diverges, have one from the start
+            save_run(run, tokenizer, facts)
+        # The order of an epoch depends on seed and epoch alone: nothing to save, nothing to leak.
+        orders = [
+            rows[np.random.default_rng([r.seed, epoch]).permutation(len(rows))]
+            for r in run.replicas
+        ]
+        orders = np.stack(orders)
+        run.model.train()
+        if done == 0:
+            run.optimized.zero_()
+        stepper.begin_epoch(orders)
+        for i in range(done, n_steps):
+            lr = lr_of(run.step)
+            loss, norms = stepper.step(i, lr, (*run.noise, run.step))
+            run.step += 1
+            run.optimized += loss
+            note_sick(run, loss, norms)
+            bar.update()
+            stopping = stop.agreed(run.team)
+            # All save at the same steps, so that they have one in common to resume from.
+            save = stopping or at_save_step(args, run)
+            sick, whole = [], i + 1 == n_steps
+            if save or whole or i % plan.check_every == 0:
+                ill = run.sick_since > 0
+                if save or whole:
+                    ill |= ~has_finite_weights(run.model)
+                sick = ill.nonzero().flatten().tolist()
+            if sick:
+                tensors = [first_not_finite(run, r, loss) for r in sick]
+                orders = orders[set_aside(run, sick, tensors, epoch, lr_of)]
+                if not run.replicas:
+                    break
+                stepper.begin_epoch(orders)
+            if (save or sick) and not whole:
+                save_run(run, tokenizer, facts)
+                if stopping:
+                    stop.leave_if_asked(f"and the run is saved at step {run.step}")
+        done = 0
+        if not run.replicas:
+            break
+        base = {"epoch": epoch, "step": run.step, "stage": stage, "tasks": plan.stages[stage].tasks}
+        base |= {"lr": lr, "examples_seen": plan.examples_before(epoch + 1)}
+
+        # Validation (always in fp32, as later evaluation), the best model, early stopping.
+        records = [{} for _ in run.replicas]
+        if epoch % args.eval_every == 0 or last:
+            scores, sample_scores, sick_too = validate(run, data, device, epoch, lr_of)
+            sick = sick or sick_too
+            if not run.replicas:
+                break
+            # Without --autoreg_eval only the samples to show are generated.
+            asked = data.headline if args.autoreg_eval else data.shown
+            predictions = predict(run.model, tokenizer, data.val, asked, scores.exact, device)
+            records = validation_records(scores, sample_scores, data, predictions)
+            records = from_first(run.team, records)  # one decision, whatever the last bits are
+            bar.clear()
+            kind = "unseen" if data.audit["val_unseen"] else "seen"
+            stages, seconds = len(plan.stages), run.seconds
+            tqdm.write(epoch_line(epoch, args.epochs, stage, stages, records, kind, lr, seconds))
+            if run.team.main:
+                record_samples(data, predictions, epoch, run.step, run.replicas, args.show_samples)
+            since_last, last_validation = epoch - last_validation, epoch
+            for r, (replica, record) in enumerate(zip(run.replicas, records, strict=True)):
+                record["epoch"] = epoch
+                record["best"] = replica.judge(
+                    record, since_last, all_tasks_in, args.min_delta, args.patience
+                )
+                if record["best"] and run.team.main:
+                    best = {**facts, "step": run.step, "seed": replica.seed}
+                    content = model_state(run.model, r, tokenizer, best)
+                    write_checkpoint(replica.folder / "best_model.pth", content)
+                for name, value in record.items():
+                    if replica.seed in writers and isinstance(value, (int, float)):
+                        writers[replica.seed].add_scalar(name, value, epoch)
+        base["seconds"] = round(run.seconds, 3)
+        for r, (replica, record) in enumerate(zip(run.replicas, records, strict=True)):
+            if last and not replica.finished:
+                replica.finished = "all epochs done"
+            optimized_loss = float(run.optimized[r]) / n_steps
+            line = {**base, "seed": replica.seed, "optimized_loss": optimized_loss, **record}
+            if run.team.main:
+                append_lines(replica.folder / "metrics.jsonl", [line])
+
+        # Checkpoints, and the replicas that are done leave the stack.
+        stopping = stop.agreed(run.team)
+        going = [r for r, replica in enumerate(run.replicas) if not replica.finished]
+        save = sick or len(going) < len(run.replicas) or epoch % args.save_every == 0
+        save = save or stopping or at_save_step(args, run)
+        if save:
+            save_run(run, tokenizer, facts)
+        for replica in run.replicas:
+            if replica.finished:
+                who = "" if alone else f"seed {replica.seed}: "
+                tqdm.write(f"{who}finished with epoch {epoch}: {replica.finished}")
+        if len(going) < len(run.replicas):
+            keep_in_run(run, going)
+        if not run.replicas:
+            break
+        if stopping:
+            stop.leave_if_asked(f"and the run is saved at step {run.step}")
+    for writer in writers.values():
+        writer.close()
+
+
+def results_table(reports, seeds):
+    """Exact match per task of the best models, one report a seed: lines to print."""
+    unseen = all(report["unseen"] for report in reports)
+    kind, many = "unseen" if unseen else "seen", len(reports) > 1
+    what = f"95 % interval over {len(reports)} seeds" if many else "95 % interval"
+    lines = [f"{'task':10}{'n':>6}{'exact match on ' + kind:>24}  {what}"]
+    columns = [[*r["by_task"], {"group": "all", **(r["unseen"] or r["seen"])}] for r in reports]
+    if len(columns[0]) == 2:  # one task is all there is
+        columns = [column[:1] for column in columns]
+    for rows in zip(*columns, strict=True):
+        rate, low, high = (rows[0][f"exact_match{end}"] for end in ("", "_low", "_high"))
+        if many:
+            stats = metrics.over_seeds([row["exact_match"] for row in rows])
+            rate, low, high = stats["mean"], stats["low"], stats["high"]
+        name, n = rows[0]["group"], rows[0]["n"]
+        interval = f"[{low:.1%}, {high:.1%}]" if low < high else "(seeds all equal)"
+        lines.append(f"{name:10}{n:>6}{rate:>24.1%}  {interval}")
+    for seed, report in zip(seeds, reports, strict=True):
+        gap, who = report["gap"], f"seed {seed}: " if many else ""
+        lines.append(
+            f"{who}generalization gap {gap['gap']:+.1%} [{gap['low']:+.1%}, {gap['high']:+.1%}]: "
+            f"{gap['train']:.1%} on training examples, {gap['unseen']:.1%} on {kind} ones "
+            f"(epoch {report['epoch']})"
+        )
+    return lines
+
+
+def reported(replicas):
+    """Those with a best model to report on: a replica may diverge before it has one."""
+    return [r for r in replicas if not r.diverged or (r.folder / "best_model.pth").exists()]
+
+
+def finish(args, data, replicas, device, stop, world):
+    """Report on each seed's best model; the first process, when all are here, draws the figures and
+    prints the table and the next command.
+    """
+    from plots import write_figures
+
+    folder, reports = Path(args.out_dir), []
+    for replica in reported(replicas):
+        stop.leave_if_asked("before the report was made")
+        model, tokenizer, checkpoint = load_model(replica.folder / "best_model.pth", device)
+        report = memorization_report(model, data, tokenizer, device, checkpoint["epoch"])
+        write_json(replica.folder / "memorization.json", report)
+        reports.append((replica.seed, report))
+    reports = [report for own in gather(world, reports) for report in own]
+    if not reports or not world.main:
+        return
+    seeds, reports = zip(*reports, strict=True)
+    print("", *results_table(reports, seeds), sep="\n")
+    figures = write_figures([folder], folder / "plots")
+    print(f"figures in {folder / 'plots'}: {', '.join(path.name for path in figures)}")
+    model = folder / "best_model.pth" if len(args.seeds or [args.seed]) == 1 else folder
+    command = ["python", "evaluate_ood.py", "--model", model, "--tokenizer", args.tokenizer]
+    command += ["--ood_dir", "ood_data_complete", "--out_dir", folder / "ood_results"]
+    print("next:", shlex.join(map(str, command)))
+
+
+@contextmanager
+def writing(folder):
+    """Inside, nothing but the run folder is written: where that fails, the run ends with code 5."""
+    try:
+        yield
+    except BrokenPipeError:  # standard output's
+        raise
+    except OSError as error:
+        raise Halt(
+            5, f"cannot write in {folder} ({error.strerror or error}); what was saved is kept"
+        ) from None
 
 
 def train(args, stop, world=ALONE):
@@ -1970,249 +2430,6 @@ def train(args, stop, world=ALONE):
     sick = [f"seed {replica.seed} {replica.finished}" for replica in replicas if replica.diverged]
     if sick:
         raise Halt(3, "; ".join(sick))
-
-
-@contextmanager
-def writing(folder):
-    """Inside, nothing but the run folder is written: where that fails, the run ends with code 5."""
-    try:
-        yield
-    except BrokenPipeError:  # standard output's
-        raise
-    except OSError as error:
-        raise Halt(
-            5, f"cannot write in {folder} ({error.strerror or error}); what was saved is kept"
-        ) from None
-
-
-def at_save_step(args, run):
-    return args.save_every_steps and run.step % args.save_every_steps == 0
-
-
-def progress_bar(plan, run):
-    return tqdm(
-        total=plan.total_steps,
-        initial=run.step,
-        unit="step",
-        file=sys.stdout,
-        disable=not sys.stdout.isatty(),
-        dynamic_ncols=True,
-    )
-
-
-def optimize(args, data, plan, run, stop, bar):
-    """Take `run` from its step to the end, or to where every replica has finished."""
-    device, tokenizer, total_steps = plan.device, data.tokenizer, plan.total_steps
-    alone = len(run.replicas) == 1
-    trained_tags = [
-        sorted({tag for i in stage.rows for tag in data.train.tags_of(i)}) for stage in plan.stages
-    ]
-    writers = {}
-    if args.tensorboard and run.team.main:
-        from torch.utils.tensorboard import SummaryWriter
-
-        writers = {r.seed: SummaryWriter(r.folder / "tensorboard") for r in run.replicas}
-    first_epoch, done = plan.place(run.step)
-    last_validation = (first_epoch - 1) // args.eval_every * args.eval_every
-    for epoch in range(first_epoch, args.epochs + 1):
-        stage = stage_at(plan.stages, epoch)
-        all_tasks_in, last = stage == len(plan.stages) - 1, epoch == args.epochs
-        rows, steps = plan.stages[stage].rows, plan.steps_in(epoch)
-        facts = {
-            "epoch": epoch,
-            "trained_tags": trained_tags[stage],
-            "trained_length": int(data.train.lengths[rows].max()),
-            "data": data.files,
-        }
-        if run.step == 0:  # so that --resume, and a seed that diverges, have one from the start
-            save_run(run, tokenizer, facts)
-        # The order of an epoch depends on seed and epoch alone: nothing to save, nothing to leak.
-        orders = [
-            rows[np.random.default_rng([r.seed, epoch]).permutation(len(rows))]
-            for r in run.replicas
-        ]
-        orders = np.stack(orders)
-        run.model.train()
-        if done == 0:
-            run.optimized.zero_()
-        for i in range(done, steps):
-            lr = learning_rate(
-                run.step, total_steps, args.warmup_steps, plan.peak_lr, args.min_lr_ratio
-            )
-            for group in run.optimizer.param_groups:
-                group["lr"] = lr
-            chosen = orders[:, i * plan.effective_batch : (i + 1) * plan.effective_batch]
-            own = np.array_split(chosen, run.team.size, axis=1)[run.team.rank]
-            pieces = np.array_split(own, plan.micro_batches, axis=1)
-            batches = [make_batch(data.train, p, device) for p in pieces if p.shape[1]]
-            if run.team.size > 1:  # other dropout on each process, and the same after a resume
-                torch.manual_seed(mix_seed(run.replicas[0].seed, run.step, run.team.rank))
-            loss, norms = train_step(
-                run.model,
-                run.optimizer,
-                run.scaler,
-                batches,
-                autocast(device, plan.precision),
-                args.label_smoothing,
-                args.max_grad_norm,
-                run.team,
-            )
-            run.step += 1
-            run.optimized += loss
-            bar.update()
-            stopping = stop.agreed(run.team)
-            # All save at the same steps, so that they have one in common to resume from.
-            save = stopping or at_save_step(args, run)
-            sick = sick_replicas(loss, norms, run.scaler)
-            if save or i + 1 == steps:
-                sick |= ~has_finite_weights(run.model)
-            sick = sick.nonzero().flatten().tolist()
-            if sick:
-                tensors = [first_not_finite(run, r, loss) for r in sick]
-                orders = orders[set_aside(run, sick, tensors, epoch, lr)]
-            if not run.replicas:
-                break
-            if (save or sick) and i + 1 < steps:
-                save_run(run, tokenizer, facts)
-                if stopping:
-                    stop.leave_if_asked(f"and the run is saved at step {run.step}")
-        done = 0
-        if not run.replicas:
-            break
-        base = {"epoch": epoch, "step": run.step, "stage": stage, "tasks": plan.stages[stage].tasks}
-        base |= {"lr": lr, "examples_seen": plan.examples_before(epoch + 1)}
-
-        # Validation (always in fp32, as later evaluation), the best model, early stopping.
-        records = [{} for _ in run.replicas]
-        if epoch % args.eval_every == 0 or last:
-            scores, sample_scores, sick_too = validate(run, data, device, epoch, lr)
-            sick = sick or sick_too
-            if not run.replicas:
-                break
-            # Without --autoreg_eval only the samples to show are generated.
-            asked = data.headline if args.autoreg_eval else data.shown
-            predictions = predict(run.model, tokenizer, data.val, asked, scores.exact, device)
-            records = validation_records(scores, sample_scores, data, predictions)
-            records = from_first(run.team, records)  # one decision, whatever the last bits are
-            bar.clear()
-            kind = "unseen" if data.audit["val_unseen"] else "seen"
-            stages, seconds = len(plan.stages), run.seconds
-            tqdm.write(epoch_line(epoch, args.epochs, stage, stages, records, kind, lr, seconds))
-            if run.team.main:
-                record_samples(data, predictions, epoch, run.step, run.replicas, args.show_samples)
-            since_last, last_validation = epoch - last_validation, epoch
-            for r, (replica, record) in enumerate(zip(run.replicas, records, strict=True)):
-                record["epoch"] = epoch
-                record["best"] = replica.judge(
-                    record, since_last, all_tasks_in, args.min_delta, args.patience
-                )
-                if record["best"] and run.team.main:
-                    best = {**facts, "step": run.step, "seed": replica.seed}
-                    content = model_state(run.model, r, tokenizer, best)
-                    write_checkpoint(replica.folder / "best_model.pth", content)
-                for name, value in record.items():
-                    if replica.seed in writers and isinstance(value, (int, float)):
-                        writers[replica.seed].add_scalar(name, value, epoch)
-        base["seconds"] = round(run.seconds, 3)
-        for r, (replica, record) in enumerate(zip(run.replicas, records, strict=True)):
-            if last and not replica.finished:
-                replica.finished = "all epochs done"
-            optimized_loss = float(run.optimized[r]) / steps
-            line = {**base, "seed": replica.seed, "optimized_loss": optimized_loss, **record}
-            if run.team.main:
-                append_lines(replica.folder / "metrics.jsonl", [line])
-
-        stopping = stop.agreed(run.team)
-        # Checkpoints, and the replicas that are done leave the stack.
-        going = [r for r, replica in enumerate(run.replicas) if not replica.finished]
-        save = sick or len(going) < len(run.replicas) or epoch % args.save_every == 0
-        save = save or stopping or at_save_step(args, run)
-        if save:
-            save_run(run, tokenizer, facts)
-        for replica in run.replicas:
-            if replica.finished:
-                who = "" if alone else f"seed {replica.seed}: "
-                tqdm.write(f"{who}finished with epoch {epoch}: {replica.finished}")
-        if len(going) < len(run.replicas):
-            keep_in_run(run, going)
-        if not run.replicas:
-            break
-        if stopping:
-            stop.leave_if_asked(f"and the run is saved at step {run.step}")
-    for writer in writers.values():
-        writer.close()
-
-
-def validate(run, data, device, epoch, lr):
-    """Score validation set and training sample; who scores no finite loss is set aside.
-
-    Returns the Scores of both, for the replicas that stay, and the list of those that did not.
-    """
-
-    def both():
-        val = score(run.model, data.val, np.arange(len(data.val)), device)
-        return val, score(run.model, data.train, data.sample, device)
-
-    scored = both()
-    finite = np.logical_and(*(np.isfinite(scores.loss).all(1) for scores in scored))
-    sick = np.flatnonzero(~finite).tolist()
-    if sick:
-        set_aside(run, sick, ["its validation loss is not finite"] * len(sick), epoch, lr)
-        scored = both() if run.replicas else scored
-    return *scored, sick
-
-
-def results_table(reports):
-    """Exact match per task of the best models, one report a seed: lines to print."""
-    unseen = all(report["unseen"] for report in reports)
-    kind, many = "unseen" if unseen else "seen", len(reports) > 1
-    what = f"95 % interval over {len(reports)} seeds" if many else "95 % interval"
-    lines = [f"{'task':10}{'n':>6}{'exact match on ' + kind:>24}  {what}"]
-    columns = [[*r["by_task"], {"group": "all", **(r["unseen"] or r["seen"])}] for r in reports]
-    for rows in zip(*columns, strict=True):
-        rate, low, high = (rows[0][f"exact_match{end}"] for end in ("", "_low", "_high"))
-        if many:
-            stats = metrics.over_seeds([row["exact_match"] for row in rows])
-            rate, low, high = stats["mean"], stats["low"], stats["high"]
-        name, n = rows[0]["group"], rows[0]["n"]
-        lines.append(f"{name:10}{n:>6}{rate:>24.1%}  [{low:.1%}, {high:.1%}]")
-    for report in reports:
-        gap = report["gap"]
-        lines.append(
-            f"generalization gap {gap['gap']:+.1%} [{gap['low']:+.1%}, {gap['high']:+.1%}]: "
-            f"{gap['train']:.1%} on training examples, {gap['unseen']:.1%} on {kind} ones "
-            f"(epoch {report['epoch']})"
-        )
-    return lines
-
-
-def reported(replicas):
-    """Those with a best model to report on: a replica may diverge before it has one."""
-    return [r for r in replicas if not r.diverged or (r.folder / "best_model.pth").exists()]
-
-
-def finish(args, data, replicas, device, stop, world):
-    """Report on each seed's best model; the first process, when all are here, draws the figures and
-    prints the table and the next command.
-    """
-    from plots import write_figures
-
-    folder, reports = Path(args.out_dir), []
-    for replica in reported(replicas):
-        stop.leave_if_asked("before the report was made")
-        model, tokenizer, checkpoint = load_model(replica.folder / "best_model.pth", device)
-        reports.append(memorization_report(model, data, tokenizer, device, checkpoint["epoch"]))
-        write_json(replica.folder / "memorization.json", reports[-1])
-    reports = [report for reports in gather(world, reports) for report in reports]
-    if not reports or not world.main:
-        return
-    print("", *results_table(reports), sep="\n")
-    figures = write_figures([folder], folder / "plots")
-    print(f"figures in {folder / 'plots'}: {', '.join(path.name for path in figures)}")
-    model = folder / "best_model.pth" if len(args.seeds or [args.seed]) == 1 else folder
-    command = ["python", "evaluate_ood.py", "--model", model, "--tokenizer", args.tokenizer]
-    command += ["--ood_dir", "ood_data_complete", "--out_dir", folder / "ood_results"]
-    print("next:", shlex.join(map(str, command)))
 
 
 # ----------------------------------------------------------------------------------------------
@@ -2345,6 +2562,8 @@ def build_parser():
     flag("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
     flag("--amp", choices=("auto", "fp32", "bf16", "fp16"), default="auto",
          help="precision of matrix products; auto takes the fastest safe one")
+    flag("--cuda_graph", action=switch, default=True,
+         help="launch a GPU's training step as one CUDA graph, where the other flags allow it")
     flag("--compile", action="store_true",
          help="torch.compile the blocks; needs a C++ compiler and, on a GPU, Triton")
     flag("--use_checkpoint", action="store_true",
@@ -2365,7 +2584,7 @@ def build_parser():
     return parser
 
 
-def resume_command(argv, world):
+def resume_command(argv, world=ALONE):
     """The command line that goes on with the run that `argv` began."""
     kept = [arg for arg in argv if not arg.startswith("--ov") and arg != "--resume"]
     join = subprocess.list2cmdline if os.name == "nt" else shlex.join

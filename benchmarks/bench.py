@@ -15,6 +15,7 @@ import platform
 import statistics
 import sys
 import time
+from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -59,9 +60,6 @@ class Bench:
     precision: str  # of the matrix products, ours and the peers'
     config: minigpt.GPTConfig
 
-    def context(self):
-        return minigpt.autocast(self.device, self.precision)
-
     def synchronize(self):
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -105,23 +103,25 @@ class Ours:
     def __init__(self, bench, R=1, config=None):
         self.bench, self.R = bench, R
         self.model = minigpt.GPT(config or bench.config, list(range(R))).to(bench.device).train()
-        for block in self.model.blocks:
-            block.cpu_bf16 = bench.device.type == "cpu" and bench.precision == "bf16"
+        self.model.set_precision(bench.precision)
         self.n_params = self.model.n_params()
-        self.optimizer = minigpt.make_optimizer(self.model, WEIGHT_DECAY)
-        for group in self.optimizer.param_groups:
-            group["lr"] = LEARNING_RATE
-        enabled = bench.device.type == "cuda" and bench.precision == "fp16"
-        self.scaler = torch.amp.GradScaler(bench.device.type, enabled=enabled)
+        in_graph = bench.device.type == "cuda" and bench.precision != "fp16"
+        lr = torch.zeros((), device=bench.device) if in_graph else 0.0
+        optimizer = minigpt.make_optimizer(self.model, WEIGHT_DECAY, lr)
+        scaler = torch.amp.GradScaler(bench.device.type, enabled=bench.precision == "fp16")
+        self.kind = minigpt.StaticSteps if in_graph else minigpt.EagerSteps
+        self.parts = (self.model, optimizer, scaler)
+        self.n_steps = 0
 
     def train(self, batches, micro_batches):
         """Optimize on `batches`, int [steps, R, n]; an effective batch that fits runs at once."""
-        for rows in batches:
-            batch = minigpt.make_batch(self.bench.examples, rows, self.bench.device)
-            minigpt.train_step(
-                *(self.model, self.optimizer, self.scaler, [batch], self.bench.context()),
-                *(0.0, MAX_GRAD_NORM),
-            )
+        n_steps, R, n = batches.shape
+        data = minigpt.Resident(self.bench.examples, self.bench.device)
+        steps = self.kind(*self.parts, data, n, 1, 0.0, MAX_GRAD_NORM)
+        steps.begin_epoch(batches.swapaxes(0, 1).reshape(R, n_steps * n))
+        for i in range(n_steps):
+            self.n_steps += 1
+            steps.step(i, LEARNING_RATE, (0, self.n_steps))
 
 
 class Rows(Dataset):
@@ -158,8 +158,11 @@ class Peer:
     attention mask, so none is passed: that lets every peer take its fastest attention.
     """
 
-    def __init__(self, bench, model, logits):
+    def __init__(self, bench, model, logits, precision):
         self.bench, self.R, self.logits = bench, 1, logits
+        self.context = nullcontext()
+        if precision != "fp32":
+            self.context = torch.autocast(bench.device.type, minigpt.DTYPES[precision])
         self.model = model.to(bench.device).train()
         parameters = list(self.model.parameters())
         self.n_params = sum(p.numel() for p in parameters)
@@ -183,7 +186,7 @@ class Peer:
             for inputs, targets in micro:
                 inputs = inputs.to(self.bench.device, non_blocking=True)
                 targets = targets.to(self.bench.device, non_blocking=True)
-                with self.bench.context():
+                with self.context:
                     logits = self.logits(self.model, inputs)
                 loss = F.cross_entropy(
                     logits.flatten(0, 1).float(),
@@ -301,16 +304,20 @@ def peer_builders(bench):
     def call(model, ids):
         return model(ids)
 
-    builders = {}
+    models = {}
     if find_spec("transformers"):
-        for name, as_it_comes in (("tuned", False), ("as it comes", True)):
-            builders[f"transformers GPT-2, {name}"] = lambda a=as_it_comes: Peer(
-                bench, gpt2(config, a), gpt2_logits
-            )
+        models["transformers GPT-2, tuned"] = (gpt2, gpt2_logits)
+        models["transformers GPT-2, as it comes"] = (partial(gpt2, as_it_comes=True), gpt2_logits)
     if find_spec("x_transformers"):
-        builders["x-transformers, rotary, flash"] = lambda: Peer(bench, x_transformer(config), call)
-    builders["plain PyTorch loop"] = lambda: Peer(bench, PlainGPT(config), call)
-    return builders
+        models["x-transformers, rotary, flash"] = (x_transformer, call)
+    models["plain PyTorch loop"] = (PlainGPT, call)
+    # Autocast is not always the faster way on a CPU, so there every peer runs both ways.
+    both = bench.device.type == "cpu" and bench.precision != "fp32"
+    return {
+        f"{name}, {precision}": lambda b=build, x=logits, p=precision: Peer(bench, b(config), x, p)
+        for name, (build, logits) in models.items()
+        for precision in (("fp32", bench.precision) if both else (bench.precision,))
+    }
 
 
 # ----------------------------------------------------------------------------------------------
@@ -393,7 +400,7 @@ def product_shapes(config, n):
 
 def matrix_product_peak(bench, config, n, repeats=3):
     """FLOP/s of bare matrix products, forward and both backward, on a layer's shapes."""
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[bench.precision]
+    dtype = minigpt.DTYPES[bench.precision]
     products, flops = [], 0
     for a, b, c in product_shapes(config, n):
         x, w, grad = (
@@ -431,7 +438,7 @@ def training_settings(bench, quick):
     more = (4,) if bench.device.type == "cpu" else (4, 16, 64)
     steps = (1, 1, 1) if quick else (4, 2, 2)
     if bench.device.type == "cuda":
-        steps = tuple(10 * s for s in steps)
+        steps = tuple(100 * s for s in steps)
     return [
         Setting("batch 8", 8, 1, steps[0], (1, *more)),
         Setting("batch 32", 32, 1, steps[1], (1, *more)),
@@ -506,8 +513,7 @@ def caps_of(examples, rows):
 
 def generate_ours(bench, model, rows):
     """The trainer's generation -> [n] lists of new ids."""
-    with bench.context():
-        return minigpt.generate(model, bench.examples, rows[None], NO_EOS, bench.device).ids[0]
+    return minigpt.generate(model, bench.examples, rows[None], NO_EOS, bench.device).ids[0]
 
 
 def generate_transformers(bench, model, rows, batch_size):
@@ -533,7 +539,7 @@ def generate_transformers(bench, model, rows, batch_size):
         ids = np.stack([np.pad(p, (T - len(p), 0)) for p in prompts])
         real = np.stack([np.arange(T) >= T - len(p) for p in prompts])
         row_caps = torch.from_numpy(caps[chosen]).to(bench.device)
-        with torch.inference_mode(), bench.context():
+        with torch.inference_mode():  # in fp32, as this project evaluates
             out = model.generate(
                 torch.from_numpy(ids).to(bench.device),
                 attention_mask=torch.from_numpy(real.astype(np.int64)).to(bench.device),
@@ -563,8 +569,7 @@ def generate_one_by_one(bench, model, rows):
                 groups=[(1, len(ids))],
                 answer_at=torch.tensor([[len(ids) - 1]], device=bench.device),
             )
-            with bench.context():
-                ids.append(int(model(text)[0, 0].argmax()))
+            ids.append(int(model(text)[0, 0].argmax()))
         found.append(ids[n_prompt:])
     return found
 

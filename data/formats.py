@@ -5,6 +5,7 @@ whatever is wrong with a file is one UserError that names it. Rows become flat a
 one example is one line, `[tag] prompt | answer`, and characters are tokens.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -13,6 +14,7 @@ import pickle
 import pickletools
 import re
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +23,7 @@ import numpy as np
 from data.generate import canonical_key, make_missing, split_example, task_of_tag, write_atomically
 
 PAD, UNK, EOS = "<pad>", "<unk>", "<eos>"
+TAG = re.compile(r"\[([^\[\]]+)\]")  # of a prompt, which may have several
 
 
 class UserError(Exception):
@@ -214,7 +217,7 @@ class Examples:
 
     def tags_of(self, i):
         """Every bracketed tag of row i: `[rev] [sort] 3 1 2 | 3 2 1` has two."""
-        return re.findall(r"\[([^\[\]]*)\]", self.prompt(i))
+        return TAG.findall(self.prompt(i))
 
     def has_unknown(self):
         """bool [n]: the row has a character which the tokenizer lacks."""
@@ -308,3 +311,67 @@ def load_examples(path, tokenizer):
                     f"({examples.raw(i)[:40]!r}); give the tokenizer the data was made with"
                 )
     return examples
+
+
+# ----------------------------------------------------------------------------------------------
+# Scripts: what every command line does alike
+# ----------------------------------------------------------------------------------------------
+
+
+def run_main(work):
+    """Call work() for a script and return its exit code; a failure is one line on stderr.
+
+    0 done, 2 the user's mistake, 5 a file or disk that would not do, 130 Ctrl-C, 141 stdout was
+    closed (`| head` had read enough). Any other exception is a bug and keeps its traceback.
+    """
+    code, said = 0, None
+    if hasattr(sys.stdout, "reconfigure"):  # a redirected Windows console lacks many characters
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        work()
+    except SystemExit as done:  # argparse: --help, or a mistake in a flag
+        code = done.code
+    except UserError as error:
+        code, said = 2, f"error: {error}"
+    except BrokenPipeError:
+        code = 141
+    except OSError as error:
+        code, said = 5, f"error: {error.filename or 'output'}: {error.strerror or error}"
+    except KeyboardInterrupt:
+        code, said = 130, "\ninterrupted"
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # Python flushes once more at exit, and would report it as an exception ignored.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        broken = isinstance(error, BrokenPipeError)
+        code, said = (code, said) if code else (141, None) if broken else (5, f"error: {error}")
+    if said:
+        print(said, file=sys.stderr)
+    return code
+
+
+def check_writable(folder, flag="--out_dir"):
+    """Raise UserError unless files can be written into `folder`; one that is missing stays so."""
+    made = []
+    try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{flag} {folder} is a file, or lies in one; give a folder") from None
+    except OSError as error:
+        raise UserError(
+            f"{flag} {folder} cannot be written ({error.strerror}); give another folder"
+        ) from None
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def seed_folders(folder):
+    """The folders `seed_<s>` in that of a run of several seeds, ascending in s; [] of one seed."""
+    found = [p for p in Path(folder).glob("seed_*") if re.fullmatch("seed_[0-9]+", p.name)]
+    return sorted(found, key=lambda p: int(p.name[5:]))

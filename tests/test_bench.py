@@ -1,5 +1,7 @@
 """The benchmark compares like with like: peers of the same size, on the same tokens. No timing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -59,10 +61,10 @@ def test_padded_batch_has_the_trainers_tokens_and_targets(bench):
     rows = np.arange(len(LINES))
     inputs, targets = B.collate([B.Rows(bench.examples)[i] for i in rows])
     assert inputs.shape == (len(LINES), int(bench.examples.lengths.max()))
-    batch = minigpt.make_batch(bench.examples, rows[None], bench.device)
+    batch = minigpt.make_batch(minigpt.Resident(bench.examples, bench.device), rows[None])
     assert int((targets != B.IGNORED).sum()) == int(batch.n_targets)
     ours = [[] for _ in rows]
-    for slot, target in zip(batch.slot[0], batch.targets[0].tolist(), strict=True):
+    for slot, target in zip(batch.slot[0].tolist(), batch.targets[0].tolist(), strict=True):
         ours[batch.order[0, slot]].append(target)
     for i in rows:
         n = int(bench.examples.lengths[i])
@@ -83,7 +85,7 @@ def test_accumulation_weighs_every_answer_token_equally(bench):
     weights = []
     for micro_batches in (1, 4):
         torch.manual_seed(0)
-        peer = B.Peer(bench, B.PlainGPT(bench.config), lambda model, ids: model(ids))
+        peer = B.Peer(bench, B.PlainGPT(bench.config), lambda model, ids: model(ids), "fp32")
         for module in peer.model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
@@ -121,6 +123,20 @@ def test_peak_memory_counts_tensors_exactly(bench):
         return b, torch.ones(250_000)
 
     assert B.peak_memory(bench, work) == pytest.approx(6_000_000, rel=0.01)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("pos", "swiglu"), [("rope", False), ("learned", True)])
+def test_the_trainers_estimate_of_memory_is_within_15_percent(precision, pos, swiglu):
+    bench = small_bench(d_model=64, n_layers=6)
+    bench.precision = precision
+    config = replace(bench.config, pos=pos, swiglu=swiglu)
+    rows = np.tile(np.arange(len(LINES)), 24)[None, None]
+    measured = B.peak_memory(bench, lambda: B.Ours(bench, config=config).train(rows, 1))
+    n_tokens = 24 * int(bench.examples.lengths.sum())
+    n_params = minigpt.GPT(config, [0]).n_params()
+    args = (config, n_params, 1, n_tokens, precision, bench.device)
+    assert minigpt.memory_bytes(*args) == pytest.approx(measured, rel=0.15)
 
 
 def test_training_section_and_its_table(bench):

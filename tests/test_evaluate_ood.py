@@ -1,7 +1,9 @@
 """evaluate_ood.py on tiny models: every number recomputed, who is left out, overlap, errors."""
 
+import errno
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -15,7 +17,8 @@ import torch
 import evaluate_ood
 import metrics
 from data.formats import Tokenizer, sha256_of
-from data.generate import build_tokenizer
+from data.generate import SUITES as SUITES_MADE
+from data.generate import build_tokenizer, make_missing
 from train_minigpt_4070 import GPT, RUN_ON, Batch, Generation, GPTConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,7 +85,7 @@ def evaluate(model, ood_dir, out_dir, *more):
     """Run it, but for the figures, from its own arguments; returns what `read` does."""
     argv = ["--model", model, "--ood_dir", ood_dir, "--out_dir", out_dir, "--device", "cpu", *more]
     args = evaluate_ood.build_parser().parse_args([str(a) for a in argv])
-    with mock.patch("plots.write_figures", return_value=[]):
+    with mock.patch("evaluate_ood.write_figures", return_value=[]):
         evaluate_ood.evaluate(args)
     return read(out_dir)
 
@@ -189,8 +192,7 @@ def test_predictions_equal_a_naive_loop(home, single):
         while len(ids) - start < len(line["answer"]) + RUN_ON:
             N = len(ids)
             batch = Batch(
-                torch.tensor([ids]), torch.arange(N), [(1, N)], None,
-                torch.tensor([[N - 1]]), None, None, N,
+                torch.tensor([ids]), torch.arange(N), [(1, N)], torch.tensor([[N - 1]]), None, None
             )  # fmt: skip
             with torch.inference_mode():
                 scores = model(batch)[0, 0].double().log_softmax(0)
@@ -246,7 +248,8 @@ def test_other_tasks_are_untrained_for_an_add_only_model(home, tmp_path, capsys)
     assert suite["left_out"]["untrained_tag"] == 2
     assert suite["all"]["n"] == suite["by_task"]["rev"]["n"] == 2  # measured, but apart
     assert {line["why_left_out"] for line in lines} == {"untrained_tag"}
-    assert "2 of 2 that have a tag that was never trained ([rev])" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "left out 2 of 2 that have a tag that was never trained ([rev]), in extrap_rev\n" in said
 
 
 def test_files_of_the_earlier_program(home, tmp_path, capsys):
@@ -414,6 +417,10 @@ def test_the_command(home, tmp_path):
         (lambda h, t: {"--model": h / "train.txt"}, ["train.txt", "is no checkpoint"]),
         (lambda h, t: {"--tokenizer": t / "add.json"}, ["add.json", "best_model.pth", "id"]),
         (lambda h, t: {"--ood_dir": t / "empty"}, ["empty", "no suite"]),
+        (lambda h, t: {"--ood_dir": t / "gone"}, ["gone does not exist", "standard ones"]),
+        (lambda h, t: {"--ood_dir": h / "train.txt"}, ["train.txt is a file"]),
+        (lambda h, t: {"--out_dir": h / "train.txt" / "out"}, ["lies in one"]),
+        (lambda h, t: {"--out_dir": t / ("x" * 300)}, ["cannot be written"]),
         (lambda h, t: {"--ood_dir": t / "bad"}, ["bad.pkl", "row 1"]),
         (lambda h, t: {"--ood_dir": t / "levels"}, ["levels.pkl", "level"]),
         (lambda h, t: {"--train_data": t / "none.pkl"}, ["none.pkl", "does not exist"]),
@@ -438,6 +445,63 @@ def test_mistakes_are_told_and_nothing_is_written(home, tmp_path, capsys, change
     assert {p: p.stat().st_mtime_ns for p in [*home.rglob("*"), *tmp_path.rglob("*")]} == before
 
 
+def test_unwritable_folders_are_told_before_anything_is_run(home, tmp_path, monkeypatch, capsys):
+    ran = mock.Mock(side_effect=AssertionError("an example was run"))
+    monkeypatch.setattr(evaluate_ood, "generate", ran)
+    shutil.copytree(home / "seeds", tmp_path / "seeds")
+    taken = tmp_path / "seeds/seed_1/ood_results"
+    shutil.rmtree(taken, ignore_errors=True)
+    taken.write_text("")  # the seeds' own folders are written too
+    argv = ["--model", tmp_path / "seeds", "--ood_dir", home / "suites", "--device", "cpu"]
+    argv += ["--out_dir", tmp_path / "out"]
+    assert evaluate_ood.main(list(map(str, argv))) == 2
+    assert f"{taken} is a file" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_write_that_fails_leaves_the_earlier_results_whole(home, tmp_path, monkeypatch, capsys):
+    argv = ["--model", home / "run", "--ood_dir", home / "suites", "--out_dir", tmp_path / "out"]
+    argv = [*map(str, argv), "--device", "cpu"]
+    monkeypatch.setattr(evaluate_ood, "write_figures", lambda *args: [])
+    assert evaluate_ood.main(argv) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    right = answering(lambda e, i, r: e.answer(i))  # other results, as another model would have
+    monkeypatch.setattr(evaluate_ood, "generate", right)
+    full = OSError(errno.ENOSPC, "No space left on device", "predictions.jsonl")
+    monkeypatch.setattr("os.fsync", mock.Mock(side_effect=full))
+    capsys.readouterr()
+    assert evaluate_ood.main(argv) == 5
+    assert capsys.readouterr().err == "error: predictions.jsonl: No space left on device\n"
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_equal_seeds_show_no_interval(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(evaluate_ood, "generate", answering(lambda e, i, r: e.answer(i)))
+    results, _ = evaluate(home / "seeds", home / "suites", tmp_path / "out")
+    assert results["headline"]["extrapolation"]["exact_match_low"] == 1.0
+    said = capsys.readouterr().out
+    assert "100.0% (3 seeds, all equal)" in said
+    assert "[100.0%" not in said
+
+
+def test_a_folder_of_seeds_with_a_broken_config_is_told(home, tmp_path, capsys):
+    (tmp_path / "seed_0").mkdir()
+    (tmp_path / "config.json").write_text('{"seeds": "0-3"}')
+    assert evaluate_ood.main(["--model", str(tmp_path), "--ood_dir", str(home / "suites")]) == 2
+    assert "config.json: seeds should be a list, not '0-3'" in capsys.readouterr().err
+
+
+def test_levels_of_all_kinds_are_sorted_and_counted(home, tmp_path):
+    raws = [f"[add] {i} + 1 | {i + 1}" for i in range(6)]
+    levels = ["b", 2, None, 1.5, "a", 2]
+    results, lines = evaluate(
+        home / "run", write_suite(tmp_path / "s", raws, level=levels), tmp_path / "out"
+    )
+    rows = results["suites"]["suite"]["by_level"]
+    assert [(row["level"], row["n"]) for row in rows] == [(1.5, 1), (2, 2), ("a", 1), ("b", 1)]
+    assert [line["level"] for line in lines] == levels
+
+
 def test_exit_code_and_silence(tmp_path):
     command = [sys.executable, ROOT / "evaluate_ood.py", "--model", tmp_path / "none.pth"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
@@ -447,15 +511,13 @@ def test_exit_code_and_silence(tmp_path):
 
 
 def test_standard_suites_are_made_when_missing(tmp_path, monkeypatch, capsys):
-    def make(root, parts):
-        assert parts == ("ood",)
-        write_suite(root / "ood_data_complete", ["[add] 1 + 1 | 2"])
-
-    monkeypatch.setattr(evaluate_ood, "ROOT", tmp_path)
-    monkeypatch.setattr(evaluate_ood, "make_standard_data", make)
-    found = evaluate_ood.find_suites(tmp_path / "ood_data_complete")
-    assert [path.name for path in found] == ["suite.pkl"]
-    assert capsys.readouterr().out.startswith("making the standard suites")
+    monkeypatch.setattr(evaluate_ood, "make_missing", lambda path: make_missing(path, tmp_path))
+    folder = tmp_path / "ood_data_complete"
+    found = evaluate_ood.find_suites(folder)
+    assert [path.stem for path in found] == sorted(SUITES_MADE)
+    assert capsys.readouterr().out == f"made the standard suites in {folder}\n"
+    assert evaluate_ood.find_suites(folder) == found
+    assert capsys.readouterr().out == ""
 
 
 def test_every_flag_is_read():

@@ -31,6 +31,7 @@ from metrics import (
     oracle_length_exact_match,
     over_seeds,
     rate,
+    repeat_effects,
     seed_interval,
     summarize,
     token_accuracy,
@@ -198,6 +199,12 @@ def test_seed_interval_hand_worked_and_cut():
     assert seed_interval([0.0, 0.3])[0] == 0.0
 
 
+def test_seed_interval_of_differences_is_cut_at_minus_one():
+    low, high = seed_interval([-0.1, 0.0, 0.1], least=-1)
+    assert (low, high) == pytest.approx((-0.24843, 0.24843), abs=1e-4)
+    assert seed_interval([-1.0, -0.2], least=-1)[0] == -1.0
+
+
 def test_seed_interval_holds_the_mean_as_often_as_it_says():
     draws = np.random.default_rng(0).normal(0.5, 0.02, size=(2000, 3))
     intervals = np.array([seed_interval(row) for row in draws])
@@ -334,6 +341,45 @@ def test_over_seeds_of_one_seed_of_none_and_of_equal_seeds():
     # numpy's mean of three times 0.1 is 0.10000000000000002: no error bar may come out negative.
     equal = {"n_seeds": 3, "mean": 0.1, "low": 0.1, "high": 0.1, "values": [0.1, 0.1, 0.1]}
     assert over_seeds([0.1, 0.1, 0.1]) == equal
+
+
+def test_repeat_effects_hand_worked():
+    def rows(*rates):  # unseen, once, twice, 4 times
+        counts, ns = (0, 1, 2, 4), (500, 100, 50, 20)
+        return [
+            {"group": c, "n": n, "exact_match": r}
+            for c, n, r in zip(counts, ns, rates, strict=True)
+        ]
+
+    once, twice, four = repeat_effects(
+        [rows(0.5, 0.5, 0.5, 0.8), rows(0.6, 0.5, 0.6, 0.7), rows(0.1, 0.3, 0.5, 0.9)]
+    )
+    # Differences 0, -0.1, 0.2: mean 1/30, s = sqrt(7)/sqrt(300), half = 4.303 * s / sqrt(3).
+    assert (once["repeat_count"], once["minus"]) == (1, 0)
+    assert (once["n"], once["n_minus"], once["n_seeds"]) == (100, 500, 3)
+    assert once["values"] == pytest.approx([0, -0.1, 0.2])
+    assert once["difference"] == pytest.approx(1 / 30)
+    assert (once["low"], once["high"]) == pytest.approx((-0.346151, 0.412818), abs=1e-5)
+    # 0, 0.1, 0.2: mean 0.1, s = 0.1.
+    assert (twice["repeat_count"], twice["minus"], twice["n"]) == (2, 1, 50)
+    assert (twice["low"], twice["high"]) == pytest.approx((-0.148434, 0.348434), abs=1e-5)
+    # 0.3, 0.2, 0.6: mean 11/30, s = 0.208167.
+    assert (four["repeat_count"], four["minus"], four["n"]) == (4, 1, 20)
+    assert four["difference"] == pytest.approx(11 / 30)
+    assert (four["low"], four["high"]) == pytest.approx((-0.150493, 0.883826), abs=1e-5)
+
+
+def test_repeat_effects_of_one_seed_are_newcombe_and_counts_that_a_seed_lacks_stay_out():
+    # Newcombe (1998), table II, row a: 56 of 70 against 48 of 80, 0.2 [0.0524, 0.3339].
+    rows = [{"group": 1, "n": 80, "exact_match": 0.6}, {"group": 8, "n": 70, "exact_match": 0.8}]
+    (effect,) = repeat_effects([rows])
+    assert (effect["repeat_count"], effect["minus"], effect["n_seeds"]) == (8, 1, 1)
+    assert effect["difference"] == pytest.approx(0.2)
+    assert (effect["low"], effect["high"]) == pytest.approx((0.0524, 0.3339), abs=1e-4)
+    assert repeat_effects([rows, rows[:1]]) == repeat_effects([rows[1:]]) == []
+    assert repeat_effects([]) == repeat_effects([[]]) == []
+    empty = [rows[0], {"group": 8, "n": 0, "exact_match": None}]
+    assert repeat_effects([empty]) == []
 
 
 # ------------------------------------------------------------------------------------------------

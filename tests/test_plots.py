@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import plots
-from metrics import newcombe_interval, over_seeds, wilson_interval
+from metrics import newcombe_interval, over_seeds, seed_interval, wilson_interval
 
 ROOT = Path(__file__).resolve().parent.parent
 FIVE = ["copy", "rev", "add", "sort", "rel"]
@@ -619,8 +619,10 @@ def test_command_line_writes_each_run_into_its_folder_and_comparisons_beside(add
     out = add_only.parent / "figures"
     done = command(add_only, five_tasks, "--out_dir", out)
     assert (done.returncode, done.stderr) == (0, "")
-    paths = [Path(line) for line in done.stdout.splitlines()]
+    listed, table = done.stdout.split("\n\n")
+    paths = [Path(line) for line in listed.splitlines()]
     assert sorted(p for p in out.rglob("*") if p.is_file()) == sorted(paths)
+    assert table.startswith("exact match by times in the training set")
     names = {p.relative_to(out).as_posix() for p in paths}
     assert {"step1_add_only/learning.png", "compare_learning.png", "compare_ood.png"} <= names
     assert "step1_add_only/repeat_count.png" not in names
@@ -646,10 +648,10 @@ def test_import_and_help_leave_matplotlib_alone():
         (None, ["gone"], "gone is not a folder"),
         ("empty", ["run"], "no epoch in a metrics.jsonl and no ood_results.json"),
         ("torn", ["run"], "no epoch in a metrics.jsonl"),
-        ("broken", ["run"], "metrics.jsonl, line 1, is not a JSON object"),
+        ("broken", ["run"], "metrics.jsonl, line 1 should be an object, not [1]"),
         ("ood", ["run"], "ood_results.json is not readable as JSON"),
         ("good", ["run", "gone"], "add --out_dir"),
-        ("good", ["run", "--out_dir", "run/metrics.jsonl"], "is a file, not a folder"),
+        ("good", ["run", "--out_dir", "run/metrics.jsonl"], "is a file, or lies in one"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence_and_nothing_is_written(tmp_path, prepare, args, said):
@@ -666,6 +668,48 @@ def test_mistakes_are_told_in_one_sentence_and_nothing_is_written(tmp_path, prep
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_repetition_is_worth_is_printed_and_written(tmp_path, monkeypatch, capsys):
+    folders = study(tmp_path, 3)[:2]
+    monkeypatch.setattr(plots, "save_figures", lambda runs, out_dir: [])
+    assert plots.main([*map(str, folders), "--out_dir", str(tmp_path / "out")]) == 0
+    written = json.loads((tmp_path / "out" / "repeat_effects.json").read_text())
+    assert list(written) == ["normal", "dedup"]
+    rows = [
+        {row["group"]: row["exact_match"] for row in memorization(seed, 0.085)["by_repeat_count"]}
+        for seed in range(3)
+    ]
+    values = [row[32] - row[1] for row in rows]
+    effect = written["normal"][-1]
+    assert (effect["repeat_count"], effect["minus"], effect["n_seeds"]) == (32, 1, 3)
+    assert effect["values"] == values
+    low, high = seed_interval(values, least=-1)
+    assert (effect["low"], effect["high"]) == (low, high)
+    shown = f"{100 * np.mean(values):+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    (line,) = [
+        x for x in capsys.readouterr().out.splitlines() if x.split()[:3] == ["normal", "32", "1"]
+    ]
+    assert shown in line
+    assert line.endswith("mean of 3 seeds, Student's t")
+
+
+def test_effect_lines_name_groups_of_counts_a_single_seed_and_equal_seeds():
+    effect = {"repeat_count": 4, "minus": 1, "n": 1200, "difference": 0.125, "grouped": True}
+    one = {**effect, "n_seeds": 1, "low": -0.01, "high": 0.2}
+    equal = {**effect, "n_seeds": 3, "low": 0.125, "high": 0.125, "grouped": False}
+    lines = plots.effect_lines({"a": [one], "b": [equal], "none": []})
+    assert " ".join(lines[3].split()) == "a 4–7 1 1,200 +12.5 [-1.0, +20.0] one seed, Newcombe"
+    assert "+12.5 (seeds equal)" in lines[4]
+    assert lines[4].split()[1] == "4"
+    assert plots.effect_lines({"none": []}) == []
+
+
+def test_names_with_any_characters_are_drawn_as_they_are(tmp_path):
+    results = ood_results()
+    results["suites"]["ood_$x_$ {"] = {**results["suites"]["ood_robustness"], "category": "$\\a$"}
+    write_json(tmp_path / "a$b^$" / "ood_results.json", results)
+    assert plots.write_figures(tmp_path / "a$b^$")
 
 
 if __name__ == "__main__":  # figures to look at: PYTHONPATH=. python tests/test_plots.py DIR

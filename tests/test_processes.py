@@ -22,7 +22,7 @@ BATCHES = [np.stack([np.arange(n), np.arange(n)[::-1] + 20]) for n in (9, 4, 1)]
 def steps(team):
     """Three steps of two replicas, dropout 0, with accumulation: (losses, norms, weights)."""
     torch.set_num_threads(1)
-    examples, model = build(ROWS), make_model(seeds=(0, 1))
+    data, model = t.Resident(build(ROWS), CPU), make_model(seeds=(0, 1))
     optimizer = t.make_optimizer(model, 0.01)
     for group in optimizer.param_groups:
         group["lr"] = 1e-2
@@ -31,9 +31,9 @@ def steps(team):
     for rows in BATCHES:
         own = np.array_split(rows, team.size, axis=1)[team.rank]
         pieces = [p for p in np.array_split(own, 2, axis=1) if p.shape[1]]
-        batches = [t.make_batch(examples, piece, CPU) for piece in pieces]
+        batches = [t.make_batch(data, piece) for piece in pieces]
         losses.append(
-            t.train_step(model, optimizer, no_scaler(), batches, t.nullcontext(), 0.0, 1.0, team)
+            t.train_step(model, optimizer, no_scaler(), batches, 0.0, 1.0, team=team)
         )
     weights = {name: p.detach() for name, p in model.named_parameters()}
     return [loss for loss, _ in losses], [norm for _, norm in losses], weights

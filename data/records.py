@@ -1,0 +1,242 @@
+"""What a run wrote of itself, read back and checked: the numbers that figures are drawn from.
+
+A file may be missing, and so may any key in one. What is there must have the shape declared here,
+or one UserError names the file, the place in it, and what should stand there.
+"""
+
+import json
+import reprlib
+from dataclasses import dataclass
+from itertools import chain
+
+from data.formats import UserError, seed_folders
+from data.generate import TASKS
+
+CATEGORIES = (  # of OOD suites, in the order of tables and figures: the control first
+    "interpolation",
+    "extrapolation",
+    "compositional",
+    "systematic",
+    "edge_cases",
+    "robustness",
+    "novel_tasks",
+)
+
+# ----------------------------------------------------------------------------------------------
+# Shapes
+# ----------------------------------------------------------------------------------------------
+
+
+def is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15
+
+
+KINDS = {  # in words -> whether a value is one
+    "a number": is_number,
+    "a number from 0 to 1": lambda v: is_number(v) and 0 <= v <= 1,
+    "a number from -1 to 1": lambda v: is_number(v) and -1 <= v <= 1,
+    "a number from 0 on": lambda v: is_number(v) and v >= 0,
+    "a whole number from 0 on": lambda v: is_number(v) and v >= 0 and v == int(v),
+    "a pair of numbers": lambda v: isinstance(v, list) and len(v) == 2 and all(map(is_number, v)),
+    "a text": lambda v: isinstance(v, str) and v.isprintable(),
+}
+NUMBER, RATE, DIFFERENCE, AMOUNT, COUNT, PAIR, TEXT = KINDS
+EACH = object()  # stands for every key
+
+
+def with_ends(kind, *names):
+    return {f"{name}{end}": kind for name in names for end in ("", "_low", "_high")}
+
+
+CONFIG = {
+    "seeds": [COUNT],
+    "data": {"audit": {"val_unseen": COUNT}},
+    "derived": {"stages": [{"tasks": [TEXT]}]},
+}
+EPOCH = {
+    **dict.fromkeys(("epoch", "step", "examples_seen", "val_n", "train_n"), COUNT),
+    **dict.fromkeys(("lr", "train_loss", "val_loss"), NUMBER),
+    **with_ends(RATE, "val_exact_match", "train_exact_match", "val_exact_match_seen"),
+    **with_ends(DIFFERENCE, "generalization_gap", "gap"),
+    "tasks": [TEXT],
+    "val_exact_match_by_task": {EACH: RATE},
+    "val_n_by_task": {EACH: COUNT},
+    "val_failures": {EACH: AMOUNT},
+}
+RATES = {"n": COUNT, **with_ends(RATE, "exact_match"), "loss": NUMBER}
+MEMORIZATION = {"by_repeat_count": [{"group": COUNT, **RATES}]}
+STATS = {**RATES, "oracle_length_exact_match": RATE, "failures": {EACH: AMOUNT}}
+SUITE = {
+    "category": TEXT,
+    "headline": STATS,
+    "all": STATS,
+    "by_task": {EACH: STATS},
+    "by_level": [{"task": TEXT, **STATS}],
+    "left_out": {EACH: COUNT},
+}
+OOD = {
+    "headline": {EACH: STATS},
+    "suites": {EACH: SUITE},
+    "training_range": {EACH: PAIR},
+    "seeds": [COUNT],
+}
+
+
+def check(value, shape, where):
+    """Raise UserError naming the place where `value` has another shape. Unknown keys are let be."""
+    is_kind = isinstance(shape, str)
+    what = shape if is_kind else "an object" if isinstance(shape, dict) else "a list"
+    if not (KINDS[shape](value) if is_kind else isinstance(value, type(shape))):
+        raise UserError(
+            f"{where} should be {what}, not {reprlib.repr(value)}; write the file again"
+        )
+    if isinstance(shape, list):
+        for i, item in enumerate(value):
+            check(item, shape[0], f"{where}[{i}]")
+    elif isinstance(shape, dict):
+        for key, item in value.items():
+            if EACH in shape:
+                check(key, TEXT, f"{where}: a key")
+            if key in shape or EACH in shape:
+                check(item, shape.get(key, shape.get(EACH)), f"{where}: {key}")
+
+
+# ----------------------------------------------------------------------------------------------
+# Run folders
+# ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """`seeds` and `memorization` hold one entry per seed; a single run has one."""
+
+    name: str
+    config: dict
+    seeds: list[list[dict]]  # rows of metrics.jsonl, one per epoch
+    memorization: list[dict]
+    ood: dict
+
+
+def parse(text):
+    """JSON in bytes; null, NaN and Infinity are as good as missing. ValueError if it is none."""
+
+    def known(record):
+        return {key: value for key, value in record.items() if value is not None}
+
+    try:
+        return json.loads(text, object_hook=known, parse_constant=lambda _: None)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def read_json(path, shape):
+    """The object in a file, of that shape; {} where there is no file."""
+    if not path.exists():
+        return {}
+    try:
+        record = parse(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path} is not readable as JSON ({error}); write it again") from None
+    check(record, shape, f"{path}")
+    return record
+
+
+def read_epochs(path):
+    """Rows of metrics.jsonl, ascending in epoch; [] where there is no file.
+
+    A torn last line (a run still writing) is ignored. After a resume from an earlier epoch the
+    lines from that epoch on appear twice; the later ones count.
+    """
+    rows = []
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    lines = [(i, line) for i, line in enumerate(lines, start=1) if line.strip()]
+    for i, line in lines:
+        where = f"{path}, line {i}"
+        try:
+            row = parse(line)
+        except ValueError:
+            if i == lines[-1][0]:
+                break
+            raise UserError(f"{where}, is not a JSON object; remove it") from None
+        check(row, EPOCH, where)
+        row.setdefault("epoch", len(rows) + 1)
+        for end in ("low", "high"):  # named as every other interval is
+            row[f"generalization_gap_{end}"] = row.get(f"gap_{end}")
+        while rows and rows[-1]["epoch"] >= row["epoch"]:
+            rows.pop()
+        rows.append(row)
+    return rows
+
+
+def read_memorization(path):
+    """memorization.json with those rows of "by_repeat_count" that can be used; {} without any."""
+    record = read_json(path, MEMORIZATION)
+    rows = record.get("by_repeat_count", [])
+    rows = [row for row in rows if {"group", "n", "exact_match"} <= row.keys()]
+    return {**record, "by_repeat_count": rows} if rows else {}
+
+
+def load_run(folder, name):
+    """Read a run folder, a folder of seeds, or one that holds nothing but ood_results.json."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; name a run folder, as in runs/step1_add_only")
+    folders = seed_folders(folder) or [folder]
+    seeds = [read_epochs(home / "metrics.jsonl") for home in folders]
+    memorization = [read_memorization(home / "memorization.json") for home in folders]
+    ood = read_json(folder / "ood_results" / "ood_results.json", OOD)
+    run = Run(
+        name=name,
+        config=read_json(folder / "config.json", CONFIG),
+        seeds=[rows for rows in seeds if rows],
+        memorization=[record for record in memorization if record],
+        ood=ood or read_json(folder / "ood_results.json", OOD),
+    )
+    if not (run.seeds or run.memorization or run.ood):
+        raise UserError(
+            f"{folder} has no epoch in a metrics.jsonl and no ood_results.json; let "
+            f"train_minigpt_4070.py --out_dir {folder} finish an epoch, or name another folder"
+        )
+    return run
+
+
+# ----------------------------------------------------------------------------------------------
+# What a run says
+# ----------------------------------------------------------------------------------------------
+
+
+def held_out(runs):
+    """What validation examples are: "unseen", or where all stand in the training set "seen"."""
+    audits = [run.config.get("data", {}).get("audit", {}) for run in runs]
+    words = {"seen" if audit.get("val_unseen") == 0 else "unseen" for audit in audits}
+    return words.pop() if len(words) == 1 else "validation"
+
+
+def best_rows(run):
+    """Per seed the epoch of the best model; the last validated one where none is marked."""
+    validated = [[r for r in rows if "val_exact_match" in r] for rows in run.seeds]
+    marked = [[r for r in rows if r.get("best")] or rows for rows in validated]
+    return [rows[-1] for rows in marked if rows]
+
+
+def in_order(names, first):
+    return [n for n in first if n in names] + sorted(n for n in names if n not in first)
+
+
+def task_names(run):
+    """Every task that the run validates, trains or will train, in curriculum order."""
+    names = set()
+    for row in chain(*run.seeds):
+        names |= {*row.get("val_exact_match_by_task", {}), *row.get("tasks", [])}
+    for stage in run.config.get("derived", {}).get("stages", []):
+        names |= set(stage.get("tasks", []))
+    return in_order(names, TASKS)
+
+
+def stage_starts(run):
+    """The first epoch of each curriculum stage reached, with the tasks that are new in it."""
+    starts, known = [], set()
+    for row in run.seeds[0] if run.seeds else []:
+        new = [task for task in row.get("tasks", []) if task not in known]
+        known |= set(new)
+        starts += [(row["epoch"], new)] if new else []
+    return starts

@@ -1,0 +1,105 @@
+"""What every script does alike: exit codes, a folder tried before work, the folders of seeds."""
+
+import errno
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from data.formats import UserError, check_writable, run_main, seed_folders
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def raising(error):
+    def work():
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (UserError("x.pkl is empty; give another"), 2, "error: x.pkl is empty; give another\n"),
+        (OSError(errno.ENOSPC, "No space left", "a/b"), 5, "error: a/b: No space left\n"),
+        (OSError("odd"), 5, "error: output: odd\n"),
+        (KeyboardInterrupt(), 130, "\ninterrupted\n"),
+        (BrokenPipeError(), 141, ""),
+        (SystemExit(2), 2, ""),
+    ],
+)
+def test_exit_codes_and_one_line(error, code, said, capsys):
+    assert run_main(raising(error)) == code
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", said)
+
+
+def test_done_is_zero_and_a_bug_keeps_its_traceback():
+    assert run_main(lambda: "done") == 0
+    with pytest.raises(ZeroDivisionError):
+        run_main(lambda: 1 / 0)
+
+
+LOUD = """
+import sys
+from data.formats import UserError, run_main
+def work():
+    print("x" * {n})
+    if {fail}:
+        raise UserError("told all the same")
+sys.exit(run_main(work))
+"""
+
+
+def run_into(stdout, n, fail=False):
+    command = [sys.executable, "-c", LOUD.format(n=n, fail=fail)]
+    env = {**os.environ, "PYTHONUNBUFFERED": ""}
+    return subprocess.run(
+        command, cwd=ROOT, env=env, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False
+    )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a closed pipe is another error on Windows")
+@pytest.mark.parametrize("n", [1, 10**6])  # told at the flush, and while printing
+def test_a_closed_pipe_is_quiet(n):
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as pipe:
+        done = run_into(pipe, n)
+        assert (done.returncode, done.stderr) == (141, "")
+        failed = run_into(pipe, 1, fail=True)
+        assert (failed.returncode, failed.stderr) == (2, "error: told all the same\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_stdout_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = run_into(full, 1)
+    assert done.returncode == 5
+    assert "No space left" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_folder_is_tried_and_left_as_it_was(tmp_path, monkeypatch):
+    check_writable(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    for bad in ("file", "file/below"):
+        with pytest.raises(UserError, match="is a file, or lies in one; give a folder"):
+            check_writable(tmp_path / bad)
+    denied = OSError(errno.EACCES, "Permission denied")
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: raising(denied)())
+    with pytest.raises(UserError, match=r"--out_dir .*a cannot be written \(Permission denied\)"):
+        check_writable(tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_seed_folders_by_number(tmp_path):
+    for name in ("seed_10", "seed_2", "seed_x", "seed_1.old", "other"):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in seed_folders(tmp_path)] == ["seed_2", "seed_10"]
+    assert seed_folders(tmp_path / "gone") == []
