@@ -32,7 +32,7 @@ import uuid
 import zipfile
 from collections import Counter
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
@@ -907,7 +907,9 @@ class EagerSteps:
     micro_batches: int
     label_smoothing: float
     max_grad_norm: float
-    team: World = ALONE  # each of its processes takes its part of the examples
+    team: World = field(
+        default_factory=World
+    )  # each of its processes takes its part of the examples
 
     def begin_epoch(self, orders):
         """`orders`, int64 [R, n]: the rows of each replica in the order of this epoch."""

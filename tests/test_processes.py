@@ -32,9 +32,7 @@ def steps(team):
         own = np.array_split(rows, team.size, axis=1)[team.rank]
         pieces = [p for p in np.array_split(own, 2, axis=1) if p.shape[1]]
         batches = [t.make_batch(data, piece) for piece in pieces]
-        losses.append(
-            t.train_step(model, optimizer, no_scaler(), batches, 0.0, 1.0, team=team)
-        )
+        losses.append(t.train_step(model, optimizer, no_scaler(), batches, 0.0, 1.0, team=team))
     weights = {name: p.detach() for name, p in model.named_parameters()}
     return [loss for loss, _ in losses], [norm for _, norm in losses], weights
 
