@@ -28,14 +28,17 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 import zipfile
 from collections import Counter
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from filelock import FileLock, Timeout
 from torch import nn
@@ -630,6 +633,144 @@ def stage_at(stages, epoch):
 
 
 # ----------------------------------------------------------------------------------------------
+# Processes
+# ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class World:
+    """The processes that torchrun started for one run; a process started alone is World()."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int | None = None  # among those on this machine: the GPU that is its own
+    meeting: bool = False  # whether others wait for this process in `meet` before they begin
+    speaks: bool = True  # whether this process tells why it ends
+
+    @property
+    def main(self):
+        """Whether this process prints, and writes what all have in common."""
+        return self.rank == 0
+
+
+ALONE = World()
+
+
+class EndTogether(Exception):
+    """Some process cannot begin, and all end as it does: (exit code, what to say)."""
+
+
+def fresh_store(store, rank, size):
+    """The part of torchrun's key-value store that belongs to these processes alone.
+
+    After a restart it still holds the addresses of the dead ones, and who reads them before they
+    are overwritten waits for ever (pytorch/pytorch#135712). Here each process asks by a name never
+    used before, and the first one answers with the prefix of all keys from now on.
+    """
+    if rank:
+        name = uuid.uuid4().hex
+        store.set(f"asked_by_{rank}", name)
+        prefix = store.get(f"answer_to_{name}").decode()
+        store.add(f"{prefix}_here", 1)
+        return dist.PrefixStore(prefix, store)
+    prefix = uuid.uuid4().hex
+    while store.add(f"{prefix}_here", 0) < size - 1:
+        for other in range(1, size):
+            if store.check([f"asked_by_{other}"]):
+                store.set(f"answer_to_{store.get(f'asked_by_{other}').decode()}", prefix)
+        time.sleep(0.05)
+    return dist.PrefixStore(prefix, store)
+
+
+def join_world():
+    """Connect to the other processes, if torchrun's environment tells of any."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "RANK" not in os.environ:
+        return World()
+    # Talk goes over the CPU, gradients where they are. A process may be done with its seeds days
+    # before another, and torchrun itself sees one die: so hardly a limit of time.
+    store, rank, size = next(dist.rendezvous("env://"))
+    nccl = torch.cuda.is_available() and dist.is_nccl_available()
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if nccl else "gloo",
+        **{"store": fresh_store(store, rank, size), "rank": rank, "world_size": size},
+        timeout=timedelta(weeks=3),
+    )
+    local_rank = int(os.environ["LOCAL_RANK"])
+    return World(rank, size, local_rank, meeting=True, speaks=rank == 0)
+
+
+def gather(world, value):
+    """The `value` of every process, in the order of their ranks; each waits for all."""
+    if world.size == 1:
+        return [value]
+    values = [None] * world.size
+    dist.all_gather_object(values, value)
+    return values
+
+
+def meet(world, failure=None, value=None):
+    """Return the first process's `value`. All come here, and wait, before they may begin.
+
+    One that cannot begin comes with its `failure` from `main`: then EndTogether is raised in each,
+    so a mistake that one of them finds ends all, is told once, and leaves none waiting.
+    """
+    told = gather(world, (failure, value))
+    failures = [failure for failure, _ in told if failure]
+    if failures:
+        world.meeting = False
+        raise EndTogether(*failures[0])
+    return told[0][1]
+
+
+def share_work(seeds, world):
+    """Return (the seeds that this process trains, the team that trains them together).
+
+    Seeds are shared out in runs, and each process is a team of its own. Where they are fewer than
+    the processes, all train all of them and share each batch.
+    """
+    if len(seeds) < world.size:
+        return seeds, world
+    own = np.array_split(seeds, world.size)[world.rank].tolist()
+    return own, World(local_rank=world.local_rank)
+
+
+@torch.no_grad()
+def sum_over_processes(team, tensors):
+    """Add up each of the float tensors over the processes of `team`, in place, in one exchange."""
+    if team.size == 1:
+        return
+    flat = torch.cat([t.flatten() for t in tensors])
+    dist.all_reduce(flat)
+    for t, total in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        t.copy_(total.view_as(t))
+
+
+def gradients(model):
+    """Each parameter's gradient; zeros where no row of the batch fell to this process."""
+    for p in model.parameters():
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    return [p.grad for p in model.parameters()]
+
+
+def from_first(team, value):
+    """The `value` of the first process of `team`."""
+    values = [value]
+    if team.size > 1:
+        dist.broadcast_object_list(values)
+    return values[0]
+
+
+def most_of_processes(team, value):
+    """The greatest int >= 0 that any process of `team` gives."""
+    if team.size == 1:
+        return value
+    greatest = torch.tensor([value])
+    dist.all_reduce(greatest, dist.ReduceOp.MAX)  # on the CPU: a GPU is not made to wait
+    return int(greatest)
+
+
+# ----------------------------------------------------------------------------------------------
 # Optimizer, schedule, precision
 # ----------------------------------------------------------------------------------------------
 
@@ -677,9 +818,11 @@ def clip_gradients(model, max_norm):
     return norms
 
 
-def choose_device(name):
+def choose_device(name, team=ALONE):
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and team.local_rank is not None:
+        name = f"cuda:{team.local_rank}"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -725,19 +868,25 @@ def choose_precision(amp, device, d_model):
     return "bf16" if seconds[torch.bfloat16] < 0.67 * seconds[torch.float32] else "fp32"
 
 
-def train_step(model, optimizer, scaler, batches, label_smoothing, max_grad_norm, noise=None):
-    """One optimizer step over the micro-batches of an effective batch.
+def train_step(
+    model, optimizer, scaler, batches, label_smoothing, max_grad_norm, noise=None, team=ALONE
+):
+    """One optimizer step over the micro-batches of an effective batch, or of a process's part.
 
     Every answer token of the effective batch weighs the same, however it is cut up. Returns the
     loss in nats per answer token and the gradient norm before clipping, float [R] each.
     """
-    n_targets = sum(batch.n_targets for batch in batches).clamp(min=1)
-    total = torch.zeros(model.R, device=n_targets.device)
+    total, n_targets = torch.zeros(2, model.R, device=model.w_tokens.device)
+    for batch in batches:
+        n_targets += batch.n_targets
+    sum_over_processes(team, [n_targets])
+    n_targets.clamp_(min=1)
     for piece, batch in enumerate(batches):
         logits = model(batch, noise=None if noise is None else (*noise, piece))
         loss = answer_loss(logits, batch.targets, label_smoothing) / n_targets
         scaler.scale(loss.sum()).backward()  # a sum: replicas never mix
         total += loss.detach()
+    sum_over_processes(team, [total, *gradients(model)])
     scaler.unscale_(optimizer)
     norms = clip_gradients(model, max_grad_norm)
     scaler.step(optimizer)
@@ -758,6 +907,9 @@ class EagerSteps:
     micro_batches: int
     label_smoothing: float
     max_grad_norm: float
+    team: World = field(
+        default_factory=World
+    )  # each of its processes takes its part of the examples
 
     def begin_epoch(self, orders):
         """`orders`, int64 [R, n]: the rows of each replica in the order of this epoch."""
@@ -767,11 +919,15 @@ class EagerSteps:
         """Do step `i` of the epoch; returns (loss, gradient norm) as `train_step` does."""
         set_learning_rate(self.optimizer, lr)
         rows = self.orders[:, i * self.batch_size : (i + 1) * self.batch_size]
-        pieces = np.array_split(rows, min(self.micro_batches, rows.shape[1]), axis=1)
-        batches = [make_batch(self.data, piece) for piece in pieces]
+        rows = np.array_split(rows, self.team.size, axis=1)[self.team.rank]
+        pieces = np.array_split(rows, self.micro_batches, axis=1)
+        batches = [make_batch(self.data, piece) for piece in pieces if piece.shape[1]]
+        if self.team.size > 1 and self.data.device.type == "cuda":  # where dropout ignores `noise`
+            seed = np.random.SeedSequence(noise).generate_state(1, np.uint64)
+            torch.cuda.manual_seed(int(seed[0]))
         return train_step(
             *(self.model, self.optimizer, self.scaler, batches),
-            *(self.label_smoothing, self.max_grad_norm, noise),
+            *(self.label_smoothing, self.max_grad_norm, noise, self.team),
         )
 
 
@@ -852,16 +1008,17 @@ def as_cuda_graph(step, warm_up):
 
 def make_stepper(args, data, plan, run):
     """EagerSteps, or StaticSteps in a CUDA graph where there can be one; else a line says why."""
-    reason = no_graph_because(args, plan)
+    reason = no_graph_because(args, plan, run.team)
     if reason and plan.device.type == "cuda":
         print(f"note: steps are launched kernel by kernel, not as a CUDA graph: {reason}")
     return (EagerSteps if reason else StaticSteps)(
         *(run.model, run.optimizer, run.scaler, Resident(data.train, plan.device)),
         *(plan.effective_batch, plan.micro_batches, args.label_smoothing, args.max_grad_norm),
+        team=run.team,
     )
 
 
-def no_graph_because(args, plan):
+def no_graph_because(args, plan, team=ALONE):
     """Why this run's steps cannot be one CUDA graph, or "" if they can."""
     if plan.device.type != "cuda":
         return "only a GPU has them"
@@ -871,6 +1028,7 @@ def no_graph_because(args, plan):
         "--use_checkpoint saves random states while it runs": args.use_checkpoint,
         "fp16 scales its loss by what it finds": plan.precision == "fp16",
         "the batch runs in pieces to save memory": plan.micro_batches > 1,
+        "processes share each batch": team.size > 1,
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
 
@@ -1220,7 +1378,7 @@ def save_last(folder, content):
 
 
 def save_run(run, tokenizer, facts):
-    for r, replica in enumerate(run.replicas):
+    for r, replica in enumerate(run.replicas if run.team.main else []):
         state = training_state(run, r)
         save_last(replica.folder, model_state(run.model, r, tokenizer, {**facts, **state}))
 
@@ -1327,7 +1485,7 @@ def clear_folder(folder):
         shutil.rmtree(folder / results, ignore_errors=True)
 
 
-def find_resumable(folder, seeds):
+def find_resumable(folders):
     """Return one training checkpoint a seed, all of the newest step that every seed has, or [] if
     the run was stopped before it had one of each.
 
@@ -1335,7 +1493,6 @@ def find_resumable(folder, seeds):
     finished before that step is returned at its own last one. What is chosen becomes last.pth: the
     next save must not push it out while another seed still stands there.
     """
-    folders = [seed_folder(folder, seed, seeds) for seed in seeds]
     found = [training_checkpoints(own) for own in folders]
     lacking = [own for own, whole in zip(folders, found, strict=True) if not whole]
     if lacking:
@@ -1360,7 +1517,10 @@ def find_resumable(folder, seeds):
                 if path.name != "last.pth":
                     os.replace(path, own / "last.pth")
             return [own[paths[0]] for own, paths in zip(found, chosen, strict=True)]
-    raise UserError(f"the seeds in {folder} have no common step; start again with --overwrite")
+    raise UserError(
+        f"{', '.join(map(str, folders))} have no common step; resume with as many processes as the "
+        "run began with, or start again with --overwrite"
+    )
 
 
 def training_checkpoints(folder):
@@ -1539,8 +1699,8 @@ class Plan:
         return sum(len(self.stages[stage_at(self.stages, e)].rows) for e in range(1, epoch))
 
 
-def make_plan(args, data, n_seeds):
-    device = choose_device(args.device)
+def make_plan(args, data, n_seeds, team=ALONE):
+    device = choose_device(args.device, team)
     if args.d_model % (2 * args.n_heads):
         raise UserError(
             f"--d_model {args.d_model} must be a multiple of 2 x --n_heads {args.n_heads}: "
@@ -1582,6 +1742,7 @@ def make_plan(args, data, n_seeds):
     precision = choose_precision(args.amp, device, args.d_model)
 
     def step_bytes(rows):
+        rows = math.ceil(rows / team.size)
         tokens = n_seeds * int(rows * lengths.mean() + 3 * rows**0.5 * lengths.std())
         return memory_bytes(config, n_params, n_seeds, tokens, precision, device)
 
@@ -1691,7 +1852,7 @@ def git_commit():
         return None
 
 
-def run_config(args, data, plan, n_params, seeds):
+def run_config(args, data, plan, n_params, seeds, n_processes):
     steps = [plan.steps_in(epoch) for epoch in range(1, args.epochs + 1)]
     stages = [
         {"epoch": s.first_epoch, "tasks": list(s.tasks), "rows": len(s.rows)} for s in plan.stages
@@ -1716,14 +1877,13 @@ def run_config(args, data, plan, n_params, seeds):
         "data": {**data.files, "audit": data.audit},
         "versions": versions(),
         **machine(plan.device),
+        "processes": n_processes,
         "git_commit": git_commit(),
     }
 
 
 def find_run(folder, config):
-    """Return (the config the run in `folder` began with, a training checkpoint a seed), both empty
-    where there is no run yet, or one that was stopped before its first checkpoint.
-    """
+    """Return the config the run in `folder` began with, {} where there is no run yet."""
     path, folders = (
         folder / "config.json",
         [seed_folder(folder, seed, config["seeds"]) for seed in config["seeds"]],
@@ -1731,14 +1891,14 @@ def find_run(folder, config):
     if not path.is_file():
         if any(holds_run(f) for f in (folder, *folders)):
             raise UserError(f"{folder} holds files of a run, but no config.json; restore it")
-        return {}, []
+        return {}
     try:
         began = json.loads(path.read_text(encoding="utf-8"))
         began["derived"]["micro_batches"], began["derived"]["precision"]
         check_same_run(began, config, folder)
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged; start again with --overwrite") from None
-    return began, find_resumable(folder, config["seeds"])
+    return began
 
 
 def check_same_run(old, new, folder):
@@ -1760,7 +1920,7 @@ def check_same_run(old, new, folder):
                 "resume with the same arguments, or start again with --overwrite"
             )
     was, now = ({**config, **config["versions"]} for config in (old, new))
-    for name in (*new["versions"], *machine(torch.device("cpu"))):
+    for name in (*new["versions"], "processes", *machine(torch.device("cpu"))):
         if name in was and was[name] != now[name]:
             print(
                 f"note: the run began with {name} {was[name]}, this is {now[name]}; the last bits "
@@ -1824,6 +1984,8 @@ class Run:
     replicas: list  # still training: replica r of the model is replicas[r]
     optimized: torch.Tensor  # float [R]: the training loss added up over this epoch's steps
     sick_since: torch.Tensor  # int64 [R]: the step that first was not finite, 0 if all were
+    team: World  # the processes that share each batch; the first one writes the files
+    noise: tuple  # with the step, what dropout depends on
     step: int = 0  # optimizer steps made
     seconds_before: float = 0.0  # of training, before this process
     started: float = 0.0
@@ -1833,7 +1995,7 @@ class Run:
         return self.seconds_before + time.perf_counter() - self.started
 
 
-def start_run(args, plan, replicas, checkpoints):
+def start_run(args, plan, replicas, checkpoints, team=ALONE):
     """Return the Run at its first step, or as `checkpoints`, one a seed, left it."""
     seeds = [replica.seed for replica in replicas]
     model = GPT(plan.config, seeds).to(plan.device)
@@ -1846,12 +2008,14 @@ def start_run(args, plan, replicas, checkpoints):
         replicas,
         torch.zeros(len(seeds), device=plan.device),
         torch.zeros(len(seeds), dtype=torch.int64, device=plan.device),
+        team,
+        (seeds[0],) if team.size == 1 else (seeds[0], team.rank),
         started=time.perf_counter(),
     )
     if checkpoints:
         going = [r for r, replica in enumerate(replicas) if not replica.finished]
         load_training_state(run, going, [checkpoints[r] for r in going])
-        for replica in run.replicas:
+        for replica in run.replicas if team.main else []:
             for name in ("metrics.jsonl", "samples.jsonl"):
                 cut_lines_after(replica.folder / name, run.step)
     model.use_checkpoint = args.use_checkpoint
@@ -1905,7 +2069,8 @@ def set_aside(run, sick, tensors, epoch, lr_of):
     """
     for r, tensor in zip(sick, tensors, strict=True):
         replica = run.replicas[r]
-        kept = read_checkpoint(replica.folder / "last.pth")
+        path = replica.folder / "last.pth"
+        kept = from_first(run.team, read_checkpoint(path) if run.team.main else None)
         step = int(run.sick_since[r]) or run.step
         replica.finished = (
             f"diverged: {tensor} at step {step} (epoch {epoch}, learning rate "
@@ -1913,7 +2078,8 @@ def set_aside(run, sick, tensors, epoch, lr_of):
             f"last.pth keeps the weights of step {kept['step']}"
         )
         kept |= {"step": run.step, "replica": replica.memory()}
-        save_last(replica.folder, kept)
+        if run.team.main:
+            save_last(replica.folder, kept)
         tqdm.write(f"seed {replica.seed} {replica.finished}")
     keep = [r for r in range(len(run.replicas)) if r not in sick]
     keep_in_run(run, keep)
@@ -1947,6 +2113,12 @@ class StopSignals:
         if number == signal.SIGINT == self.received:
             raise KeyboardInterrupt
         self.received = number
+
+    def agreed(self, team):
+        """Whether to stop now: all processes of a team do, once one has received a signal."""
+        number = most_of_processes(team, self.received or 0)
+        self.received = self.received or number
+        return number > 0
 
     def leave_if_asked(self, where):
         if self.received:
@@ -1990,7 +2162,7 @@ def progress_bar(plan, run):
 def optimize(args, data, plan, run, stop, bar):
     """Take `run` from its step to the end, or to where every replica has finished."""
     device, tokenizer = plan.device, data.tokenizer
-    alone, noise_seed = len(run.replicas) == 1, (args.seeds or [args.seed])[0]
+    alone = len(run.replicas) == 1
     stepper = make_stepper(args, data, plan, run)
 
     def lr_of(step):
@@ -2002,7 +2174,7 @@ def optimize(args, data, plan, run, stop, bar):
         sorted({tag for i in stage.rows for tag in data.train.tags_of(i)}) for stage in plan.stages
     ]
     writers = {}
-    if args.tensorboard:
+    if args.tensorboard and run.team.main:
         from torch.utils.tensorboard import SummaryWriter
 
         writers = {r.seed: SummaryWriter(r.folder / "tensorboard") for r in run.replicas}
@@ -2032,13 +2204,14 @@ def optimize(args, data, plan, run, stop, bar):
         stepper.begin_epoch(orders)
         for i in range(done, n_steps):
             lr = lr_of(run.step)
-            loss, norms = stepper.step(i, lr, (noise_seed, run.step))
+            loss, norms = stepper.step(i, lr, (*run.noise, run.step))
             run.step += 1
             run.optimized += loss
             note_sick(run, loss, norms)
             bar.update()
+            stopping = stop.agreed(run.team)
             # All save at the same steps, so that they have one in common to resume from.
-            save = stop.received or at_save_step(args, run)
+            save = stopping or at_save_step(args, run)
             sick, whole = [], i + 1 == n_steps
             if save or whole or i % plan.check_every == 0:
                 ill = run.sick_since > 0
@@ -2053,7 +2226,8 @@ def optimize(args, data, plan, run, stop, bar):
                 stepper.begin_epoch(orders)
             if (save or sick) and not whole:
                 save_run(run, tokenizer, facts)
-                stop.leave_if_asked(f"and the run is saved at step {run.step}")
+                if stopping:
+                    stop.leave_if_asked(f"and the run is saved at step {run.step}")
         done = 0
         if not run.replicas:
             break
@@ -2071,18 +2245,20 @@ def optimize(args, data, plan, run, stop, bar):
             asked = data.headline if args.autoreg_eval else data.shown
             predictions = predict(run.model, tokenizer, data.val, asked, scores.exact, device)
             records = validation_records(scores, sample_scores, data, predictions)
+            records = from_first(run.team, records)  # one decision, whatever the last bits are
             bar.clear()
             kind = "unseen" if data.audit["val_unseen"] else "seen"
             stages, seconds = len(plan.stages), run.seconds
             tqdm.write(epoch_line(epoch, args.epochs, stage, stages, records, kind, lr, seconds))
-            record_samples(data, predictions, epoch, run.step, run.replicas, args.show_samples)
+            if run.team.main:
+                record_samples(data, predictions, epoch, run.step, run.replicas, args.show_samples)
             since_last, last_validation = epoch - last_validation, epoch
             for r, (replica, record) in enumerate(zip(run.replicas, records, strict=True)):
                 record["epoch"] = epoch
                 record["best"] = replica.judge(
                     record, since_last, all_tasks_in, args.min_delta, args.patience
                 )
-                if record["best"]:
+                if record["best"] and run.team.main:
                     best = {**facts, "step": run.step, "seed": replica.seed}
                     content = model_state(run.model, r, tokenizer, best)
                     write_checkpoint(replica.folder / "best_model.pth", content)
@@ -2095,12 +2271,14 @@ def optimize(args, data, plan, run, stop, bar):
                 replica.finished = "all epochs done"
             optimized_loss = float(run.optimized[r]) / n_steps
             line = {**base, "seed": replica.seed, "optimized_loss": optimized_loss, **record}
-            append_lines(replica.folder / "metrics.jsonl", [line])
+            if run.team.main:
+                append_lines(replica.folder / "metrics.jsonl", [line])
 
         # Checkpoints, and the replicas that are done leave the stack.
+        stopping = stop.agreed(run.team)
         going = [r for r, replica in enumerate(run.replicas) if not replica.finished]
         save = sick or len(going) < len(run.replicas) or epoch % args.save_every == 0
-        save = save or stop.received or at_save_step(args, run)
+        save = save or stopping or at_save_step(args, run)
         if save:
             save_run(run, tokenizer, facts)
         for replica in run.replicas:
@@ -2111,7 +2289,7 @@ def optimize(args, data, plan, run, stop, bar):
             keep_in_run(run, going)
         if not run.replicas:
             break
-        if save:
+        if stopping:
             stop.leave_if_asked(f"and the run is saved at step {run.step}")
     for writer in writers.values():
         writer.close()
@@ -2149,23 +2327,27 @@ def reported(replicas):
     return [r for r in replicas if not r.diverged or (r.folder / "best_model.pth").exists()]
 
 
-def finish(args, data, replicas, device, stop):
-    """Report on each seed's best model, draw the figures, print the table and the next command."""
+def finish(args, data, replicas, device, stop, world):
+    """Report on each seed's best model; the first process, when all are here, draws the figures and
+    prints the table and the next command.
+    """
     from plots import write_figures
 
     folder, reports = Path(args.out_dir), []
     for replica in reported(replicas):
         stop.leave_if_asked("before the report was made")
         model, tokenizer, checkpoint = load_model(replica.folder / "best_model.pth", device)
-        reports.append(memorization_report(model, data, tokenizer, device, checkpoint["epoch"]))
-        write_json(replica.folder / "memorization.json", reports[-1])
-    if not reports:
+        report = memorization_report(model, data, tokenizer, device, checkpoint["epoch"])
+        write_json(replica.folder / "memorization.json", report)
+        reports.append((replica.seed, report))
+    reports = [report for own in gather(world, reports) for report in own]
+    if not reports or not world.main:
         return
-    seeds = [replica.seed for replica in reported(replicas)]
+    seeds, reports = zip(*reports, strict=True)
     print("", *results_table(reports, seeds), sep="\n")
     figures = write_figures([folder], folder / "plots")
     print(f"figures in {folder / 'plots'}: {', '.join(path.name for path in figures)}")
-    model = folder / "best_model.pth" if len(replicas) == 1 else folder
+    model = folder / "best_model.pth" if len(args.seeds or [args.seed]) == 1 else folder
     command = ["python", "evaluate_ood.py", "--model", model, "--tokenizer", args.tokenizer]
     command += ["--ood_dir", "ood_data_complete", "--out_dir", folder / "ood_results"]
     print("next:", shlex.join(map(str, command)))
@@ -2184,8 +2366,11 @@ def writing(folder):
         ) from None
 
 
-def train(args, stop):
-    """Train every seed side by side and write each one's run folder; `stop` is a StopSignals."""
+def train(args, stop, world=ALONE):
+    """Train every seed side by side and write each one's run folder; `stop` is a StopSignals.
+
+    In one of several processes, train this one's part of the work (see `share_work`).
+    """
     if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UserError("--tensorboard needs the package tensorboard; pip install tensorboard")
     if args.task_curriculum_epochs is not None and not args.task_curriculum:
@@ -2197,39 +2382,53 @@ def train(args, stop):
     if args.deterministic:
         make_deterministic()
     seeds, folder = args.seeds or [args.seed], Path(args.out_dir)
+    own_seeds, team = share_work(seeds, world)
     data = load_data(args)
-    plan, n_params = make_plan(args, data, len(seeds))
-    print("\n".join(describe(args, data, plan, n_params, seeds)), flush=True)
+    plan, n_params = make_plan(args, data, len(own_seeds), team)
+    print("\n".join(describe(args, data, plan, n_params, own_seeds)), flush=True)
+    if world.size > 1:
+        how = "all share each batch" if team is world else "each trains its share of the seeds"
+        print(f"torchrun {world.size} processes: {how}", flush=True)
     if args.dry_run:
+        meet(world)
         return
-    config = run_config(args, data, plan, n_params, seeds)
-    replicas = [Replica(seed, seed_folder(folder, seed, seeds)) for seed in seeds]
+    config = run_config(args, data, plan, n_params, seeds, world.size)
+    replicas = [Replica(seed, seed_folder(folder, seed, seeds)) for seed in own_seeds]
     with ExitStack() as locks, writing(folder):
-        claim_folders(folder, seeds, args, locks)
-        began, checkpoints = find_run(folder, config) if args.resume else ({}, [])
-        if checkpoints:
-            for replica, checkpoint in zip(replicas, checkpoints, strict=True):
-                vars(replica).update(checkpoint["replica"])
-            # Both were measured when the run began, and both can change bits.
-            plan.micro_batches = began["derived"]["micro_batches"]
-            plan.precision = began["derived"]["precision"]
-        else:
-            write_json(folder / "config.json", config)
-            if len(seeds) > 1:
-                for replica in replicas:
-                    write_json(replica.folder / "config.json", {**config, "seed": replica.seed})
-        if not all(replica.finished for replica in replicas):
-            run = start_run(args, plan, replicas, checkpoints)
-            if checkpoints:
-                print(f"resuming {folder} at step {run.step} of {plan.total_steps}")
-            with progress_bar(plan, run) as bar:
-                optimize(args, data, plan, run, stop, bar)
-            finish(args, data, replicas, plan.device, stop)
-        elif all((replica.folder / "memorization.json").exists() for replica in reported(replicas)):
+        if world.main:
+            claim_folders(folder, seeds, args, locks)
+            began = find_run(folder, config) if args.resume else {}
+            if not began:
+                write_json(folder / "config.json", config)
+        began = meet(world, value=(began or config) if world.main else None)
+        checkpoints = []
+        if args.resume and team.main:
+            checkpoints = find_resumable([replica.folder for replica in replicas])
+        meet(world)
+        world.meeting, world.speaks = False, team.main
+        checkpoints = from_first(team, checkpoints)
+        for replica, checkpoint in zip(replicas, checkpoints, strict=bool(checkpoints)):
+            vars(replica).update(checkpoint["replica"])
+        if not checkpoints and team.main and len(seeds) > 1:
+            for replica in replicas:
+                write_json(replica.folder / "config.json", {**config, "seed": replica.seed})
+        # Both were measured when the run began, and both can change bits.
+        plan.micro_batches = began["derived"]["micro_batches"]
+        plan.precision = began["derived"]["precision"]
+        over = all(replica.finished for replica in replicas)
+        told = all((r.folder / "memorization.json").exists() for r in reported(replicas))
+        if all(gather(world, over and told)):
             print(f"the run in {folder} is finished and left as it is")
         else:
-            print(f"the run in {folder} is finished; its report and figures are made again")
-            finish(args, data, replicas, plan.device, stop)
+            if over:
+                print(f"the run in {folder} is finished; its report and figures are made again")
+            else:
+                run = start_run(args, plan, replicas, checkpoints, team)
+                if checkpoints:
+                    print(f"resuming {folder} at step {run.step} of {plan.total_steps}")
+                with progress_bar(plan, run) as bar:
+                    optimize(args, data, plan, run, stop, bar)
+            finish(args, data, replicas if team.main else [], plan.device, stop, world)
     sick = [f"seed {replica.seed} {replica.finished}" for replica in replicas if replica.diverged]
     if sick:
         raise Halt(3, "; ".join(sick))
@@ -2278,7 +2477,7 @@ class Parser(argparse.ArgumentParser):
     """Tells a mistake in one sentence; the usage of 45 flags would bury it."""
 
     def error(self, message):
-        self.exit(2, f"error: {message}; --help lists every flag\n")
+        raise UserError(f"{message}; --help lists every flag")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -2387,39 +2586,51 @@ def build_parser():
     return parser
 
 
-def resume_command(argv):
+def resume_command(argv, world=ALONE):
     """The command line that goes on with the run that `argv` began."""
     kept = [arg for arg in argv if not arg.startswith("--ov") and arg != "--resume"]
     join = subprocess.list2cmdline if os.name == "nt" else shlex.join
-    return join([sys.executable, __file__, *kept, "--resume"])
+    command = join([sys.executable, __file__, *kept, "--resume"])
+    return command if world.size == 1 else "the same torchrun command and --resume"
+
+
+def attempt(argv, world):
+    """Train as the command line says; return (exit code, what there is to say or "")."""
+    try:
+        args = build_parser().parse_args(argv)
+        with StopSignals() as stop:
+            train(args, stop, world)
+    except UserError as error:
+        return 2, f"error: {error}"
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141, ""
+    except OSError as error:
+        return 2, f"error: {error.filename or args.out_dir}: {error.strerror}"
+    except Halt as halt:
+        again = halt.code == 5 or halt.code > 128
+        more = f"; go on with: {resume_command(argv, world)}" if again else ""
+        return halt.code, f"stopped: {halt}{more}"
+    except KeyboardInterrupt:
+        return 130, f"\nstopped: interrupted; go on with: {resume_command(argv, world)}"
+    return 0, ""
 
 
 def main(argv=None):
-    argv = sys.argv[1:] if argv is None else argv
-    args = build_parser().parse_args(argv)
+    world = join_world()
+    if not world.main:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     if hasattr(sys.stdout, "reconfigure"):  # a redirected Windows console lacks many characters
         sys.stdout.reconfigure(errors="replace")
     try:
-        with StopSignals() as stop:
-            train(args, stop)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # `| head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except OSError as error:
-        print(f"error: {error.filename or args.out_dir}: {error.strerror}", file=sys.stderr)
-        return 2
-    except Halt as halt:
-        again = halt.code == 5 or halt.code > 128
-        more = f"; go on with: {resume_command(argv)}" if again else ""
-        print(f"stopped: {halt}{more}", file=sys.stderr)
-        return halt.code
-    except KeyboardInterrupt:
-        print(f"\nstopped: interrupted; go on with: {resume_command(argv)}", file=sys.stderr)
-        return 130
-    return 0
+        code, message = attempt(sys.argv[1:] if argv is None else argv, world)
+        if code and world.meeting:
+            meet(world, (code, message))
+    except EndTogether as end:
+        code, message = end.args
+    if message and world.speaks:
+        print(message, file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

@@ -1,0 +1,123 @@
+"""Train every combination of data sets, widths and seeds: one submitit task each.
+
+    python recipes/sweep.py --data data/processed/train_{normal,dedup,duplicated}.pkl \\
+        --d_model 64 128 --seeds 0-3 4-7 --out_dir runs/sweep --workers 2 -- --epochs 10
+    python recipes/sweep.py (the same) --cluster slurm --workers 16 --gpus 1 --hours 12
+
+Each task is the trainer's command with --resume and a folder of its own below --out_dir; what
+follows `--` goes to every one. Give the same sweep again after whatever happened: finished runs are
+skipped, half-done ones go on where they were, and one that somebody else trains is left to them.
+Needs `pip install submitit`.
+"""
+
+import argparse
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+# The signal before a time limit or a preemption reaches the trainer too, which knows this one.
+os.environ.setdefault("SUBMITIT_PREEMPT_SIGNAL", "USR1")
+import submitit
+
+ROOT = Path(__file__).resolve().parent.parent
+TRAINER = ROOT / "train_minigpt_4070.py"
+OUTCOMES = {0: "done", 4: "left to somebody else, who has the folder"}
+
+
+class Run:
+    """A task: the trainer's command in a process of its own."""
+
+    trainer = None
+
+    def __init__(self, command):
+        self.command = command
+
+    def __call__(self):
+        self.trainer = subprocess.Popen(self.command, cwd=ROOT)
+        code = self.trainer.wait()
+        if code not in OUTCOMES:
+            raise subprocess.CalledProcessError(code, self.command)
+        return OUTCOMES[code]
+
+    def checkpoint(self):
+        """The trainer saves and ends, and the task is queued again; submitit calls this."""
+        if self.trainer is not None:
+            self.trainer.send_signal(signal.SIGUSR1)
+            # Not `wait()`, whose lock is held by the call above, which this one interrupts.
+            os.waitid(os.P_PID, self.trainer.pid, os.WEXITED | os.WNOWAIT)
+        return submitit.helpers.DelayedSubmission(Run(self.command))
+
+
+def build_parser():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flag = parser.add_argument
+    flag("--data", nargs="+", type=Path, required=True, help="training sets")
+    flag("--tokenizer", type=Path, help="their tokenizer (default: tokenizer.json beside each)")
+    flag("--d_model", nargs="+", type=int, required=True, help="widths")
+    flag("--seeds", nargs="+", required=True, help="one run each: 0 1 2, or side by side: 0-3 4-7")
+    flag("--out_dir", type=Path, required=True, help="folder of the run folders")
+    flag("--cluster", choices=("local", "slurm"), default="local", help="where (default: local)")
+    flag("--workers", type=int, default=1, help="tasks at a time (default: 1)")
+    flag("--gpus", type=int, default=0, help="Slurm: GPUs of a task (default: 0)")
+    flag("--cpus", type=int, default=4, help="Slurm: processors of a task (default: 4)")
+    flag("--hours", type=float, default=24, help="time limit of a task (default: 24)")
+    flag("--partition", help="Slurm's partition")
+    flag("trainer", nargs="*", metavar="-- flags", help="flags for the trainer")
+    return parser
+
+
+def commands(args):
+    """{folder name: command} of every run."""
+    runs = {}
+    for data, width, seeds in itertools.product(args.data, args.d_model, args.seeds):
+        name = f"{data.parent.name}_{data.stem}_d{width}_s{seeds}"
+        tokenizer = args.tokenizer or data.with_name("tokenizer.json")
+        flags = {"data": data.resolve(), "tokenizer": tokenizer.resolve(), "d_model": width}
+        flags |= {"seeds": seeds, "out_dir": (args.out_dir / name).resolve()}
+        given = [str(part) for key, value in flags.items() for part in (f"--{key}", value)]
+        runs[name] = [sys.executable, str(TRAINER), *given, "--resume", *args.trainer]
+    return runs
+
+
+def make_executor(args):
+    executor = submitit.AutoExecutor(
+        args.out_dir / "submitit", cluster=args.cluster, slurm_max_num_timeout=1000
+    )
+    executor.update_parameters(timeout_min=int(60 * args.hours), name="sweep")
+    if args.cluster == "slurm":
+        executor.update_parameters(
+            gpus_per_node=args.gpus,
+            cpus_per_task=args.cpus,
+            slurm_array_parallelism=args.workers,
+            **({"slurm_partition": args.partition} if args.partition else {}),
+        )
+    return executor
+
+
+def main(argv=None):
+    args = build_parser().parse_args(argv)
+    executor, jobs = make_executor(args), {}
+    if args.cluster == "slurm":
+        with executor.batch():
+            jobs = {name: executor.submit(Run(c)) for name, c in commands(args).items()}
+        print(f"{len(jobs)} runs submitted as Slurm array; logs in {args.out_dir / 'submitit'}")
+        return 0
+    for name, command in commands(args).items():
+        while sum(not job.done() for job in jobs.values()) >= args.workers:
+            time.sleep(0.2)
+        jobs[name] = executor.submit(Run(command))
+    errors = {name: job.exception() for name, job in jobs.items()}  # waits for each
+    for name, job in jobs.items():
+        error = f"failed; see {job.paths.stderr}" if errors[name] else job.result()
+        print(f"{name}: {error}")
+    return 1 if any(errors.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""Sweeps on a shared folder: the same command everywhere, locks and resume do the rest.
+
+The campaign of 40 runs is in tests/faults/test_scale.py.
+"""
+
+import os
+import signal
+import sys
+
+import pytest
+
+import plots
+import train_minigpt_4070 as t
+from recipes import sweep
+from scaling import assert_same_run, run_sweep, sweep_commands, write_sets
+
+EPOCHS = ["--epochs", "2"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the workers of this test fork")
+def test_two_workers_share_a_folder_and_one_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "write_figures", lambda *args, **kwargs: [])
+    sets = write_sets(tmp_path / "sets")
+    grid = [["train"], [16], range(4), *EPOCHS]
+    serial = sweep_commands(sets, tmp_path / "serial", *grid)
+    parallel = sweep_commands(sets, tmp_path / "runs", *grid, "--resume")
+    outcomes = run_sweep(parallel, 2, 1, 0.5, tmp_path / "logs")
+    assert {code for _, code in outcomes} <= {0, 4, -signal.SIGKILL}
+    assert [code for _, code in outcomes].count(0) == 2 * 4  # each worker saw each run finished
+    for name, command in serial.items():
+        assert t.main(command) == 0
+        assert_same_run(tmp_path / "serial" / name, tmp_path / "runs" / name)
+
+
+def test_every_combination_is_the_trainers_command_with_resume(tmp_path):
+    args = sweep.build_parser().parse_args(
+        f"--data {tmp_path}/a.pkl {tmp_path}/b.pkl --d_model 16 32 --seeds 0 1-3 "
+        f"--out_dir {tmp_path}/runs -- --epochs 2 --patience 0".split()
+    )
+    commands = sweep.commands(args)
+    assert len(commands) == 8
+    command = commands[f"{tmp_path.name}_b_d32_s1-3"]
+    assert command[:2] == [sys.executable, str(sweep.TRAINER)]
+    parsed = t.build_parser().parse_args(command[2:])
+    assert (parsed.data, parsed.tokenizer) == (f"{tmp_path}/b.pkl", f"{tmp_path}/tokenizer.json")
+    assert (parsed.d_model, parsed.seeds, parsed.epochs) == (32, [1, 2, 3], 2)
+    assert parsed.resume
+    assert parsed.out_dir == f"{tmp_path}/runs/{tmp_path.name}_b_d32_s1-3"
+    assert len({t.build_parser().parse_args(c[2:]).out_dir for c in commands.values()}) == 8
+
+
+def test_a_run_that_somebody_else_has_is_left_to_them():
+    code = [sys.executable, "-c", "import sys; sys.exit(int(sys.argv[1]))"]
+    assert sweep.Run([*code, "0"])() == "done"
+    assert sweep.Run([*code, "4"])().startswith("left to somebody else")
+    with pytest.raises(sweep.subprocess.CalledProcessError):
+        sweep.Run([*code, "2"])()
