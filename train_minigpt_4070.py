@@ -24,7 +24,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import Counter
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -534,12 +533,12 @@ def stage_of_epoch(epoch, n_stages, curriculum_epochs):
 
 
 def plan_stages(tasks, epochs, curriculum_epochs):
-    """Cumulative stages in the order of TASKS; `tasks` is the task family of each training row.
+    """Cumulative stages in the order of TASKS; `tasks`, Labels, has each training row's family.
 
     Tasks outside TASKS join the last stage. With `curriculum_epochs` 0 there is one stage.
     """
-    known = [task for task in TASKS if task in tasks]
-    others = sorted(set(tasks.tolist()) - set(known))
+    known = [task for task in TASKS if task in tasks.names]
+    others = sorted(set(tasks.names) - set(known))
     if not known or curriculum_epochs == 0:
         return [Stage(1, (*known, *others), np.arange(len(tasks)))]
     stages = []
@@ -547,7 +546,7 @@ def plan_stages(tasks, epochs, curriculum_epochs):
         n = stage_of_epoch(epoch, len(known), curriculum_epochs) + 1
         in_stage = (*known[:n], *(others if n == len(known) else ()))
         if not stages or stages[-1].tasks != in_stage:
-            stages.append(Stage(epoch, in_stage, np.flatnonzero(np.isin(tasks, in_stage))))
+            stages.append(Stage(epoch, in_stage, np.flatnonzero(tasks.isin(in_stage))))
     return stages
 
 
@@ -700,12 +699,10 @@ def matched_sample(train, like, rows, seed=0):
     left the next longer one stands in, and at the end the longest.
     """
     rng = np.random.default_rng(seed)
-    _, distinct = np.unique(train.keys, return_index=True)
-    distinct = rng.permutation(distinct)
-    train_tags, like_tags = np.array(train.tags)[distinct], np.array(like.tags)[rows]
-    chosen = []
+    distinct = rng.permutation(train.distinct()[0])
+    like_tags, chosen = like.tags[rows], []
     for tag in np.unique(like_tags):
-        candidates = distinct[train_tags == tag]
+        candidates = distinct[train.tags.isin([tag])[distinct]]
         candidates = candidates[np.argsort(train.lengths[candidates], kind="stable")]
         wanted = np.sort(like.lengths[rows][like_tags == tag])[: len(candidates)]
         at = np.searchsorted(train.lengths[candidates], wanted)
@@ -805,12 +802,14 @@ def validation_records(scores, sample_scores, data, predictions):
     return records
 
 
-def memorization_report(model, data, tokenizer, device, epoch, per_count=2_000):
+def memorization_report(
+    model, data, tokenizer, device, epoch, per_count=2_000, compared_with=500_000
+):
     """What the best model of one replica (R = 1) took from its training set: memorization.json.
 
     Repeat counts are grouped by powers of two; 0 stands for the unseen validation examples. At most
     `per_count` distinct examples of a count are scored, chosen at random, the same number of each
-    task.
+    task. Predictions are compared with at most `compared_with` distinct training examples.
     """
     train, val, headline = data.train, data.val, data.headline
     rng = np.random.default_rng(0)
@@ -829,16 +828,20 @@ def memorization_report(model, data, tokenizer, device, epoch, per_count=2_000):
 
     # Counts are compared over equal task mixes: as many examples of each task at each count, and no
     # count that some task lacks (by chance only short sums are drawn often).
-    _, distinct = np.unique(train.keys, return_index=True)
-    repeats = train.repeat_counts()[distinct]
-    groups, tasks = 2 ** np.log2(repeats).astype(int), train.tasks[distinct]
-    names, counts, chosen = np.unique(tasks), [], []
+    distinct, repeats = train.distinct()
+    groups, tasks = 2 ** np.log2(repeats).astype(int), train.tasks.codes[distinct]
+    names, counts, chosen = sorted(train.tasks.names), [], []
     for count in np.unique(groups):
-        cells = [np.flatnonzero((groups == count) & (tasks == name)) for name in names]
+        cells = [
+            np.flatnonzero((groups == count) & (tasks == train.tasks.names.index(name)))
+            for name in names
+        ]
         size = min(per_count // len(names), *(len(cell) for cell in cells))
         chosen += [distinct[rng.permutation(cell)[:size]] for cell in cells]
         counts += [int(count)] * size * len(names)
     counted = score(model, train, np.concatenate(chosen), device)
+    if len(distinct) > compared_with:
+        distinct = rng.choice(distinct, compared_with, replace=False)
     exact, loss = counted.exact[0], counted.loss[0]
     if any_unseen:
         counts = [0] * len(headline) + counts
@@ -853,6 +856,7 @@ def memorization_report(model, data, tokenizer, device, epoch, per_count=2_000):
         "gap": metrics.generalization_gap(sample.exact[0], held_out.exact[0]),
         "by_repeat_count": metrics.by_group(counts, exact, loss),
         "repeat_counts_grouped": bool((groups != repeats).any()),
+        "n_compared_with": len(distinct),
         **metrics.compare_with_training(
             predictions,
             answers,
@@ -1121,36 +1125,36 @@ def load_data(args):
     tokenizer = load_tokenizer(args.tokenizer)
     train, val = load_examples(args.data, tokenizer), load_examples(val_path, tokenizer)
     for examples, path in ((train, args.data), (val, val_path)):
-        n_unknown = int(examples.has_unknown().sum())
-        if n_unknown:
-            first = int(np.flatnonzero(examples.has_unknown())[0])
+        unknown = examples.with_unknown()
+        if len(unknown):
+            first = unknown[0]
             raise UserError(
-                f"{n_unknown} rows of {path} have characters that the tokenizer {args.tokenizer} "
-                f"lacks, the first is row {first}: {examples.raw(first)[:60]!r}; give the "
-                "tokenizer the data was made with"
+                f"{len(unknown)} rows of {path} have characters that the tokenizer "
+                f"{args.tokenizer} lacks, the first is {examples.place(first)}: "
+                f"{examples.raw(first)[:60]!r}; give the tokenizer the data was made with"
             )
         longest = int(examples.lengths.argmax())
         if args.max_len and examples.lengths[longest] > args.max_len:
             raise UserError(
-                f"row {longest} of {path} has {examples.lengths[longest]} characters, more than "
-                f"--max_len {args.max_len}; raise it, or leave it out to fit the data"
+                f"{examples.place(longest)} of {path} has {examples.lengths[longest]} characters, "
+                f"more than --max_len {args.max_len}; raise it, or leave it out to fit the data"
             )
     seen = np.isin(val.keys, train.keys)
     first_of_key = np.zeros(len(val), bool)  # an example counts once, or its interval is too narrow
     first_of_key[np.unique(val.keys, return_index=True)[1]] = True
-    untrained = sorted(set(val.tags) - set(train.tags))
-    counted = first_of_key & ~np.isin(val.tags, untrained)
+    untrained = sorted(set(val.tags.names) - set(train.tags.names))
+    counted = first_of_key & ~val.tags.isin(untrained)
     if not counted.any():
         raise UserError(
-            f"{val_path} has none of the training set's tags {sorted(set(train.tags))}; give "
+            f"{val_path} has none of the training set's tags {sorted(train.tags.names)}; give "
             "--val_data of the same tasks"
         )
     headline = np.flatnonzero(counted & ~seen if (counted & ~seen).any() else counted)
-    _, counts = np.unique(train.keys, return_counts=True)
+    _, counts = train.distinct()
     audit = {
         "train_rows": len(train),
         "train_distinct": len(counts),
-        "train_rows_by_task": dict(sorted(Counter(train.tasks.tolist()).items())),
+        "train_rows_by_task": train.tasks.counts(),
         "most_repeated": int(counts.max()),
         "val_rows": len(val),
         "val_seen": int(seen.sum()),
@@ -1216,7 +1220,7 @@ def make_plan(args, data, n_seeds):
         if curriculum_epochs is None:
             curriculum_epochs = round(0.4 * args.epochs)
     stages = plan_stages(data.train.tasks, args.epochs, curriculum_epochs)
-    if set(stages[-1].tasks) != set(data.train.tasks.tolist()):
+    if set(stages[-1].tasks) != set(data.train.tasks.names):
         raise UserError(
             f"the curriculum takes {curriculum_epochs} epochs, but --epochs {args.epochs} ends it "
             f"with {', '.join(stages[-1].tasks)}; raise --epochs or lower --task_curriculum_epochs"
@@ -1496,8 +1500,9 @@ def train(args):
             block.finish = torch.compile(block.finish, dynamic=True)
     everyone = replicas
     replicas = [replica for replica in everyone if not replica.finished]
+    tags = data.train.all_tags
     trained_tags = [
-        sorted({tag for i in stage.rows for tag in data.train.tags_of(i)}) for stage in plan.stages
+        sorted({tag for own in set(tags[stage.rows]) for tag in own}) for stage in plan.stages
     ]
     writers = {}
     if args.tensorboard:
