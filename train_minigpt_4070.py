@@ -39,6 +39,7 @@ from data.formats import (
     Examples,
     Tokenizer,
     UserError,
+    check_archive,
     load_examples,
     load_tokenizer,
     require_file,
@@ -963,7 +964,9 @@ def read_checkpoint(path):
     if not Path(path).is_file():
         raise UserError(f"the checkpoint {path} does not exist; train a model first")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        data = Path(path).read_bytes()
+        check_archive(data)
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         weights, arch, vocab = content["model"], content["arch"], content["vocab"]
         GPTConfig(**arch)
         if not isinstance(weights, dict) or len(Tokenizer(vocab)) != arch["vocab_size"]:

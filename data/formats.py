@@ -11,6 +11,7 @@ import json
 import pickle
 import pickletools
 import re
+import zipfile
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ import numpy as np
 from data.generate import canonical_key, make_missing, split_example, task_of_tag, write_atomically
 
 PAD, UNK, EOS = "<pad>", "<unk>", "<eos>"
+TAG = re.compile(r"\[([^\[\]]+)\]")  # of a prompt, which may have several
 
 
 class UserError(Exception):
@@ -41,10 +43,16 @@ PICKLE_OPCODES = {
     *("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "BINFLOAT"),
     *("EMPTY_LIST", "APPEND", "APPENDS", "LIST", "EMPTY_DICT", "SETITEM", "SETITEMS", "DICT"),
 }
+# torch.save needs these as well, because it writes a tensor as a call.
+TORCH_OPCODES = {"GLOBAL", "REDUCE", "BINPERSID", "EMPTY_TUPLE", "TUPLE"}
+TORCH_OPCODES |= {"TUPLE1", "TUPLE2", "TUPLE3"}
+TORCH_GLOBAL = re.compile(
+    rb"(torch._utils\n_rebuild_tensor_v2|torch\n[A-Z][A-Za-z0-9]*Storage|collections\nOrderedDict)\n"
+)
 PREFIX_BYTES = {-2: 1, -3: 4, -4: 4, -5: 8}  # pickletools' codes for length-prefixed arguments
 OPCODES = {}  # code -> (name, bytes of its argument, bytes of the argument's length or 0)
 for op in pickletools.opcodes:
-    if op.name in PICKLE_OPCODES:
+    if op.name in PICKLE_OPCODES | TORCH_OPCODES:
         n = op.arg.n if op.arg else 0
         OPCODES[ord(op.code)] = (op.name, max(n, 0), PREFIX_BYTES.get(n, 0))
 # One row of `encoded` is a run of these. Cut, because the matcher remembers each repetition.
@@ -69,7 +77,7 @@ class _Shape:
         self.stack, self.marks, self.memo = [], [], []
         self.depth = bytearray(1)  # of each container, and CLOSED once it stands in another
         self.pairs = {}  # of each dict: how often a key was set
-        self.most = 64 + n_bytes // 16  # an empty list takes 1 byte here and 56 in memory
+        self.most = 64 + n_bytes // 8  # an empty list takes 1 byte here and 56 in memory
 
     def pop_to_mark(self):
         mark = self.marks.pop()
@@ -128,11 +136,27 @@ class _Shape:
         elif name == "SETITEM":
             value, key = stack.pop(), stack.pop()
             self.add([key, value], True)
+        elif name in TORCH_OPCODES:
+            self.run_torch(name)
         elif name not in ("PROTO", "FRAME", "STOP"):
             stack.append(SCALAR)
 
+    def run_torch(self, name):
+        if name in ("REDUCE", "BINPERSID"):  # a tensor or its storage, of (callable and) arguments
+            del self.stack[-2 if name == "REDUCE" else -1 :]
+            self.stack.append(SCALAR)
+        elif name == "GLOBAL":
+            self.stack.append(SCALAR)
+        else:
+            size = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}.get(name)
+            if size is not None:
+                self.marks.append(len(self.stack) - size)
+            items = self.pop_to_mark()
+            self.new(False)
+            self.add(items, False)
 
-def check_opcodes(data):
+
+def check_opcodes(data, allowed=frozenset(PICKLE_OPCODES)):
     """Raise UserError unless `data` is a pickle of plain and shallow containers.
 
     Returns how many pairs its outermost dict is given; it has fewer if a key comes twice.
@@ -144,12 +168,17 @@ def check_opcodes(data):
             shape.stack += [SCALAR] * ((run.end() - at) // 2)
             at = run.end()
             continue
-        if code not in OPCODES:
+        if code not in OPCODES or OPCODES[code][0] not in allowed:
             opcode = pickletools.code2op.get(chr(code))
             raise UserError(f"has the pickle opcode {opcode.name if opcode else code} at byte {at}")
         name, size, prefix = OPCODES[code]
         argument = int.from_bytes(data[at + 1 : at + 1 + (prefix or size)], "little")
         at += 1 + (prefix + argument if prefix else size)
+        if name == "GLOBAL":
+            known = TORCH_GLOBAL.match(data, at)
+            if not known:
+                raise UserError(f"names a global at byte {at}")
+            at = known.end()
         try:
             shape.run(name, argument)
         except IndexError:
@@ -187,6 +216,32 @@ def load_pickle(path):
         *(TypeError, ValueError, RecursionError, MemoryError),
     ) as error:
         raise UserError(f"{path} is no readable pickle ({str(error)[:200]})") from None
+
+
+def check_archive(data):
+    """Raise ValueError unless `data` is an archive as torch.save writes one.
+
+    Nothing in it is compressed or stands there twice, so it unpacks to no more than its size, and
+    its pickle has text keys and few levels: torch's own reader is slow on anything else.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            records = archive.infolist()
+            n_bytes = sum(max(record.file_size, record.compress_size) for record in records)
+            stored = all(record.compress_type == zipfile.ZIP_STORED for record in records)
+            if not stored or n_bytes > len(data):
+                raise ValueError("its archive is larger inside than outside")
+            pickles = [record for record in records if record.filename.endswith(".pkl")]
+            if len(pickles) != 1 or len({record.filename for record in records}) < len(records):
+                raise ValueError("its archive has not one pickle, or two records of one name")
+            content = archive.read(pickles[0])
+            if content[:2] != b"\x80\x02":
+                raise ValueError("its pickle is not of the protocol that torch.save takes")
+            check_opcodes(content, PICKLE_OPCODES | TORCH_OPCODES)
+    except UserError as error:
+        raise ValueError(f"its pickle {error}") from None
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"it is no archive of torch.save: {error}") from None
 
 
 def _unique(pairs):
@@ -298,7 +353,6 @@ def load_tokenizer(path):
 # ----------------------------------------------------------------------------------------------
 
 ROWS_AT_ONCE = 65_536
-OTHER_TAG = re.compile(r"\[([^\[\]]*)\]")
 
 
 class Labels:
@@ -414,7 +468,7 @@ def parse(raw):
     if "\n" in raw:  # the search for the last bar would start again at every bar before it
         raise ValueError("a row is one line")
     tag, prompt, answer = split_example(raw)
-    tags = (tag, *OTHER_TAG.findall(prompt)) if "[" in prompt else (tag,)
+    tags = (tag, *TAG.findall(prompt)) if "[" in prompt else (tag,)
     digest = hashlib.blake2b(canonical_key(tag, prompt).encode(), digest_size=8).digest()
     if not answer.isascii():
         answer.encode()

@@ -56,9 +56,9 @@ def call(rng):
             ("builtins", "eval", "open('ran', 'w')"),
             ("builtins", "open", "ran"),
             ("subprocess", "getoutput", "touch ran"),
-            ("importlib", "import_module", "antigravity"),
+            ("importlib", "import_module", "colorsys"),
             ("data.formats", "load_pickle", "ran"),
-            ("socket", "gethostbyname", "example.org"),
+            ("socket", "gethostbyname", "localhost"),
             ("collections", "OrderedDict", ""),
             ("numpy", "array", "1"),
         ]
@@ -436,7 +436,14 @@ def craft_checkpoints(n, seed=0):
         made += len(cases)
 
 
+def craft_unsafe(n, seed=0):
+    """Pickles that run a command."""
+    for protocol in range(n):
+        yield f"protocol {protocol}", pickle.dumps(Carried(), protocol), "refused"
+
+
 CRAFT = {
+    "unsafe": (craft_unsafe, ".pkl"),
     "pickle": (craft_pickles, ".pkl"),
     "jsonl": (craft_lines, ".jsonl"),
     "tokenizer": (craft_tokenizers, ".json"),
@@ -452,7 +459,9 @@ WATCHED += ("subprocess.", "shutil.", "urllib.", "tempfile.", "code.", "mmap.", 
 
 
 def readers(kind):
-    """The function under test for a kind of file."""
+    """The function under test for a kind of file; "unsafe" shows what the watch would see."""
+    if kind == "unsafe":
+        return lambda path: pickle.loads(Path(path).read_bytes())
     if kind == "tokenizer":
         return formats.load_tokenizer
     if kind == "checkpoint":
@@ -464,6 +473,10 @@ def readers(kind):
 
 def peak_mib():
     """Highest resident memory of this process so far; 0.0 where it cannot be told."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # on Linux getrusage also counts what the parent had
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
+        return int(line.split()[1]) / 2**10
     try:
         import resource
     except ImportError:  # Windows
@@ -486,6 +499,7 @@ def watch(kind, folder):
                 events.append(f"{event} {arguments!r:.60}")
 
     files = sorted(path.name for path in Path().iterdir())
+    "\xe9".encode("cp437")  # zipfile looks this encoding up for odd names
     for _ in range(2):  # the first read imports what reading needs
         read(files[0])
     sys.addaudithook(hook)
@@ -521,6 +535,7 @@ def read_all(kind, folder, n):
     craft, suffix = CRAFT[kind]
     wanted = {}
     honest_file = {
+        "unsafe": lambda: pickle.dumps(1),
         "pickle": lambda: pickle.dumps(honest(random.Random(0))),
         "jsonl": lambda: b'{"raw": "[copy] 1 | 1"}\n',
         "tokenizer": lambda: json.dumps(TOKENIZER_JSON).encode(),
