@@ -11,11 +11,10 @@ import pickle
 import pickletools
 import random
 import re
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from hostile import read_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -412,3 +411,271 @@ def test_written_files_are_whole_and_leave_nothing_beside(tmp_path):
         formats.write_json(path, {"a": math.nan})
     assert json.loads(path.read_text()) == {"a": 2}
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+# ----------------------------------------------------------------------------------------------
+# Hostile files, the short campaign
+# ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["pickle", "jsonl", "tokenizer"])
+def test_hostile_files_do_nothing_and_are_told(tmp_path, kind):
+    wrong, figures = read_all(kind, tmp_path, 250)
+    assert wrong == [], figures
+
+
+def test_the_watch_sees_what_an_unsafe_reader_does(tmp_path):
+    wrong, _ = read_all("unsafe", tmp_path, 6)
+    assert sum("os.system" in line for line in wrong) == 6
+    assert "ran was made" in wrong
+
+
+def refused(path, *facts, tokenizer=TOKENIZER):
+    """Loading `path` is one sentence that has every fact."""
+    with pytest.raises(formats.UserError) as told:
+        formats.load_examples(path, tokenizer)
+    message = str(told.value)
+    assert path.name in message
+    assert "\n" not in message
+    assert [fact for fact in facts if fact not in message] == []
+
+
+@pytest.mark.parametrize("depth", [1, 8, 9, 100_000])
+def test_nesting_is_bounded(depth):
+    nested = b"\x80\x04" + b"]" * depth + b"a" * (depth - 1) + b"."
+    chain = b"".join(b"]\x94j" + k.to_bytes(4, "little") + b"a" for k in range(depth - 1))
+    for data in (nested, b"\x80\x04]\x94" + chain + b"."):
+        if depth <= formats.MAX_DEPTH:
+            assert formats.check_opcodes(data) == 0
+        else:
+            with pytest.raises(formats.UserError, match="more than 8 deep|more containers"):
+                formats.check_opcodes(data)
+
+
+def test_containers_are_bounded_by_size():
+    """An empty list takes 1 byte in a pickle and 56 in memory."""
+    with pytest.raises(formats.UserError, match="more containers"):
+        formats.check_opcodes(b"\x80\x04](" + b"]" * 10_000 + b"e.")
+
+
+def test_shared_lists_load_and_a_list_in_itself_does_not(tmp_path):
+    """Repeated rows may share their ids, as a data set with duplicates made in memory does."""
+    ids = encode_all(ROWS[:1])[0]
+    path = write_pickle(tmp_path / "a.pkl", ROWS[:1] * 50, encoded=[ids] * 50)
+    assert formats.load_examples(path, TOKENIZER).distinct()[1].tolist() == [50]
+    cycle = []
+    cycle.append(cycle)
+    path.write_bytes(pickle.dumps({"raw": cycle}))
+    refused(path, "complete")
+
+
+@pytest.mark.parametrize(
+    ("key", "fact"),
+    [(7, "no text"), (None, "no text"), (math.nan, "no text"), (2.5, "no text"), (True, "no text")],
+)
+def test_dict_keys_are_texts(tmp_path, key, fact):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps({"raw": ROWS, key: 1}))
+    refused(path, fact)
+
+
+def test_a_key_given_twice_is_refused(tmp_path):
+    path = tmp_path / "a.pkl"
+    raws = [pickle.dumps(rows)[11:-1] for rows in (ROWS[:1], ROWS)]  # without PROTO, FRAME, STOP
+    one, two = (b"\x8c\x03raw" + raw.replace(b"\x94", b"") for raw in raws)
+    path.write_bytes(b"\x80\x04}(" + two + b"u.")
+    check_rows(formats.load_examples(path, TOKENIZER))
+    path.write_bytes(b"\x80\x04}(" + one + two + b"u.")
+    refused(path, "key twice")
+
+
+@pytest.mark.parametrize("levels", [[1, 2.5, None], ["a", "b", "c"], [0, -(2**53), 2.0**53]])
+def test_levels_may_be_numbers_texts_and_none(tmp_path, levels):
+    path = write_pickle(tmp_path / "a.pkl", level=levels)
+    assert formats.load_examples(path, TOKENIZER).levels == levels
+
+
+@pytest.mark.parametrize(
+    "level", [math.nan, math.inf, -math.inf, [1], {"a": 1}, True, 2**53 + 1, "\ud800"], ids=repr
+)
+def test_other_levels_name_the_first_bad_row(tmp_path, level):
+    refused(write_pickle(tmp_path / "a.pkl", level=[1, level, level]), "row 1", "level")
+
+
+@pytest.mark.parametrize("value", [None, 7, 2.5, [], {"a": 1}, ["a"], "", True], ids=repr)
+def test_category_count_and_labels_of_any_type_load(tmp_path, value):
+    path = write_pickle(tmp_path / "a.pkl", category=value, count=value, labels=value)
+    assert formats.load_examples(path, TOKENIZER).category == ""
+
+
+def test_a_category_without_characters_for_all_of_it_loads(tmp_path):
+    path = write_pickle(tmp_path / "a.pkl", category="edge\ud800")
+    assert formats.load_examples(path, TOKENIZER).category == "edge?"
+
+
+@pytest.mark.parametrize("row", ["[a\ud800] 1 | 1", "[copy] \udcff | 1", "[copy] 1 | \ud800"])
+def test_half_a_surrogate_pair_names_its_row(tmp_path, row):
+    refused(write_pickle(tmp_path / "a.pkl", [ROWS[0], row]), "row 1", "surrogate")
+    line = tmp_path / "a.jsonl"
+    line.write_text(f"{json.dumps({'raw': ROWS[0]})}\n\n\n{json.dumps({'raw': row})}\n")
+    refused(line, "line 4", "surrogate")
+
+
+def test_lines_are_counted_from_one_and_blank_ones_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "ROWS_AT_ONCE", 2)
+    text = tmp_path / "a.txt"
+    text.write_text(f"\n{ROWS[0]}\n\n{ROWS[1]}\r\n\n \n{ROWS[2]}\n")
+    examples = formats.load_examples(text, TOKENIZER)
+    check_rows(examples)
+    assert [examples.place(i) for i in range(3)] == ["line 2", "line 4", "line 7"]
+    assert build(ROWS).place(2) == "row 2"
+    text.write_text(f"\n{ROWS[0]}\n\n[copy] 1\n")
+    refused(text, "line 4", "[copy] 1")
+    lines = tmp_path / "a.jsonl"
+    lines.write_text(f'\n{{"raw": "{ROWS[0]}"}}\n\n{{"raw": 7}}\n')
+    refused(lines, "line 4")
+    text.write_bytes(b"\n[copy] 1 | 1\n\xff\n")
+    refused(text, "UTF-8")
+
+
+def test_folders_are_told_as_such(tmp_path):
+    with pytest.raises(formats.UserError, match="is a folder"):
+        formats.load_tokenizer(tmp_path)
+    with pytest.raises(formats.UserError, match="is a folder"):
+        formats.require_file(tmp_path, "the training set")
+    (tmp_path / "a.pkl").mkdir()
+    refused(tmp_path / "a.pkl", "is a folder")
+
+
+def test_files_too_large_are_told_what_to_use_instead(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "MAX_PICKLE_BYTES", 100)
+    refused(write_pickle(tmp_path / "a.pkl", ROWS * 9), "100 bytes", ".txt")
+    monkeypatch.setattr(formats, "MAX_TOKENIZER_BYTES", 100)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(TOKENIZER_JSON))
+    with pytest.raises(formats.UserError, match="more than 100 bytes"):
+        formats.load_tokenizer(path)
+    monkeypatch.undo()
+    monkeypatch.setattr(formats, "MAX_VOCABULARY", len(TOKENIZER) - 1)
+    with pytest.raises(formats.UserError, match=f"{len(TOKENIZER)} tokens"):
+        formats.load_tokenizer(path)
+
+
+def test_json_values_become_the_text_of_a_row(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"task": "add", "prompt": "2 + 3", "answer": 5}\n')
+    assert formats.load_examples(path, TOKENIZER).raw(0) == "[add] 2 + 3 | 5"
+
+
+# ----------------------------------------------------------------------------------------------
+# Properties
+# ----------------------------------------------------------------------------------------------
+
+line = st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=12)
+tag = st.text(st.characters(codec="utf-8", exclude_characters="[]\n"), min_size=1, max_size=5)
+answer = line.filter(lambda text: " | " not in f" | {text}"[1:])
+rows_of_any_kind = st.lists(st.tuples(tag, line, answer), min_size=1, max_size=12)
+
+
+@settings(deadline=None)
+@given(st.sets(st.characters(codec="utf-8"), min_size=1, max_size=30), st.data())
+def test_any_tokenizer_brings_its_own_characters_back(characters, data):
+    own = formats.Tokenizer(["<pad>", "<unk>", *sorted(characters), "<eos>"])
+    text = data.draw(st.text(st.sampled_from(sorted(characters))))
+    ids = own.encode(text)
+    assert own.decode(ids) == text
+    assert len(ids) == len(text)
+    assert not set(ids.tolist()) & {own.pad, own.unk, own.eos}
+
+
+@settings(deadline=None)
+@given(rows_of_any_kind, st.integers(1, 5))
+def test_examples_give_back_every_row_and_agree_with_the_parser(parts, rows_at_once):
+    rows = [f"[{tag}] {prompt} | {answer}" for tag, prompt, answer in parts]
+    before, formats.ROWS_AT_ONCE = formats.ROWS_AT_ONCE, rows_at_once
+    try:
+        examples = build(rows)
+    finally:
+        formats.ROWS_AT_ONCE = before
+    assert [examples.raw(i) for i in range(len(rows))] == rows
+    assert examples.ids[examples.starts + examples.lengths].tolist() == [TOKENIZER.eos] * len(rows)
+    for i, row in enumerate(rows):
+        own, prompt, answer = split_example(row)
+        assert examples.answer(i) == answer
+        assert examples.prompt(i) == f"[{own}] {prompt} | "
+        assert examples.tags[i] == own
+        assert list(examples.all_tags[i]) == re.findall(r"\[([^\[\]]+)\]", examples.prompt(i))
+        assert examples.tasks[i] == (task_of_tag(own) or own)
+        ids = examples.ids[examples.starts[i] :][: examples.lengths[i]]
+        assert ids.tolist() == TOKENIZER.encode(row).tolist()
+    same = [canonical_key(*split_example(row)[:2]) for row in rows]
+    assert (examples.keys[:, None] == examples.keys).tolist() == [
+        [a == b for b in same] for a in same
+    ]
+    unknown = [i for i, row in enumerate(rows) if not set(row) <= set(CHARACTERS)]
+    assert examples.with_unknown().tolist() == unknown
+    first, counts = examples.distinct()
+    assert sorted(first.tolist()) == sorted(same.index(key) for key in set(same))
+    assert [counts[first.tolist().index(same.index(key))] for key in same] == [
+        same.count(key) for key in same
+    ]
+
+
+@settings(deadline=None)
+@given(st.one_of(st.text(max_size=40), line.map(lambda text: f"[a] {text}"), st.binary(max_size=9)))
+def test_any_row_is_an_example_or_the_one_error(row):
+    try:
+        examples = build([row])
+    except formats.UserError as error:
+        assert "row 0" in str(error)  # noqa: PT017
+    else:
+        assert examples.raw(0) == row
+
+
+@settings(deadline=None)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner),
+        max_leaves=30,
+    ),
+    st.integers(2, 5),
+)
+def test_plain_data_loads_as_it_was_and_any_file_is_data_or_the_one_error(
+    tmp_path_factory, value, n
+):
+    path = tmp_path_factory.mktemp("x", numbered=True) / "a.pkl"
+    path.write_bytes(pickle.dumps(value, n))
+    try:
+        assert repr(formats.load_pickle(path)) == repr(value)
+    except formats.UserError as error:  # deeper than a data set is, or a number beyond 255 bytes
+        assert re.search("deep|LONG4", str(error))  # noqa: PT017
+    with pytest.raises(formats.UserError):
+        formats.load_examples(write_pickle(path, [value]), TOKENIZER)
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(["a", "b", "c", "ab"]), min_size=1), st.data())
+def test_labels_are_a_compact_list(labels, data):
+    names = data.draw(st.permutations(sorted(set(labels))))
+    task = {"a": "x", "ab": "x", "b": "y", "c": "c"}
+    codes = np.array([names.index(label) for label in labels], np.int32)
+    own = formats.Labels(names, codes)
+    merged = formats.Labels([task[name] for name in names], codes)
+    assert own.tolist() == labels
+    assert merged.tolist() == [task[label] for label in labels]
+    assert len(merged.names) == len(set(merged.tolist()))
+    assert own.isin(["a", "c"]).tolist() == [label in ("a", "c") for label in labels]
+    assert merged.counts() == {name: merged.tolist().count(name) for name in sorted(merged.names)}
+    assert own[np.array([len(labels) - 1, 0])].tolist() == [labels[-1], labels[0]]
+
+
+def test_examples_keep_no_python_object_a_row():
+    """What grows with the rows is one text and arrays of numbers."""
+    examples, n = build(draw_rows(3_000, seed=1)), 3_000
+    kept = [value for value in vars(examples).values() if hasattr(value, "__len__")]
+    kept += [part for x in kept if isinstance(x, formats.Labels) for part in vars(x).values()]
+    per_row = [x for x in kept if len(x) >= n and not isinstance(x, (str, formats.Labels))]
+    assert all(isinstance(x, np.ndarray) and x.dtype.kind in "iu" for x in per_row)
+    n_bytes = sum(x.nbytes for x in {id(x): x for x in per_row}.values()) - len(examples.ids)
+    assert n_bytes <= 44 * n
