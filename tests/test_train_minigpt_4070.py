@@ -20,6 +20,7 @@ sequences cut at 128                          test_long_rows_are_never_cut
 pickle.load of anything                       test_formats.py; tests/faults/test_hostile_files.py
 """
 
+import ast
 import io
 import json
 import math
@@ -28,8 +29,10 @@ import pickle
 import random
 import re
 import shutil
+import zipfile
 from pathlib import Path
 
+import hostile
 import numpy as np
 import pytest
 import torch
@@ -1730,6 +1733,52 @@ def test_damaged_checkpoints_are_user_errors(shared, tmp_path):
     with pytest.raises(t.UserError, match=r"model\.pth"):
         t.load_model(path, CPU)
     assert not (tmp_path / "ran").exists()
+
+
+def test_hostile_checkpoints_do_nothing_and_are_told(tmp_path, monkeypatch):
+    """The short campaign, in this process; the long one is tests/faults/test_hostile_files.py."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.pth").write_bytes(hostile.saved(hostile.honest_checkpoint()))
+    assert t.read_checkpoint("model.pth")["epoch"] == 1
+    for name, data, what in hostile.craft_checkpoints(100):
+        (tmp_path / "model.pth").write_bytes(data)
+        try:
+            t.read_checkpoint("model.pth")
+        except t.UserError as error:
+            assert "model.pth" in str(error), name  # noqa: PT017
+        else:
+            assert what == "any", name
+    assert os.listdir(tmp_path) == ["model.pth"]
+
+
+def test_an_archive_that_unpacks_to_more_than_its_size_is_refused(tmp_path):
+    whole = hostile.saved(hostile.honest_checkpoint())
+    path = tmp_path / "model.pth"
+    for data in (
+        hostile.rezipped(whole, zipfile.ZIP_DEFLATED),
+        hostile.rezipped(whole, zipfile.ZIP_DEFLATED, data_pkl=b"N" * 2**24),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(t.UserError, match="larger inside"):
+            t.read_checkpoint(path)
+
+
+def test_no_path_falls_back_to_unsafe_loading():
+    """Every `torch.load` says weights_only=True, and pickles are read by data/formats.py alone."""
+    scripts = [*SCRIPT.parent.glob("*.py"), *SCRIPT.parent.glob("data/*.py")]
+    calls = [
+        (path.name, node)
+        for path in scripts
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    ]
+    loads = [(name, node) for name, node in calls if ast.unparse(node.func) == "torch.load"]
+    assert loads
+    for name, node in loads:
+        options = {k.arg: ast.unparse(k.value) for k in node.keywords}
+        assert options["weights_only"] == "True", (name, node.lineno)
+    unsafe = {"pickle.load", "pickle.loads", "torch.jit.load", "np.load", "eval", "exec"}
+    assert [(name, n.lineno) for name, n in calls if ast.unparse(n.func) in unsafe] == []
 
 
 # ----------------------------------------------------------------------------------------------
