@@ -981,13 +981,28 @@ def read_checkpoint(path):
     return content
 
 
+def check_arch(config, weights):
+    """Raise TypeError unless an architecture is possible and its weights are what they seem."""
+    sizes = (config.vocab_size, config.max_len, config.d_model, config.d_ff, config.n_layers)
+    if not all(type(size) is int and size > 0 for size in (*sizes, config.n_heads)):
+        raise TypeError("a size is no number above 0")
+    if config.d_model % (2 * config.n_heads) or config.n_layers > len(weights):
+        raise TypeError("its sizes do not go together")
+    for weight in weights.values():  # one number can pose as a terabyte of equal ones
+        if weight.dtype != torch.float32 or not weight.is_contiguous():
+            raise TypeError("a weight is not stored number by number in fp32")
+
+
 def load_model(path, device):
     """Return (model with R = 1 in eval mode, tokenizer, checkpoint dict)."""
     checkpoint = read_checkpoint(path)
     try:
-        model = GPT(GPTConfig(**checkpoint["arch"]), [0])
-        model.load_state_dict(checkpoint["model"])
-    except (RuntimeError, ArithmeticError, TypeError, ValueError) as error:
+        config = GPTConfig(**checkpoint["arch"])
+        check_arch(config, checkpoint["model"])
+        with torch.device("meta"):  # nothing is allocated for sizes that the weights do not have
+            model = GPT(config, [0])
+        model.load_state_dict(checkpoint["model"], assign=True)
+    except (RuntimeError, ArithmeticError, AttributeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path} has weights that do not fit its architecture ({reason})") from None
     if not all(p.isfinite().all() for p in model.parameters()):

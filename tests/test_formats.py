@@ -448,7 +448,7 @@ def test_nesting_is_bounded(depth):
         if depth <= formats.MAX_DEPTH:
             assert formats.check_opcodes(data) == 0
         else:
-            with pytest.raises(formats.UserError, match="more than 8 deep|more containers"):
+            with pytest.raises(formats.UserError, match=r"more than 8 deep|more containers"):
                 formats.check_opcodes(data)
 
 

@@ -364,7 +364,7 @@ def test_the_parser_inverts_what_writes_a_row(tag, prompt, answer):
     assert f"[{tag_}] {prompt_} | {answer_}" == f"[{tag}] {prompt} | {answer}"
     assert tag_ == tag
     assert " | " not in answer_
-    if " | " not in f"{prompt} | {answer}".replace(" | ", "", 1) and not answer.startswith("| "):
+    if "|" not in prompt + answer:
         assert (prompt_, answer_) == (prompt, answer)
 
 
@@ -382,17 +382,8 @@ def test_owners_of_known_keys_never_change():
     """Splits made years apart must stay disjoint."""
     keys = ["[add] 1 + 2", "[copy] 5 27 9", "[rev] 5 27 9", "[sort] 5 9 27", "[add] 999 + 999"]
     keys += ["[rel] B>K F>B K>A ? up 2 A", "[copy] 3", "[sort_desc] 1 2 3", "[mul] 2 * 3"]
-    assert [split_of(key) for key in keys] == [
-        "train",
-        "train",
-        "val",
-        "train",
-        "ood",
-        "train",
-        "train",
-        "ood",
-        "train",
-    ]
+    owners = "train train val train ood train train ood train"
+    assert " ".join(map(split_of, keys)) == owners
 
 
 @given(st.text(max_size=20), st.text(max_size=60))

@@ -1763,6 +1763,41 @@ def test_an_archive_that_unpacks_to_more_than_its_size_is_refused(tmp_path):
             t.read_checkpoint(path)
 
 
+@pytest.mark.parametrize(
+    ("change", "fact"),
+    [
+        ({"n_layers": 10**9}, "go together"),
+        ({"n_heads": 3}, "go together"),
+        ({"n_heads": 0}, "above 0"),
+        ({"d_model": 8.0}, "above 0"),
+        ({"d_ff": 10**9}, "size mismatch"),
+        ({"d_model": 10**6}, "size mismatch"),
+    ],
+    ids=str,
+)
+def test_an_architecture_that_the_weights_do_not_have_allocates_nothing(tmp_path, change, fact):
+    content = hostile.honest_checkpoint()
+    content["arch"] |= change
+    path = tmp_path / "model.pth"
+    path.write_bytes(hostile.saved(content))
+    with pytest.raises(t.UserError, match=rf"model\.pth .*{fact}"):
+        t.load_model(path, CPU)
+
+
+def test_a_weight_that_only_seems_large_is_refused(tmp_path):
+    content = hostile.honest_checkpoint()
+    content["arch"]["d_ff"] = 10**12
+    content["model"]["blocks.0.w_up"] = torch.zeros(1).expand(1, 8, 10**12)
+    path = tmp_path / "model.pth"
+    path.write_bytes(hostile.saved(content))
+    with pytest.raises(t.UserError, match=r"model\.pth .*number by number"):
+        t.load_model(path, CPU)
+    content["model"]["blocks.0.w_up"] = "a text"
+    path.write_bytes(hostile.saved(content))
+    with pytest.raises(t.UserError, match=r"model\.pth"):
+        t.load_model(path, CPU)
+
+
 def test_no_path_falls_back_to_unsafe_loading():
     """Every `torch.load` says weights_only=True, and pickles are read by data/formats.py alone."""
     scripts = [*SCRIPT.parent.glob("*.py"), *SCRIPT.parent.glob("data/*.py")]
