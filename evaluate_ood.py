@@ -38,15 +38,12 @@ import metrics
 from data.formats import (
     TAG,
     Tokenizer,
-    UserError,
     build_examples,
-    check_writable,
     load_examples,
     load_tokenizer,
+    pack,
     read_rows,
     require_file,
-    run_main,
-    seed_folders,
     sha256_of,
     write_json,
 )
@@ -56,10 +53,10 @@ from data.generate import (
     canonical_tag,
     make_missing,
     size_of,
-    split_example,
     write_atomically,
 )
 from data.records import CATEGORIES, CONFIG, in_order, read_json
+from data.scripts import UserError, check_writable, run_main, seed_folders
 from plots import write_figures
 from train_minigpt_4070 import GPT, RUN_ON, choose_device, generate, load_model
 
@@ -176,7 +173,7 @@ def find_suites(folder):
 def load_suite(path, tokenizer, map_tags_but=None):
     """Load a suite; with `map_tags_but` all tags but these become their canonical ones."""
     examples, mapped = load_examples(path, tokenizer), {}
-    tags = [examples.tags_of(i) for i in range(len(examples))]
+    tags = [list(examples.all_tags[i]) for i in range(len(examples))]
     if map_tags_but:
         others = {tag for found in tags for tag in found}.difference(map_tags_but)
         mapped = {tag: canonical_tag(tag) for tag in others if canonical_tag(tag) != tag}
@@ -214,18 +211,15 @@ def load_training(checkpoint, override, tokenizer):
         notice = f"{path} is not the file the model was trained on (its SHA-256 differs)"
         if not override:
             return None, f"{notice}; --train_data takes one all the same"
-    raws = read_rows(path)[0]
-    keys = build_examples(raws, tokenizer, path).keys
-    sizes = {}
+    examples, sizes = pack(read_rows(path), tokenizer, path), {}
     for task in TASKS:
-        rows = {raw for raw in raws if split_example(raw)[0] == task}
         try:
-            seen = [size_of(raw) for raw in rows]
+            seen = {size_of(examples.raw(i)) for i in np.flatnonzero(examples.tags.isin([task]))}
         except (ValueError, IndexError):  # prompts of another grammar have no size
             continue
         if seen:
             sizes[task] = [min(seen), max(seen)]
-    return Training(str(path), digest, np.unique(keys), sizes), notice
+    return Training(str(path), digest, np.unique(examples.keys), sizes), notice
 
 
 def audit(suite, checkpoint, training):
@@ -235,7 +229,7 @@ def audit(suite, checkpoint, training):
     limit = arch["max_len"] - RUN_ON if arch["pos"] == "learned" else np.inf
     facts = {
         "untrained_tag": np.array([not trained.issuperset(tags) for tags in suite.tags]),
-        "unknown_characters": examples.has_unknown(),
+        "unknown_characters": np.isin(np.arange(len(examples)), examples.with_unknown()),
         "beyond_position_table": examples.lengths > limit,
         "beyond_training_length": examples.lengths > checkpoint["trained_length"],
     }
@@ -284,7 +278,7 @@ def run_suite(model, tokenizer, suite, facts, seeds, device):
         about = {
             "suite": suite.path.stem,
             "category": suite.category,
-            "task": str(examples.tasks[i]),
+            "task": examples.tasks[i],
             "tag": examples.tags[i],
             "level": examples.levels[i] if examples.levels else None,
             "prompt": examples.prompt(i),

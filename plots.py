@@ -38,7 +38,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.formats import UserError, check_writable, run_main, write_json
+from data.formats import write_json
 from data.generate import TASKS, write_atomically
 from data.records import (
     CATEGORIES,
@@ -51,6 +51,7 @@ from data.records import (
     stage_starts,
     task_names,
 )
+from data.scripts import UserError, check_writable, run_main
 from metrics import over_seeds, repeat_effects, wilson_interval
 
 # What `level` counts, for which tasks, and the range of the standard training data.

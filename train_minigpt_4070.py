@@ -30,7 +30,6 @@ import threading
 import time
 import uuid
 import zipfile
-from collections import Counter
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
@@ -49,6 +48,7 @@ from data.formats import (
     Examples,
     Tokenizer,
     UserError,
+    check_archive,
     load_examples,
     load_tokenizer,
     require_file,
@@ -56,6 +56,7 @@ from data.formats import (
     write_json,
 )
 from data.generate import TASKS, write_atomically
+from data.scripts import Halt, leave, outcome, seed_folders
 
 IGNORED = -1  # a target that is padding
 RUN_ON = 8  # generation may run this many characters past the answer's length before it is cut
@@ -64,17 +65,9 @@ ROOT = Path(__file__).resolve().parent
 
 EXIT_CODES = (
     "0 done, 2 a mistake in the command or its files, 3 a seed diverged, 4 the run folder is in "
-    "use by another process, 5 the run folder cannot be written, 130, 143 and 138 stopped by "
-    "SIGINT, SIGTERM or SIGUSR1 (128 + its number), 141 broken pipe"
+    "use by another process, 5 a file cannot be read or a folder written, 130, 143 and 138 stopped "
+    "by SIGINT, SIGTERM or SIGUSR1 (128 + its number), 141 broken pipe"
 )
-
-
-class Halt(Exception):
-    """Training ends otherwise than planned: `main` prints why and exits with `code`."""
-
-    def __init__(self, code, message):
-        super().__init__(message)
-        self.code = code
 
 
 # ----------------------------------------------------------------------------------------------
@@ -610,12 +603,12 @@ def stage_of_epoch(epoch, n_stages, curriculum_epochs):
 
 
 def plan_stages(tasks, epochs, curriculum_epochs):
-    """Cumulative stages in the order of TASKS; `tasks` is the task family of each training row.
+    """Cumulative stages in the order of TASKS; `tasks`, Labels, has each training row's family.
 
     Tasks outside TASKS join the last stage. With `curriculum_epochs` 0 there is one stage.
     """
-    known = [task for task in TASKS if task in tasks]
-    others = sorted(set(tasks.tolist()) - set(known))
+    known = [task for task in TASKS if task in tasks.names]
+    others = sorted(set(tasks.names) - set(known))
     if not known or curriculum_epochs == 0:
         return [Stage(1, (*known, *others), np.arange(len(tasks)))]
     stages = []
@@ -623,7 +616,7 @@ def plan_stages(tasks, epochs, curriculum_epochs):
         n = stage_of_epoch(epoch, len(known), curriculum_epochs) + 1
         in_stage = (*known[:n], *(others if n == len(known) else ()))
         if not stages or stages[-1].tasks != in_stage:
-            stages.append(Stage(epoch, in_stage, np.flatnonzero(np.isin(tasks, in_stage))))
+            stages.append(Stage(epoch, in_stage, np.flatnonzero(tasks.isin(in_stage))))
     return stages
 
 
@@ -1075,12 +1068,10 @@ def matched_sample(train, like, rows, seed=0):
     left the next longer one stands in, and at the end the longest.
     """
     rng = np.random.default_rng(seed)
-    _, distinct = np.unique(train.keys, return_index=True)
-    distinct = rng.permutation(distinct)
-    train_tags, like_tags = np.array(train.tags)[distinct], np.array(like.tags)[rows]
-    chosen = []
+    distinct = rng.permutation(train.distinct()[0])
+    like_tags, chosen = like.tags[rows], []
     for tag in np.unique(like_tags):
-        candidates = distinct[train_tags == tag]
+        candidates = distinct[train.tags.isin([tag])[distinct]]
         candidates = candidates[np.argsort(train.lengths[candidates], kind="stable")]
         wanted = np.sort(like.lengths[rows][like_tags == tag])[: len(candidates)]
         at = np.searchsorted(train.lengths[candidates], wanted)
@@ -1181,12 +1172,14 @@ def validation_records(scores, sample_scores, data, predictions):
     return records
 
 
-def memorization_report(model, data, tokenizer, device, epoch, per_count=2_000):
+def memorization_report(
+    model, data, tokenizer, device, epoch, per_count=2_000, compared_with=500_000
+):
     """What the best model of one replica (R = 1) took from its training set: memorization.json.
 
     Repeat counts are grouped by powers of two; 0 stands for the unseen validation examples. At most
     `per_count` distinct examples of a count are scored, chosen at random, the same number of each
-    task.
+    task. Predictions are compared with at most `compared_with` distinct training examples.
     """
     train, val, headline = data.train, data.val, data.headline
     rng = np.random.default_rng(0)
@@ -1205,16 +1198,20 @@ def memorization_report(model, data, tokenizer, device, epoch, per_count=2_000):
 
     # Counts are compared over equal task mixes: as many examples of each task at each count, and no
     # count that some task lacks (by chance only short sums are drawn often).
-    _, distinct = np.unique(train.keys, return_index=True)
-    repeats = train.repeat_counts()[distinct]
-    groups, tasks = 2 ** np.log2(repeats).astype(int), train.tasks[distinct]
-    names, counts, chosen = np.unique(tasks), [], []
+    distinct, repeats = train.distinct()
+    groups, tasks = 2 ** np.log2(repeats).astype(int), train.tasks.codes[distinct]
+    names, counts, chosen = sorted(train.tasks.names), [], []
     for count in np.unique(groups):
-        cells = [np.flatnonzero((groups == count) & (tasks == name)) for name in names]
+        cells = [
+            np.flatnonzero((groups == count) & (tasks == train.tasks.names.index(name)))
+            for name in names
+        ]
         size = min(per_count // len(names), *(len(cell) for cell in cells))
         chosen += [distinct[rng.permutation(cell)[:size]] for cell in cells]
         counts += [int(count)] * size * len(names)
     counted = score(model, train, np.concatenate(chosen), device)
+    if len(distinct) > compared_with:
+        distinct = rng.choice(distinct, compared_with, replace=False)
     exact, loss = counted.exact[0], counted.loss[0]
     if any_unseen:
         counts = [0] * len(headline) + counts
@@ -1229,6 +1226,7 @@ def memorization_report(model, data, tokenizer, device, epoch, per_count=2_000):
         "gap": metrics.generalization_gap(sample.exact[0], held_out.exact[0]),
         "by_repeat_count": metrics.by_group(counts, exact, loss),
         "repeat_counts_grouped": bool((groups != repeats).any()),
+        "n_compared_with": len(distinct),
         **metrics.compare_with_training(
             predictions,
             answers,
@@ -1389,6 +1387,7 @@ def read_checkpoint(path):
         raise UserError(f"the checkpoint {path} does not exist; train a model first")
     try:
         data = Path(path).read_bytes()
+        check_archive(data)
         check_bytes(data)
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         weights, arch, vocab = content["model"], content["arch"], content["vocab"]
@@ -1405,13 +1404,28 @@ def read_checkpoint(path):
     return content
 
 
+def check_arch(config, weights):
+    """Raise TypeError unless an architecture is possible and its weights are what they seem."""
+    sizes = (config.vocab_size, config.max_len, config.d_model, config.d_ff, config.n_layers)
+    if not all(type(size) is int and size > 0 for size in (*sizes, config.n_heads)):
+        raise TypeError("a size is no number above 0")
+    if config.d_model % (2 * config.n_heads) or config.n_layers > len(weights):
+        raise TypeError("its sizes do not go together")
+    for weight in weights.values():  # one number can pose as a terabyte of equal ones
+        if weight.dtype != torch.float32 or not weight.is_contiguous():
+            raise TypeError("a weight is not stored number by number in fp32")
+
+
 def load_model(path, device):
     """Return (model with R = 1 in eval mode, tokenizer, checkpoint dict)."""
     checkpoint = read_checkpoint(path)
     try:
-        model = GPT(GPTConfig(**checkpoint["arch"]), [0])
-        model.load_state_dict(checkpoint["model"])
-    except (RuntimeError, ArithmeticError, TypeError, ValueError) as error:
+        config = GPTConfig(**checkpoint["arch"])
+        check_arch(config, checkpoint["model"])
+        with torch.device("meta"):  # nothing is allocated for sizes that the weights do not have
+            model = GPT(config, [0])
+        model.load_state_dict(checkpoint["model"], assign=True)
+    except (RuntimeError, ArithmeticError, AttributeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path} has weights that do not fit its architecture ({reason})") from None
     if not all(p.isfinite().all() for p in model.parameters()):
@@ -1444,7 +1458,7 @@ def claim_folders(folder, seeds, args, held):
     """Make and lock each seed's folder; refuse a folder in use, or clear it for --overwrite."""
     folders = [seed_folder(folder, seed, seeds) for seed in seeds]
     if not args.resume:
-        in_use = [f for f in {folder, *folders, *folder.glob("seed_*")} if holds_run(f)]
+        in_use = [f for f in {folder, *folders, *seed_folders(folder)} if holds_run(f)]
         with ExitStack() as others:
             lock_folders([f for f in in_use if (f / ".lock").exists()], others)
             if not args.overwrite:
@@ -1614,36 +1628,36 @@ def load_data(args):
     tokenizer = load_tokenizer(args.tokenizer)
     train, val = load_examples(args.data, tokenizer), load_examples(val_path, tokenizer)
     for examples, path in ((train, args.data), (val, val_path)):
-        n_unknown = int(examples.has_unknown().sum())
-        if n_unknown:
-            first = int(np.flatnonzero(examples.has_unknown())[0])
+        unknown = examples.with_unknown()
+        if len(unknown):
+            first = unknown[0]
             raise UserError(
-                f"{n_unknown} rows of {path} have characters that the tokenizer {args.tokenizer} "
-                f"lacks, the first is row {first}: {examples.raw(first)[:60]!r}; give the "
-                "tokenizer the data was made with"
+                f"{len(unknown)} rows of {path} have characters that the tokenizer "
+                f"{args.tokenizer} lacks, the first is {examples.place(first)}: "
+                f"{examples.raw(first)[:60]!r}; give the tokenizer the data was made with"
             )
         longest = int(examples.lengths.argmax())
         if args.max_len and examples.lengths[longest] > args.max_len:
             raise UserError(
-                f"row {longest} of {path} has {examples.lengths[longest]} characters, more than "
-                f"--max_len {args.max_len}; raise it, or leave it out to fit the data"
+                f"{examples.place(longest)} of {path} has {examples.lengths[longest]} characters, "
+                f"more than --max_len {args.max_len}; raise it, or leave it out to fit the data"
             )
     seen = np.isin(val.keys, train.keys)
     first_of_key = np.zeros(len(val), bool)  # an example counts once, or its interval is too narrow
     first_of_key[np.unique(val.keys, return_index=True)[1]] = True
-    untrained = sorted(set(val.tags) - set(train.tags))
-    counted = first_of_key & ~np.isin(val.tags, untrained)
+    untrained = sorted(set(val.tags.names) - set(train.tags.names))
+    counted = first_of_key & ~val.tags.isin(untrained)
     if not counted.any():
         raise UserError(
-            f"{val_path} has none of the training set's tags {sorted(set(train.tags))}; give "
+            f"{val_path} has none of the training set's tags {sorted(train.tags.names)}; give "
             "--val_data of the same tasks"
         )
     headline = np.flatnonzero(counted & ~seen if (counted & ~seen).any() else counted)
-    _, counts = np.unique(train.keys, return_counts=True)
+    _, counts = train.distinct()
     audit = {
         "train_rows": len(train),
         "train_distinct": len(counts),
-        "train_rows_by_task": dict(sorted(Counter(train.tasks.tolist()).items())),
+        "train_rows_by_task": train.tasks.counts(),
         "most_repeated": int(counts.max()),
         "val_rows": len(val),
         "val_seen": int(seen.sum()),
@@ -1726,7 +1740,7 @@ def make_plan(args, data, n_seeds, team=ALONE):
         if curriculum_epochs is None:
             curriculum_epochs = round(0.4 * args.epochs)
     stages = plan_stages(data.train.tasks, args.epochs, curriculum_epochs)
-    if set(stages[-1].tasks) != set(data.train.tasks.tolist()):
+    if set(stages[-1].tasks) != set(data.train.tasks.names):
         raise UserError(
             f"the curriculum takes {curriculum_epochs} epochs, but --epochs {args.epochs} ends it "
             f"with {', '.join(stages[-1].tasks)}; raise --epochs or lower --task_curriculum_epochs"
@@ -2170,8 +2184,9 @@ def optimize(args, data, plan, run, stop, bar):
             step, plan.total_steps, args.warmup_steps, plan.peak_lr, args.min_lr_ratio
         )
 
+    tags = data.train.all_tags
     trained_tags = [
-        sorted({tag for i in stage.rows for tag in data.train.tags_of(i)}) for stage in plan.stages
+        sorted({tag for own in set(tags[stage.rows]) for tag in own}) for stage in plan.stages
     ]
     writers = {}
     if args.tensorboard and run.team.main:
@@ -2594,43 +2609,34 @@ def resume_command(argv, world=ALONE):
     return command if world.size == 1 else "the same torchrun command and --resume"
 
 
-def attempt(argv, world):
-    """Train as the command line says; return (exit code, what there is to say or "")."""
+def train_as_told(argv, world):
+    args = build_parser().parse_args(argv)
     try:
-        args = build_parser().parse_args(argv)
         with StopSignals() as stop:
             train(args, stop, world)
-    except UserError as error:
-        return 2, f"error: {error}"
-    except BrokenPipeError:  # `| head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141, ""
-    except OSError as error:
-        return 2, f"error: {error.filename or args.out_dir}: {error.strerror}"
-    except Halt as halt:
-        again = halt.code == 5 or halt.code > 128
-        more = f"; go on with: {resume_command(argv, world)}" if again else ""
-        return halt.code, f"stopped: {halt}{more}"
     except KeyboardInterrupt:
-        return 130, f"\nstopped: interrupted; go on with: {resume_command(argv, world)}"
-    return 0, ""
+        raise Halt(130, f"interrupted; go on with: {resume_command(argv, world)}") from None
+    except Halt as halt:
+        if halt.code == 5 or halt.code > 128:
+            message = f"{halt}; go on with: {resume_command(argv, world)}"
+            raise Halt(halt.code, message) from None
+        raise
 
 
 def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
     world = join_world()
     if not world.main:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     if hasattr(sys.stdout, "reconfigure"):  # a redirected Windows console lacks many characters
         sys.stdout.reconfigure(errors="replace")
+    code, said = outcome(lambda: train_as_told(argv, world))
     try:
-        code, message = attempt(sys.argv[1:] if argv is None else argv, world)
         if code and world.meeting:
-            meet(world, (code, message))
+            meet(world, (code, said))
     except EndTogether as end:
-        code, message = end.args
-    if message and world.speaks:
-        print(message, file=sys.stderr)
-    return code
+        code, said = end.args
+    return leave(code, said if world.speaks else "")
 
 
 if __name__ == "__main__":

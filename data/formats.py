@@ -5,42 +5,57 @@ whatever is wrong with a file is one UserError that names it. Rows become flat a
 one example is one line, `[tag] prompt | answer`, and characters are tokens.
 """
 
-import contextlib
 import hashlib
 import io
 import json
-import os
 import pickle
 import pickletools
 import re
-import sys
-import tempfile
+import zipfile
+from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from data.generate import canonical_key, make_missing, split_example, task_of_tag, write_atomically
+from data.scripts import UserError
 
 PAD, UNK, EOS = "<pad>", "<unk>", "<eos>"
 TAG = re.compile(r"\[([^\[\]]+)\]")  # of a prompt, which may have several
-
-
-class UserError(Exception):
-    """A mistake of the user's: a script prints it as one sentence and exits with code 2."""
 
 
 # ----------------------------------------------------------------------------------------------
 # Files: read nothing that could run code, write nothing by halves
 # ----------------------------------------------------------------------------------------------
 
-MAX_PICKLE_BYTES = 2**30
+MAX_PICKLE_BYTES = 2**28  # two million rows with `encoded`; a .txt may have any size
+MAX_DEPTH = 8  # containers within containers; those of a data set are 3 deep
+MAX_TOKENIZER_BYTES = 2**23
+MAX_VOCABULARY = 2**16
 PICKLE_OPCODES = {
     *("PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "MEMOIZE"),
     *("BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "BININT", "BININT1", "BININT2", "LONG1"),
     *("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "BINFLOAT"),
     *("EMPTY_LIST", "APPEND", "APPENDS", "LIST", "EMPTY_DICT", "SETITEM", "SETITEMS", "DICT"),
 }
+# torch.save needs these as well, because it writes a tensor as a call.
+TORCH_OPCODES = {"GLOBAL", "REDUCE", "BINPERSID", "EMPTY_TUPLE", "TUPLE"}
+TORCH_OPCODES |= {"TUPLE1", "TUPLE2", "TUPLE3"}
+TORCH_GLOBAL = re.compile(
+    rb"(torch._utils\n_rebuild_tensor_v2|torch\n[A-Z][A-Za-z0-9]*Storage|collections\nOrderedDict)\n"
+)
+PREFIX_BYTES = {-2: 1, -3: 4, -4: 4, -5: 8}  # pickletools' codes for length-prefixed arguments
+OPCODES = {}  # code -> (name, bytes of its argument, bytes of the argument's length or 0)
+for op in pickletools.opcodes:
+    if op.name in PICKLE_OPCODES | TORCH_OPCODES:
+        n = op.arg.n if op.arg else 0
+        OPCODES[ord(op.code)] = (op.name, max(n, 0), PREFIX_BYTES.get(n, 0))
+# One row of `encoded` is a run of these. Cut, because the matcher remembers each repetition.
+BININT1, SMALL_INTS = ord("K"), re.compile(rb"(?:K.){1,4096}", re.DOTALL)
+SCALAR, TEXT = 0, -1  # kinds of values; containers are numbered from 1
+CLOSED = 128
 
 
 class _NoGlobals(pickle.Unpickler):
@@ -48,63 +63,199 @@ class _NoGlobals(pickle.Unpickler):
         raise UserError(f"names the global {module}.{name}")
 
 
-def check_opcodes(data):
-    """Raise UserError if the pickle `data` has an opcode that plain containers do not need.
+class _Shape:
+    """Runs the opcodes of a pickle on kinds in place of values, so that nothing is built.
 
-    Arguments are stepped over, not decoded as `pickletools.genops` would.
+    A container that stands in another one takes no more: a pickler fills it first, unless the data
+    has a cycle. So a depth is final once it counts, and no container holds itself.
     """
-    prefix_bytes = {-2: 1, -3: 4, -4: 4, -5: 8}  # pickletools' codes for length-prefixed arguments
-    size_of = {}
-    for opcode in pickletools.opcodes:
-        if opcode.name in PICKLE_OPCODES:
-            size_of[ord(opcode.code)] = opcode.arg.n if opcode.arg else 0
-    at, n_memo, end, long_binput = 0, 0, len(data), ord("r")
-    memo_codes = {ord("q"), ord("\x94"), long_binput}
+
+    def __init__(self, n_bytes):
+        self.stack, self.marks, self.memo = [], [], []
+        self.depth = bytearray(1)  # of each container, and CLOSED once it stands in another
+        self.pairs = {}  # of each dict: how often a key was set
+        self.most = 64 + n_bytes // 8  # an empty list takes 1 byte here and 56 in memory
+
+    def pop_to_mark(self):
+        mark = self.marks.pop()
+        items = self.stack[mark:]
+        del self.stack[mark:]
+        return items
+
+    def new(self, is_dict):
+        self.stack.append(len(self.depth))
+        self.depth.append(1)
+        if is_dict:
+            self.pairs[self.stack[-1]] = 0
+        if len(self.depth) > self.most:
+            raise UserError("holds more containers than its size allows")
+
+    def add(self, items, is_dict):
+        """Put `items` into the container on top; into a dict, keys and values in turn."""
+        if is_dict and any(key != TEXT for key in items[::2]):  # numbers can be made to collide
+            raise UserError("has a dict key that is no text")
+        container, deepest = self.stack[-1], 0
+        for item in items:
+            if item > 0:
+                deepest = max(deepest, self.depth[item] & ~CLOSED)
+                self.depth[item] |= CLOSED
+        if container <= 0 or self.depth[container] & CLOSED:
+            raise UserError("adds to a value that is no container or is complete")
+        self.depth[container] = max(self.depth[container], deepest + 1)
+        if self.depth[container] > MAX_DEPTH:
+            raise UserError(f"nests containers more than {MAX_DEPTH} deep")
+        if is_dict:
+            self.pairs[container] = self.pairs.get(container, 0) + len(items) // 2
+
+    def run(self, name, argument):
+        stack = self.stack
+        if name in ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"):
+            stack.append(TEXT)
+        elif name in ("MEMOIZE", "BINPUT", "LONG_BINPUT"):
+            # A huge index makes the unpickler allocate that many slots; honest ones count up.
+            if name != "MEMOIZE" and argument != len(self.memo):
+                raise UserError("has a memo index out of order")
+            self.memo.append(stack[-1])
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(self.memo[argument])
+        elif name == "MARK":
+            self.marks.append(len(stack))
+        elif name in ("EMPTY_LIST", "EMPTY_DICT"):
+            self.new(name == "EMPTY_DICT")
+        elif name in ("APPENDS", "SETITEMS"):
+            self.add(self.pop_to_mark(), name == "SETITEMS")
+        elif name in ("LIST", "DICT"):
+            items = self.pop_to_mark()
+            self.new(name == "DICT")
+            self.add(items, name == "DICT")
+        elif name == "APPEND":
+            self.add([stack.pop()], False)
+        elif name == "SETITEM":
+            value, key = stack.pop(), stack.pop()
+            self.add([key, value], True)
+        elif name in TORCH_OPCODES:
+            self.run_torch(name)
+        elif name not in ("PROTO", "FRAME", "STOP"):
+            stack.append(SCALAR)
+
+    def run_torch(self, name):
+        if name in ("REDUCE", "BINPERSID"):  # a tensor or its storage, of (callable and) arguments
+            del self.stack[-2 if name == "REDUCE" else -1 :]
+            self.stack.append(SCALAR)
+        elif name == "GLOBAL":
+            self.stack.append(SCALAR)
+        else:
+            size = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}.get(name)
+            if size is not None:
+                self.marks.append(len(self.stack) - size)
+            items = self.pop_to_mark()
+            self.new(False)
+            self.add(items, False)
+
+
+def check_opcodes(data, allowed=frozenset(PICKLE_OPCODES)):
+    """Raise UserError unless `data` is a pickle of plain and shallow containers.
+
+    Returns how many pairs its outermost dict is given; it has fewer if a key comes twice.
+    """
+    shape, at, end = _Shape(len(data)), 0, len(data)
     while at < end:
         code = data[at]
-        size = size_of.get(code)
-        if size is None:
+        if code == BININT1 and (run := SMALL_INTS.match(data, at)):
+            shape.stack += [SCALAR] * ((run.end() - at) // 2)
+            at = run.end()
+            continue
+        if code not in OPCODES or OPCODES[code][0] not in allowed:
             opcode = pickletools.code2op.get(chr(code))
             raise UserError(f"has the pickle opcode {opcode.name if opcode else code} at byte {at}")
-        at += 1
-        if code in memo_codes:
-            # A huge memo index makes the unpickler allocate that many slots; honest ones count up.
-            if code == long_binput and int.from_bytes(data[at : at + 4], "little") != n_memo:
-                raise UserError(f"has a memo index out of order at byte {at}")
-            n_memo += 1
-        if size < 0:
-            width = prefix_bytes[size]
-            at += width + int.from_bytes(data[at : at + width], "little")
-        else:
-            at += size
-        if code == 46:  # STOP
-            return
+        name, size, prefix = OPCODES[code]
+        argument = int.from_bytes(data[at + 1 : at + 1 + (prefix or size)], "little")
+        at += 1 + (prefix + argument if prefix else size)
+        if name == "GLOBAL":
+            known = TORCH_GLOBAL.match(data, at)
+            if not known:
+                raise UserError(f"names a global at byte {at}")
+            at = known.end()
+        try:
+            shape.run(name, argument)
+        except IndexError:
+            raise UserError(f"takes what is not there, before byte {at}") from None
+        if name == "STOP":
+            return shape.pairs.get(shape.stack[-1], 0) if shape.stack else 0
     raise UserError("is cut short")
+
+
+def read_bytes(path, most, advice):
+    """The content of the file at `path`; UserError if it has more than `most` bytes."""
+    with open(path, "rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise UserError(f"{path} has more than {most:,} bytes; {advice}")
+    return data
 
 
 def load_pickle(path):
     """Return the plain containers in the pickle at `path`; refuse anything else (UserError)."""
-    size = os.path.getsize(path)
-    if size > MAX_PICKLE_BYTES:
-        raise UserError(f"{path} has {size:,} bytes; at most {MAX_PICKLE_BYTES:,} are read")
-    data = Path(path).read_bytes()
+    data = read_bytes(path, MAX_PICKLE_BYTES, "give a larger data set as .txt, one row a line")
     try:
-        check_opcodes(data)
-        return _NoGlobals(io.BytesIO(data)).load()
+        n_pairs = check_opcodes(data)
+        # Through a buffer, or protocols without frames are read byte by byte.
+        content = _NoGlobals(io.BufferedReader(io.BytesIO(data), 2**20)).load()
+        if isinstance(content, dict) and len(content) != n_pairs:
+            raise UserError("gives a dict key twice")
+        return content
     except UserError as error:
         raise UserError(
             f"{path} {error}; a data set holds only lists, dicts, texts and numbers"
         ) from None
     except (
-        pickle.UnpicklingError,
-        EOFError,
-        ArithmeticError,
-        AttributeError,
-        LookupError,
+        *(pickle.UnpicklingError, EOFError, ArithmeticError, AttributeError, LookupError),
+        *(TypeError, ValueError, RecursionError, MemoryError),
     ) as error:
-        raise UserError(f"{path} is no readable pickle ({error})") from None
-    except (TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no readable pickle ({error})") from None
+        raise UserError(f"{path} is no readable pickle ({str(error)[:200]})") from None
+
+
+def check_archive(data):
+    """Raise ValueError unless `data` is an archive as torch.save writes one.
+
+    Nothing in it is compressed or stands there twice, so it unpacks to no more than its size, and
+    its pickle has text keys and few levels: torch's own reader is slow on anything else.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            records = archive.infolist()
+            n_bytes = sum(max(record.file_size, record.compress_size) for record in records)
+            stored = all(record.compress_type == zipfile.ZIP_STORED for record in records)
+            if not stored or n_bytes > len(data):
+                raise ValueError("its archive is larger inside than outside")
+            pickles = [record for record in records if record.filename.endswith(".pkl")]
+            if len(pickles) != 1 or len({record.filename for record in records}) < len(records):
+                raise ValueError("its archive has not one pickle, or two records of one name")
+            content = archive.read(pickles[0])
+            if content[:2] != b"\x80\x02":
+                raise ValueError("its pickle is not of the protocol that torch.save takes")
+            check_opcodes(content, PICKLE_OPCODES | TORCH_OPCODES)
+    except UserError as error:
+        raise ValueError(f"its pickle {error}") from None
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"it is no archive of torch.save: {error}") from None
+
+
+def _unique(pairs):
+    content = {}
+    for key, value in pairs:
+        if key in content:
+            raise ValueError(f"the key {key[:40]!r} stands there twice")
+        content[key] = value
+    return content
+
+
+def _no_constant(name):
+    raise ValueError(f"{name} is no JSON number")
+
+
+# Python's own reader keeps the last of equal keys and takes NaN.
+STRICT_JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
 def write_json(path, value):
@@ -112,19 +263,30 @@ def write_json(path, value):
 
 
 def sha256_of(path):
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def require_file(path, what):
-    """Make a standard data file that is missing; raise UserError if `path` is another one."""
+    """Make a standard data file that is missing; raise UserError if `path` is no file."""
     if make_missing(path):
         print(f"made the standard data in {Path(path).parent}", flush=True)
+    if Path(path).is_dir():
+        raise UserError(f"{what} {path} is a folder; give the path of a file in it")
     if not Path(path).is_file():
         raise UserError(f"{what} {path} does not exist; give the path of an existing file")
 
 
+def shown(value):
+    """A bad row or value in an error message: short, and never spelled out in depth."""
+    return ascii(value[:60]) if isinstance(value, str) else f"a {type(value).__name__}"
+
+
 # ----------------------------------------------------------------------------------------------
-# Tokenizer and examples
+# Tokenizer
 # ----------------------------------------------------------------------------------------------
 
 
@@ -156,26 +318,69 @@ class Tokenizer:
 def load_tokenizer(path):
     """Read a tokenizer JSON. One without `<eos>` gets it as the next id, with a notice."""
     require_file(path, "the tokenizer")
+    data = read_bytes(path, MAX_TOKENIZER_BYTES, "that is no tokenizer of characters")
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        stoi = content["stoi"]
-        itos = [token for token, _ in sorted(stoi.items(), key=lambda item: item[1])]
-        ids = sorted(stoi.values())
-        given = content.get("itos") or {}
+        content = STRICT_JSON.decode(data.decode("utf-8"))
+        stoi, given = content["stoi"], content.get("itos") or {}
+        if not all(type(i) is int for i in stoi.values()):
+            raise ValueError("an id in stoi is no whole number")
+        "".join(stoi).encode()  # half a surrogate pair is no character
         if any(stoi[token] != int(i) for i, token in given.items()):
             raise ValueError("itos and stoi disagree")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
-            f'{path} is no tokenizer ({error!r}); expected {{"stoi": {{text: id}}, "itos": …}}'
+            f'{path} is no tokenizer ({repr(error)[:200]}); expected {{"stoi": {{text: id}}, '
+            '"itos": …}'
         ) from None
-    if ids != list(range(len(ids))) or itos[:2] != [PAD, UNK]:
+    itos = sorted(stoi, key=stoi.get)
+    if [stoi[token] for token in itos] != list(range(len(itos))) or itos[:2] != [PAD, UNK]:
         raise UserError(f"{path} must number its tokens 0, 1, 2, … with {PAD} 0 and {UNK} 1")
+    if len(itos) > MAX_VOCABULARY:
+        raise UserError(f"{path} has {len(itos):,} tokens; at most {MAX_VOCABULARY:,} are taken")
     if not any(len(token) == 1 for token in itos):
         raise UserError(f"{path} has no character among its tokens")
     if EOS not in itos:
         print(f"note: {path} has no {EOS}; it is added as id {len(itos)}")
         itos.append(EOS)
     return Tokenizer(itos)
+
+
+# ----------------------------------------------------------------------------------------------
+# Examples: flat arrays, no Python object a row, so that millions of rows fit
+# ----------------------------------------------------------------------------------------------
+
+ROWS_AT_ONCE = 65_536
+
+
+class Labels:
+    """A label for each of n rows, few of them different: row i has `names[codes[i]]`."""
+
+    def __init__(self, names, codes):
+        """`names` may repeat themselves; afterwards they are distinct, in order of appearance."""
+        self.names, self.codes = list(dict.fromkeys(names)), codes  # int32 [n]
+        if len(self.names) < len(names):
+            number = {name: i for i, name in enumerate(self.names)}
+            self.codes = np.array([number[name] for name in names], np.int32)[codes]
+        self._names = np.fromiter(self.names, dtype=object, count=len(self.names))
+
+    def __len__(self):
+        return len(self.codes)
+
+    def __getitem__(self, rows):
+        """The label of one row, or an object array with those of several."""
+        return self._names[self.codes[rows]]
+
+    def tolist(self):
+        return self[:].tolist()
+
+    def isin(self, names):
+        """bool [n]: the row's label is one of `names`."""
+        return np.array([name in names for name in self.names], dtype=bool)[self.codes]
+
+    def counts(self):
+        """label -> how many rows have it, in ascending order of labels."""
+        counts = np.bincount(self.codes, minlength=len(self.names)).tolist()
+        return dict(sorted(zip(self.names, counts, strict=True)))
 
 
 @dataclass
@@ -191,16 +396,20 @@ class Examples:
     offsets: np.ndarray  # int64 [n + 1]
     ids: np.ndarray  # uint8 or int32 [len(text) + n]
     answer_start: np.ndarray  # int32 [n]
-    tags: list  # the tag of each row, n texts
+    all_tags: Labels  # every bracketed tag: `[rev] [sort] 3 1 2 | 3 2 1` has ("rev", "sort")
     keys: np.ndarray  # int64 [n]: hash of the canonical key
     unk: int
     levels: list = field(default_factory=list)
     category: str = ""
+    lines: np.ndarray | None = None  # int32 [n]: where a row stands in its text file, from 1
 
     def __post_init__(self):
-        self.lengths = np.diff(self.offsets).astype(np.int64)
-        self.starts = self.offsets[:-1] + np.arange(len(self))
-        self.tasks = np.array([task_of_tag(tag) or tag for tag in self.tags])
+        self.lengths = np.diff(self.offsets).astype(np.int32)
+        starts = self.offsets[:-1] + np.arange(len(self))
+        self.starts = starts.astype(np.int32) if len(self.ids) < 2**31 else starts
+        first = [tags[0] for tags in self.all_tags.names]
+        self.tags = Labels(first, self.all_tags.codes)
+        self.tasks = Labels([task_of_tag(tag) or tag for tag in first], self.all_tags.codes)
 
     def __len__(self):
         return len(self.offsets) - 1
@@ -215,163 +424,192 @@ class Examples:
     def answer(self, i):
         return self.raw(i)[self.answer_start[i] :]
 
-    def tags_of(self, i):
-        """Every bracketed tag of row i: `[rev] [sort] 3 1 2 | 3 2 1` has two."""
-        return TAG.findall(self.prompt(i))
+    def place(self, i):
+        """How an error message names row i: rows count from 0, lines of a text file from 1."""
+        return f"row {i}" if self.lines is None else f"line {self.lines[i]}"
 
-    def has_unknown(self):
-        """bool [n]: the row has a character which the tokenizer lacks."""
-        return np.add.reduceat(self.ids == self.unk, self.starts) > 0
+    def with_unknown(self):
+        """int64: the rows that have a character which the tokenizer lacks, ascending."""
+        places = np.flatnonzero(self.ids == self.unk)
+        return np.unique(np.searchsorted(self.starts, places, side="right") - 1)
 
-    def repeat_counts(self):
-        """int [n]: how many rows of this set are the same example, by canonical key."""
-        _, inverse, counts = np.unique(self.keys, return_inverse=True, return_counts=True)
-        return counts[inverse]
+    def distinct(self):
+        """The first row of each example, by canonical key, and how many rows are that example."""
+        _, first, counts = np.unique(self.keys, return_index=True, return_counts=True)
+        return first, counts
+
+
+@dataclass
+class Rows:
+    """What a data file holds, its rows one after the other."""
+
+    numbered: Iterable  # of (number, row)
+    word: str = "row"  # what the numbers count: rows from 0, or the lines of a text file from 1
+    encoded: list | None = None
+    levels: list = field(default_factory=list)
+    category: str = ""
 
 
 def build_examples(raws, tokenizer, source, levels=(), category=""):
     """Pack a list of lines into Examples. Raises UserError naming the first bad row."""
-    if not raws:
-        raise UserError(f"{source} holds no examples")
-    tags, keys, answer_start = [], np.empty(len(raws), np.int64), np.empty(len(raws), np.int32)
-    for i, raw in enumerate(raws):
+    return pack(Rows(enumerate(raws), levels=list(levels), category=category), tokenizer, source)
+
+
+def parse(raw):
+    """(every bracketed tag, hash of the canonical key, length of the answer) of a row.
+
+    ValueError or TypeError if it is none.
+    """
+    if not isinstance(raw, str):
+        raise TypeError("a row is a text")
+    if "\n" in raw:  # the search for the last bar would start again at every bar before it
+        raise ValueError("a row is one line")
+    tag, prompt, answer = split_example(raw)
+    tags = (tag, *TAG.findall(prompt)) if "[" in prompt else (tag,)
+    digest = hashlib.blake2b(canonical_key(tag, prompt).encode(), digest_size=8).digest()
+    if not answer.isascii():
+        answer.encode()
+    return tags, int.from_bytes(digest, "little", signed=True), len(answer)
+
+
+def pack(rows, tokenizer, source):
+    """Pack Rows into Examples, one after the other. Raises UserError naming the first bad one."""
+    texts, recent, code_of = [], [], {}
+    numbers, lengths, answer_start, codes, keys = (array(kind) for kind in "iiiiq")
+    for number, raw in rows.numbered:
         try:
-            tag, prompt, answer = split_example(raw)
-        except (ValueError, TypeError, AttributeError):
-            shown = repr(raw[:60]) if isinstance(raw, str) else type(raw).__name__
-            raise UserError(f"{source}: row {i} is not `[tag] prompt | answer`: {shown}") from None
-        tags.append(sys.intern(tag))
-        digest = hashlib.blake2b(canonical_key(tag, prompt).encode(), digest_size=8).digest()
-        keys[i] = int.from_bytes(digest, "little", signed=True)
-        answer_start[i] = len(raw) - len(answer)
-    text = "".join(raws)
-    offsets = np.concatenate(([0], np.cumsum([len(raw) for raw in raws])))
-    dtype = np.uint8 if len(tokenizer) < 256 else np.int32
-    ids = np.insert(tokenizer.encode(text).astype(dtype), offsets[1:], tokenizer.eos)
+            tags, key, n_answer = parse(raw)
+        except (ValueError, TypeError) as error:
+            halved = isinstance(error, UnicodeEncodeError)
+            what = "holds half a surrogate pair" if halved else "is not `[tag] prompt | answer`"
+            raise UserError(f"{source}: {rows.word} {number} {what}: {shown(raw)}") from None
+        numbers.append(number)
+        lengths.append(len(raw))
+        answer_start.append(len(raw) - n_answer)
+        codes.append(code_of.setdefault(tags, len(code_of)))
+        keys.append(key)
+        recent.append(raw)
+        if len(recent) == ROWS_AT_ONCE:
+            texts.append("".join(recent))
+            recent.clear()
+    if not lengths:
+        raise UserError(f"{source} holds no examples")
+    text = "".join([*texts, *recent])
+    del texts, recent  # as large as the text
+    offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
     return Examples(
-        text, offsets, ids, answer_start, tags, keys, tokenizer.unk, list(levels), category
+        text,
+        offsets,
+        encode_rows(text, offsets, tokenizer),
+        np.asarray(answer_start),
+        Labels(code_of, np.asarray(codes)),
+        np.asarray(keys),
+        tokenizer.unk,
+        rows.levels,
+        rows.category,
+        np.asarray(numbers) if rows.word == "line" else None,
     )
+
+
+def encode_rows(text, offsets, tokenizer):
+    """The ids of all rows, an <eos> after each."""
+    n = len(offsets) - 1
+    ids = np.empty(len(text) + n, np.uint8 if len(tokenizer) < 256 else np.int32)
+    for i in range(0, n, ROWS_AT_ONCE):
+        ends = offsets[i : i + ROWS_AT_ONCE + 1]
+        j = i + len(ends) - 1
+        own = tokenizer.encode(text[ends[0] : ends[-1]]).astype(ids.dtype)
+        ids[ends[0] + i : ends[-1] + j] = np.insert(own, ends[1:] - ends[0], tokenizer.eos)
+    return ids
 
 
 def read_rows(path):
-    """Return (rows, encoded rows or None, levels, category) of a .pkl, .jsonl or .txt file."""
+    """Return the Rows of a .pkl, .jsonl or .txt file; text files are read as the rows are."""
     path = Path(path)
-    if path.suffix not in (".pkl", ".jsonl", ".txt"):
-        raise UserError(f"{path} is of no known kind; a data set is a .pkl, .jsonl or .txt file")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the path of a data set in it")
     if path.suffix == ".pkl":
-        content = load_pickle(path)
-        if not isinstance(content, dict) or not isinstance(content.get("raw"), list):
-            raise UserError(f'{path} has the wrong shape; expected a dict with a list under "raw"')
-        encoded, levels = content.get("encoded") or None, content.get("level") or []
-        for name, column in (("encoded", encoded), ("level", levels)):
-            if column and (not isinstance(column, list) or len(column) != len(content["raw"])):
-                raise UserError(f'{path}: "{name}" must be a list as long as "raw"')
-        return content["raw"], encoded, levels, str(content.get("category") or "")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from None
-    lines = [line.rstrip("\r") for line in lines]
+        return rows_of_pickle(load_pickle(path), path)
     if path.suffix == ".txt":
-        return [line for line in lines if line.strip()], None, [], ""
-    return (
-        [raw_of_json(line, i, path) for i, line in enumerate(lines) if line.strip()],
-        None,
-        [],
-        "",
+        return Rows(lines_of(path), "line")
+    if path.suffix == ".jsonl":
+        return Rows(((n, raw_of_json(line, n, path)) for n, line in lines_of(path)), "line")
+    raise UserError(f"{path} is of no known kind; a data set is a .pkl, .jsonl or .txt file")
+
+
+def rows_of_pickle(content, path):
+    if not isinstance(content, dict) or not isinstance(content.get("raw"), list):
+        raise UserError(f'{path} has the wrong shape; expected a dict with a list under "raw"')
+    raws, category = content["raw"], content.get("category")
+    encoded, levels = content.get("encoded") or None, content.get("level") or []
+    for name, column in (("encoded", encoded), ("level", levels)):
+        if column and (not isinstance(column, list) or len(column) != len(raws)):
+            raise UserError(f'{path}: "{name}" must be a list as long as "raw"')
+    for i, level in enumerate(levels):
+        if not is_level(level):
+            raise UserError(
+                f"{path}: the level of row {i} is {shown(level)}; it must be a whole number, "
+                "a finite number, a text or None"
+            )
+    category = category.encode(errors="replace").decode() if isinstance(category, str) else ""
+    return Rows(enumerate(raws), "row", encoded, levels, category)
+
+
+def is_level(value):
+    """A level is a number that figures can draw, a text that files can hold, or None."""
+    if type(value) in (int, float):
+        return abs(value) <= 2**53  # not so for nan
+    return value is None or (
+        isinstance(value, str) and value == value.encode(errors="replace").decode()
     )
 
 
-def raw_of_json(line, i, path):
-    """The example in line `i` of a .jsonl file, given whole ("raw") or as task, prompt, answer."""
+def lines_of(path):
+    """(number, line) for each line of a UTF-8 file that is not blank, counted from 1.
+
+    Only a newline ends a line; `str.splitlines` would cut at other characters too.
+    """
+    number = 0
     try:
-        row = json.loads(line)
-        raw = row.get("raw") or "[{task}] {prompt} | {answer}".format(**row)
-        if "raw" not in row and " | " in str(row["answer"]):
-            raise ValueError("the answer has a bar")
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        with open(path, encoding="utf-8-sig", newline="\n") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
         raise UserError(
-            f'{path}: line {i + 1} is neither {{"raw": …}} nor '
+            f"{path} is not UTF-8 text ({error.reason} after line {number}); save it as UTF-8"
+        ) from None
+
+
+def raw_of_json(line, number, path):
+    """The example in a line of a .jsonl file, given whole ("raw") or as task, prompt, answer."""
+    try:
+        row = STRICT_JSON.decode(line)
+        if "raw" in row:
+            if isinstance(row["raw"], str):
+                return row["raw"]
+            raise TypeError("raw is no text")
+        parts = [row[name] for name in ("task", "prompt", "answer")]
+        if not all(type(part) in (str, int, float) for part in parts) or " | " in str(parts[2]):
+            raise ValueError("a part is neither text nor number, or has a bar")
+        return "[{}] {} | {}".format(*parts)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(
+            f'{path}: line {number} is neither {{"raw": …}} nor '
             '{"task": …, "prompt": …, "answer": …} with no bar in the answer'
         ) from None
-    return raw
 
 
 def load_examples(path, tokenizer):
     """Load a data set; `raw` is the truth, and `encoded`, where given, must agree with it."""
-    rows, encoded, levels, category = read_rows(path)
-    examples = build_examples(rows, tokenizer, path, levels, category)
-    if encoded is not None:
-        for i, row in enumerate(encoded):
-            start, n = examples.starts[i], examples.lengths[i]
-            ours = examples.ids[start : start + n].tolist()
-            if row != ours and row != [*ours, tokenizer.eos]:
-                raise UserError(
-                    f"{path}: row {i} is encoded otherwise than this tokenizer does "
-                    f"({examples.raw(i)[:40]!r}); give the tokenizer the data was made with"
-                )
+    rows = read_rows(path)
+    examples = pack(rows, tokenizer, path)
+    for i, row in enumerate(rows.encoded or ()):
+        start, n = examples.starts[i], examples.lengths[i]
+        ours = examples.ids[start : start + n].tolist()
+        if row != ours and row != [*ours, tokenizer.eos]:
+            raise UserError(
+                f"{path}: row {i} is encoded otherwise than this tokenizer does "
+                f"({examples.raw(i)[:40]!r}); give the tokenizer the data was made with"
+            )
     return examples
-
-
-# ----------------------------------------------------------------------------------------------
-# Scripts: what every command line does alike
-# ----------------------------------------------------------------------------------------------
-
-
-def run_main(work):
-    """Call work() for a script and return its exit code; a failure is one line on stderr.
-
-    0 done, 2 the user's mistake, 5 a file or disk that would not do, 130 Ctrl-C, 141 stdout was
-    closed (`| head` had read enough). Any other exception is a bug and keeps its traceback.
-    """
-    code, said = 0, None
-    if hasattr(sys.stdout, "reconfigure"):  # a redirected Windows console lacks many characters
-        sys.stdout.reconfigure(errors="replace")
-    try:
-        work()
-    except SystemExit as done:  # argparse: --help, or a mistake in a flag
-        code = done.code
-    except UserError as error:
-        code, said = 2, f"error: {error}"
-    except BrokenPipeError:
-        code = 141
-    except OSError as error:
-        code, said = 5, f"error: {error.filename or 'output'}: {error.strerror or error}"
-    except KeyboardInterrupt:
-        code, said = 130, "\ninterrupted"
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        # Python flushes once more at exit, and would report it as an exception ignored.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        broken = isinstance(error, BrokenPipeError)
-        code, said = (code, said) if code else (141, None) if broken else (5, f"error: {error}")
-    if said:
-        print(said, file=sys.stderr)
-    return code
-
-
-def check_writable(folder, flag="--out_dir"):
-    """Raise UserError unless files can be written into `folder`; one that is missing stays so."""
-    made = []
-    try:
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{flag} {folder} is a file, or lies in one; give a folder") from None
-    except OSError as error:
-        raise UserError(
-            f"{flag} {folder} cannot be written ({error.strerror}); give another folder"
-        ) from None
-    finally:
-        for path in made:
-            with contextlib.suppress(OSError):
-                path.rmdir()
-
-
-def seed_folders(folder):
-    """The folders `seed_<s>` in that of a run of several seeds, ascending in s; [] of one seed."""
-    found = [p for p in Path(folder).glob("seed_*") if re.fullmatch("seed_[0-9]+", p.name)]
-    return sorted(found, key=lambda p: int(p.name[5:]))

@@ -9,8 +9,8 @@ import reprlib
 from dataclasses import dataclass
 from itertools import chain
 
-from data.formats import UserError, seed_folders
 from data.generate import TASKS
+from data.scripts import UserError, seed_folders
 
 CATEGORIES = (  # of OOD suites, in the order of tables and figures: the control first
     "interpolation",

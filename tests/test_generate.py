@@ -331,6 +331,61 @@ def test_keys_ignore_spaces_and_leading_zeros(rng, task):
         assert canonical_key(tag, re.sub(r" ?([+>?]) ?", r"\1", prompt)) == key
 
 
+@given(st.randoms(use_true_random=False), st.sampled_from(generate.TASKS), st.integers(0, 9))
+@settings(max_examples=200)
+def test_any_draw_of_any_size_is_right_has_its_size_and_one_owner(rng, task, size):
+    sizes = list(generate.SYSTEMATIC_SIZES[task])
+    wanted = sizes[size * len(sizes) // 10]
+    raw = generate.draw_example(rng, task, wanted)
+    tag, prompt, answer = split_example(raw)
+    assert (tag, prompt, answer) == halves(raw)
+    assert answer == solve(tag, prompt)
+    assert generate.size_of(raw) == wanted
+    # Other writings of the example have its owner, whatever else may be there.
+    owner = split_of(canonical_key(tag, prompt))
+    if task == "add":
+        other = " + ".join(f"0{number}" for number in reversed(prompt.split(" + ")))
+    elif task == "sort":
+        other = "  ".join(sorted(prompt.split()))
+    elif task == "rel":
+        facts, question = prompt.split(" ? ")
+        other = f"{' '.join(sorted(facts.split()))} ?{question}"
+    else:
+        other = f" {prompt} "
+    assert split_of(canonical_key(tag, other)) == owner
+
+
+line = st.text(st.characters(exclude_characters="\n"), max_size=12)
+
+
+@given(st.text(st.characters(exclude_characters="[]\n"), min_size=1), line, line)
+def test_the_parser_inverts_what_writes_a_row(tag, prompt, answer):
+    tag_, prompt_, answer_ = split_example(f"[{tag}] {prompt} | {answer}")
+    assert f"[{tag_}] {prompt_} | {answer_}" == f"[{tag}] {prompt} | {answer}"
+    assert tag_ == tag
+    assert " | " not in answer_
+    if "|" not in prompt + answer:
+        assert (prompt_, answer_) == (prompt, answer)
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_a_row_or_a_value_error(text):
+    try:
+        tag, prompt, answer = split_example(text)
+    except ValueError:
+        assert not re.fullmatch(r"\[[^\[\]\n]+\] .* \| .*", text)
+    else:
+        assert f"[{tag}] {prompt} | {answer}" == text
+
+
+def test_owners_of_known_keys_never_change():
+    """Splits made years apart must stay disjoint."""
+    keys = ["[add] 1 + 2", "[copy] 5 27 9", "[rev] 5 27 9", "[sort] 5 9 27", "[add] 999 + 999"]
+    keys += ["[rel] B>K F>B K>A ? up 2 A", "[copy] 3", "[sort_desc] 1 2 3", "[mul] 2 * 3"]
+    owners = "train train val train ood train train ood train"
+    assert " ".join(map(split_of, keys)) == owners
+
+
 @given(st.text(max_size=20), st.text(max_size=60))
 def test_keys_never_raise_and_ignore_whitespace_runs(tag, prompt):
     key = canonical_key(tag, prompt)

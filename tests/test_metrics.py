@@ -292,6 +292,46 @@ def test_by_group_hand_worked():
     assert plain(rows)
 
 
+@given(st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.booleans()), min_size=1))
+def test_groups_part_the_examples_and_each_interval_holds_its_rate(rows):
+    groups, correct = unzip(rows)
+    table = by_group(groups, correct)
+    assert [row["group"] for row in table] == sorted(set(groups))
+    assert sum(row["n"] for row in table) == len(rows)
+    whole = rate(correct)
+    total = sum(row["exact_match"] * row["n"] for row in table)
+    assert total == pytest.approx(whole["exact_match"] * len(rows))
+    for row in [*table, whole]:
+        low, high = row["exact_match_low"], row["exact_match_high"]
+        assert 0 <= low <= row["exact_match"] <= high <= 1
+    for row in table:
+        assert row["exact_match"] == np.mean([c for g, c in rows if g == row["group"]])
+
+
+answers = st.lists(st.booleans(), min_size=1, max_size=40)
+
+
+@given(answers, answers)
+def test_the_gap_holds_its_value_and_changes_sign_with_its_sides(train, unseen):
+    gap, back = generalization_gap(train, unseen), generalization_gap(unseen, train)
+    assert -1 <= gap["low"] <= gap["gap"] <= gap["high"] <= 1
+    assert gap["gap"] == pytest.approx(np.mean(train) - np.mean(unseen))
+    assert (back["gap"], back["low"], back["high"]) == pytest.approx(
+        (-gap["gap"], -gap["high"], -gap["low"]), abs=1e-12
+    )
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=9), st.randoms(use_true_random=False))
+def test_over_seeds_ignores_their_order_and_holds_the_mean(values, rng):
+    mixed = list(values)
+    rng.shuffle(mixed)
+    one, other = over_seeds(values), over_seeds(mixed)
+    for key in ("mean", "low", "high"):
+        assert one[key] == pytest.approx(other[key], abs=1e-9)
+    assert one["low"] - 1e-12 <= one["mean"] <= one["high"] + 1e-12
+    assert min(values) - 1e-12 <= one["mean"] <= max(values) + 1e-12
+
+
 def test_by_group_orders_numbers_then_texts_then_none():
     rows = by_group(["one_item", None, 10, 9, np.int64(10), "all_equal"], [True] * 6)
     assert [row["group"] for row in rows] == [9, 10, "all_equal", "one_item", None]

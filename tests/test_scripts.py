@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data.formats import UserError, check_writable, run_main, seed_folders
+from data.scripts import UserError, check_writable, run_main, seed_folders
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,7 +27,7 @@ def raising(error):
         (UserError("x.pkl is empty; give another"), 2, "error: x.pkl is empty; give another\n"),
         (OSError(errno.ENOSPC, "No space left", "a/b"), 5, "error: a/b: No space left\n"),
         (OSError("odd"), 5, "error: output: odd\n"),
-        (KeyboardInterrupt(), 130, "\ninterrupted\n"),
+        (KeyboardInterrupt(), 130, "\nstopped: interrupted\n"),
         (BrokenPipeError(), 141, ""),
         (SystemExit(2), 2, ""),
     ],
@@ -46,7 +46,7 @@ def test_done_is_zero_and_a_bug_keeps_its_traceback():
 
 LOUD = """
 import sys
-from data.formats import UserError, run_main
+from data.scripts import UserError, run_main
 def work():
     print("x" * {n})
     if {fail}:

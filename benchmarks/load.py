@@ -1,0 +1,118 @@
+"""Measure how loading a data set grows with its rows: seconds, memory and the time of a batch.
+
+    python benchmarks/load.py --rows 50000,500000,5000000
+
+Draws each set from the tasks of data/generate.py into a temporary folder (5 million rows: 180 MiB
+and two minutes), reads it in a process of its own, one thread, and prints a Markdown table. Seconds
+are processor time, so that a busy machine does not count.
+"""
+
+import argparse
+import json
+import pickle
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from data.generate import TASKS, draw_example  # noqa: E402
+
+
+def write_rows(path, n, seed):
+    """n rows, the five tasks in turn, duplicates as they fall."""
+    rng = random.Random(f"{seed} growth")
+    with open(path, "w", encoding="utf-8") as file:
+        file.writelines(draw_example(rng, TASKS[i % len(TASKS)]) + "\n" for i in range(n))
+
+
+def write_pickle(path, text_path):
+    """The same rows as a pickle with `encoded`, as the standard sets have it."""
+    from data.formats import load_tokenizer
+
+    tokenizer = load_tokenizer(ROOT / "data/processed/tokenizer.json")
+    rows = text_path.read_text(encoding="utf-8").splitlines()
+    encoded = [tokenizer.encode(row).tolist() for row in rows]
+    path.write_bytes(pickle.dumps({"raw": rows, "encoded": encoded, "labels": [None] * len(rows)}))
+
+
+def peak_mib():
+    status = Path("/proc/self/status")
+    if status.is_file():  # on Linux getrusage also counts what the parent had
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
+        return int(line.split()[1]) / 2**10
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def measure(path, prepare):
+    """Read `path` in this process; with `prepare` do all that a run does before its first step."""
+    import torch
+
+    import train_minigpt_4070 as minigpt
+    from data.formats import load_examples, load_tokenizer
+
+    torch.set_num_threads(1)
+    tokenizer = ROOT / "data/processed/tokenizer.json"
+    flags = ["--data", str(path), "--val_data", str(ROOT / "data/processed/val.pkl")]
+    args = minigpt.build_parser().parse_args([*flags, "--tokenizer", str(tokenizer)])
+    before, started = peak_mib(), time.process_time()
+    if prepare:
+        data = minigpt.load_data(args)
+        minigpt.make_plan(args, data, 1)
+        examples = data.train
+    else:
+        examples = load_examples(path, load_tokenizer(tokenizer))
+    result = {"seconds": time.process_time() - started, "mib": peak_mib() - before}
+    order = np.random.default_rng(0).permutation(len(examples))[: 32 * 200].reshape(200, 1, 32)
+    started = time.process_time()
+    for rows in order:
+        minigpt.make_batch(examples, rows, torch.device("cpu"))
+    return {**result, "batch_ms": (time.process_time() - started) / len(order) * 1000}
+
+
+def measured(path, prepare=False):
+    """`measure` in a fresh process."""
+    command = [sys.executable, __file__, "--measure", str(path), *(["--prepare"] * prepare)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", default="50000,500000,5000000", help="sizes (%(default)s)")
+    parser.add_argument(
+        "--pickle_up_to", type=int, default=500_000, help="also as .pkl, up to here"
+    )
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--prepare", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        print(json.dumps(measure(args.measure, args.prepare)))
+        return
+    print("| rows | file | MiB | load s | load peak MiB | to first step s | peak MiB | batch ms |")
+    print("|---|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for n in map(int, args.rows.split(",")):
+            text, pickled = Path(folder, f"{n}.txt"), Path(folder, f"{n}.pkl")
+            write_rows(text, n, seed=4242)
+            if n <= args.pickle_up_to:
+                write_pickle(pickled, text)
+            for path in (text, pickled) if n <= args.pickle_up_to else (text,):
+                load, whole = measured(path), measured(path, prepare=True)
+                line = f"| {n:,} | {path.suffix} | {path.stat().st_size / 2**20:.1f} "
+                line += f"| {load['seconds']:.1f} | {load['mib']:.0f} "
+                line += f"| {whole['seconds']:.1f} | {whole['mib']:.0f} | {whole['batch_ms']:.2f} |"
+                print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
