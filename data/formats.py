@@ -52,8 +52,10 @@ for op in pickletools.opcodes:
     if op.name in PICKLE_OPCODES | TORCH_OPCODES:
         n = op.arg.n if op.arg else 0
         OPCODES[ord(op.code)] = (op.name, max(n, 0), PREFIX_BYTES.get(n, 0))
-# One row of `encoded` is a run of these. Cut, because the matcher remembers each repetition.
-BININT1, SMALL_INTS = ord("K"), re.compile(rb"(?:K.){1,4096}", re.DOTALL)
+# A row of `encoded` is a run of small numbers, and `labels` may be one of None. The first is cut,
+# because the matcher remembers each repetition of a group.
+BININT1, NONE = ord("K"), ord("N")
+RUN = re.compile(rb"(?:K.){1,4096}|N+", re.DOTALL)
 SCALAR, TEXT = 0, -1  # kinds of values; containers are numbered from 1
 CLOSED = 128
 
@@ -159,10 +161,13 @@ def check_opcodes(data, allowed=frozenset(PICKLE_OPCODES)):
     Returns how many pairs its outermost dict is given; it has fewer if a key comes twice.
     """
     shape, at, end = _Shape(len(data)), 0, len(data)
+    left = 64 + end // 2  # steps; a data set of short rows takes one in 3 bytes
     while at < end:
-        code = data[at]
-        if code == BININT1 and (run := SMALL_INTS.match(data, at)):
-            shape.stack += [SCALAR] * ((run.end() - at) // 2)
+        code, left = data[at], left - 1
+        if not left:
+            raise UserError("has more opcodes than its size allows")
+        if code in (BININT1, NONE) and (run := RUN.match(data, at)):
+            shape.stack += [SCALAR] * ((run.end() - at) // (2 if code == BININT1 else 1))
             at = run.end()
             continue
         if code not in OPCODES or OPCODES[code][0] not in allowed:
