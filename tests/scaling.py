@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import torch
+import torch._dynamo  # the first optimizer imports it, which would cost each fork 2 s
 
 import plots
 import train_minigpt_4070 as t
