@@ -135,6 +135,7 @@ def be_victim(argv, log, die_at=None, max_file_bytes=None, uid=None):
     log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
     if die_at:
         die_while_saving(*die_at)
     if max_file_bytes:
