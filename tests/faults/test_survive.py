@@ -256,10 +256,10 @@ def test_failing_writes_keep_what_was_saved(world):
             stopped += refused(out, uid=65534 if os.getuid() == 0 else None)
             writable(run)
         elif n < 10:
-            (run / "seed_5/next.pth").unlink(missing_ok=True)
-            (run / "seed_5/next.pth").mkdir()
+            (run / "seed_4/next.pth").unlink(missing_ok=True)
+            (run / "seed_4/next.pth").mkdir()
             stopped += refused(out)
-            (run / "seed_5/next.pth").rmdir()
+            (run / "seed_4/next.pth").rmdir()
         else:
             (run / "seed_5/metrics.jsonl").rename(run / "aside")
             (run / "seed_5/metrics.jsonl").mkdir()

@@ -140,8 +140,14 @@ def be_victim(argv, log, die_at=None, max_file_bytes=None, uid=None):
         die_while_saving(*die_at)
     if max_file_bytes:
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
-    if uid:
-        os.setuid(uid)
+    if uid:  # root may write anywhere; another user may not import what is still to be imported
+        claim_folders = trainer.claim_folders
+
+        def claim_as_user(*args):
+            os.setuid(uid)
+            return claim_folders(*args)
+
+        trainer.claim_folders = claim_as_user
     code = trainer.main(argv)
     sys.stdout.flush()
     sys.stderr.flush()
