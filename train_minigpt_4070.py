@@ -2206,7 +2206,8 @@ def optimize(args, data, plan, run, stop, bar):
             "trained_length": int(data.train.lengths[rows].max()),
             "data": data.files,
         }
-        if run.step == 0:  # so that --resume, and a seed that diverges, have one from the start
+        # So that --resume, and a seed that diverges, have one from the start.
+        if not (run.replicas[-1].folder / "last.pth").exists():
             save_run(run, tokenizer, facts)
         # The order of an epoch depends on seed and epoch alone: nothing to save, nothing to leak.
         orders = [

@@ -130,7 +130,8 @@ def test_20_signals_change_nothing(world, name):
     waits = []
     while signals < 20:
         runs += 1
-        out, code = f"{name}{runs}", 1
+        assert runs < 60, f"only {signals} of 60 runs' signals came before their end"
+        out = f"{name}{runs}"
         for _ in range(rng.randint(2, 4)):
             log, after = folder / f"{out}.log", rng.uniform(0.1, 0.6) * seconds
             log.write_text("")
@@ -240,7 +241,10 @@ def test_failing_writes_keep_what_was_saved(world):
         return 1
 
     for n in range(12):
-        out, die_at = f"starved{n}", (3 * rng.randint(1, 10), "written")
+        out, die_at = (
+            f"starved{n}",
+            (1 + 3 * rng.randint(1, 10), "written"),
+        )  # all seeds at one step
         run = folder / out
         log = folder / f"{out}.log"
         assert victims.run(command(folder, out), log, die_at=die_at) == -signal.SIGKILL
@@ -252,10 +256,10 @@ def test_failing_writes_keep_what_was_saved(world):
             stopped += refused(out, uid=65534 if os.getuid() == 0 else None)
             writable(run)
         elif n < 10:
-            (run / "seed_5/next.pth").unlink(missing_ok=True)
-            (run / "seed_5/next.pth").mkdir()
+            (run / "seed_4/next.pth").unlink(missing_ok=True)
+            (run / "seed_4/next.pth").mkdir()
             stopped += refused(out)
-            (run / "seed_5/next.pth").rmdir()
+            (run / "seed_4/next.pth").rmdir()
         else:
             (run / "seed_5/metrics.jsonl").rename(run / "aside")
             (run / "seed_5/metrics.jsonl").mkdir()

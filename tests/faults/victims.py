@@ -135,12 +135,19 @@ def be_victim(argv, log, die_at=None, max_file_bytes=None, uid=None):
     log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
     if die_at:
         die_while_saving(*die_at)
     if max_file_bytes:
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
-    if uid:
-        os.setuid(uid)
+    if uid:  # root may write anywhere; another user may not import what is still to be imported
+        claim_folders = trainer.claim_folders
+
+        def claim_as_user(*args):
+            os.setuid(uid)
+            return claim_folders(*args)
+
+        trainer.claim_folders = claim_as_user
     code = trainer.main(argv)
     sys.stdout.flush()
     sys.stderr.flush()
