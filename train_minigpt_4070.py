@@ -13,8 +13,6 @@ replica axis R, and replicas never mix.
 """
 
 import argparse
-import errno
-import hashlib
 import importlib.util
 import io
 import json
@@ -23,24 +21,17 @@ import os
 import pickle
 import platform
 import shlex
-import shutil
-import signal
 import subprocess
 import sys
-import threading
 import time
-import uuid
 import zipfile
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
-from filelock import FileLock, Timeout
 from torch import nn
 from tqdm import tqdm
 
@@ -56,8 +47,33 @@ from data.formats import (
     sha256_of,
     write_json,
 )
-from data.generate import TASKS, write_atomically
-from data.scripts import Halt, leave, outcome, seed_folders
+from data.generate import TASKS
+from data.processes import (
+    ALONE,
+    EndTogether,
+    StopSignals,
+    World,
+    from_first,
+    gather,
+    gradients,
+    join_world,
+    meet,
+    share_work,
+    sum_over_processes,
+)
+from data.run_folder import (
+    append_lines,
+    check_bytes,
+    claim_folders,
+    cut_lines_after,
+    find_resumable,
+    holds_run,
+    save_last,
+    seed_folder,
+    write_checkpoint,
+    writing,
+)
+from data.scripts import Halt, HelpFormatter, Parser, leave, number, outcome
 
 IGNORED = -1  # a target that is padding
 RUN_ON = 8  # generation may run this many characters past the answer's length before it is cut
@@ -627,144 +643,6 @@ def stage_at(stages, epoch):
 
 
 # ----------------------------------------------------------------------------------------------
-# Processes
-# ----------------------------------------------------------------------------------------------
-
-
-@dataclass
-class World:
-    """The processes that torchrun started for one run; a process started alone is World()."""
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int | None = None  # among those on this machine: the GPU that is its own
-    meeting: bool = False  # whether others wait for this process in `meet` before they begin
-    speaks: bool = True  # whether this process tells why it ends
-
-    @property
-    def main(self):
-        """Whether this process prints, and writes what all have in common."""
-        return self.rank == 0
-
-
-ALONE = World()
-
-
-class EndTogether(Exception):
-    """Some process cannot begin, and all end as it does: (exit code, what to say)."""
-
-
-def fresh_store(store, rank, size):
-    """The part of torchrun's key-value store that belongs to these processes alone.
-
-    After a restart it still holds the addresses of the dead ones, and who reads them before they
-    are overwritten waits for ever (pytorch/pytorch#135712). Here each process asks by a name never
-    used before, and the first one answers with the prefix of all keys from now on.
-    """
-    if rank:
-        name = uuid.uuid4().hex
-        store.set(f"asked_by_{rank}", name)
-        prefix = store.get(f"answer_to_{name}").decode()
-        store.add(f"{prefix}_here", 1)
-        return dist.PrefixStore(prefix, store)
-    prefix = uuid.uuid4().hex
-    while store.add(f"{prefix}_here", 0) < size - 1:
-        for other in range(1, size):
-            if store.check([f"asked_by_{other}"]):
-                store.set(f"answer_to_{store.get(f'asked_by_{other}').decode()}", prefix)
-        time.sleep(0.05)
-    return dist.PrefixStore(prefix, store)
-
-
-def join_world():
-    """Connect to the other processes, if torchrun's environment tells of any."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "RANK" not in os.environ:
-        return World()
-    # Talk goes over the CPU, gradients where they are. A process may be done with its seeds days
-    # before another, and torchrun itself sees one die: so hardly a limit of time.
-    store, rank, size = next(dist.rendezvous("env://"))
-    nccl = torch.cuda.is_available() and dist.is_nccl_available()
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if nccl else "gloo",
-        **{"store": fresh_store(store, rank, size), "rank": rank, "world_size": size},
-        timeout=timedelta(weeks=3),
-    )
-    local_rank = int(os.environ["LOCAL_RANK"])
-    return World(rank, size, local_rank, meeting=True, speaks=rank == 0)
-
-
-def gather(world, value):
-    """The `value` of every process, in the order of their ranks; each waits for all."""
-    if world.size == 1:
-        return [value]
-    values = [None] * world.size
-    dist.all_gather_object(values, value)
-    return values
-
-
-def meet(world, failure=None, value=None):
-    """Return the first process's `value`. All come here, and wait, before they may begin.
-
-    One that cannot begin comes with its `failure` from `main`: then EndTogether is raised in each,
-    so a mistake that one of them finds ends all, is told once, and leaves none waiting.
-    """
-    told = gather(world, (failure, value))
-    failures = [failure for failure, _ in told if failure]
-    if failures:
-        world.meeting = False
-        raise EndTogether(*failures[0])
-    return told[0][1]
-
-
-def share_work(seeds, world):
-    """Return (the seeds that this process trains, the team that trains them together).
-
-    Seeds are shared out in runs, and each process is a team of its own. Where they are fewer than
-    the processes, all train all of them and share each batch.
-    """
-    if len(seeds) < world.size:
-        return seeds, world
-    own = np.array_split(seeds, world.size)[world.rank].tolist()
-    return own, World(local_rank=world.local_rank)
-
-
-@torch.no_grad()
-def sum_over_processes(team, tensors):
-    """Add up each of the float tensors over the processes of `team`, in place, in one exchange."""
-    if team.size == 1:
-        return
-    flat = torch.cat([t.flatten() for t in tensors])
-    dist.all_reduce(flat)
-    for t, total in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-        t.copy_(total.view_as(t))
-
-
-def gradients(model):
-    """Each parameter's gradient; zeros where no row of the batch fell to this process."""
-    for p in model.parameters():
-        if p.grad is None:
-            p.grad = torch.zeros_like(p)
-    return [p.grad for p in model.parameters()]
-
-
-def from_first(team, value):
-    """The `value` of the first process of `team`."""
-    values = [value]
-    if team.size > 1:
-        dist.broadcast_object_list(values)
-    return values[0]
-
-
-def most_of_processes(team, value):
-    """The greatest int >= 0 that any process of `team` gives."""
-    if team.size == 1:
-        return value
-    greatest = torch.tensor([value])
-    dist.all_reduce(greatest, dist.ReduceOp.MAX)  # on the CPU: a GPU is not made to wait
-    return int(greatest)
-
-
-# ----------------------------------------------------------------------------------------------
 # Optimizer, schedule, precision
 # ----------------------------------------------------------------------------------------------
 
@@ -1246,11 +1124,6 @@ def memorization_report(
 # Run folder and checkpoints
 # ----------------------------------------------------------------------------------------------
 
-RUN_FILES = ("config.json", "metrics.jsonl", "samples.jsonl", "memorization.json")
-CHECKPOINTS = ("best_model.pth", "last.pth", "previous.pth", "next.pth")
-BEGUN_FILES = ("metrics.jsonl", "best_model.pth", "last.pth", "previous.pth")
-HASH_MARK = b"sha256:"  # a checkpoint is a zip archive whose comment is this and 64 hex digits
-HASH_BYTES = len(HASH_MARK) + 64
 # Arguments that do not change the numbers of a run: a resumed run may change them.
 FREE_ARGUMENTS = {"resume", "overwrite", "dry_run", "show_samples", "save_every", "tensorboard"}
 FREE_ARGUMENTS |= {"save_every_steps"}
@@ -1309,32 +1182,6 @@ class Replica:
         return best
 
 
-def write_checkpoint(path, content):
-    """Save `content` with the SHA-256 of the file, as the comment that a zip archive may end in."""
-    if not path.parent.is_dir():  # write_atomically would make a vanished run folder again
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    archive = buffer.getvalue()[:-2] + HASH_BYTES.to_bytes(2, "little")  # the comment's length
-    digest = hashlib.sha256(archive).hexdigest().encode()
-    write_atomically(path, archive + HASH_MARK + digest)
-
-
-def check_bytes(data):
-    """Raise ValueError unless `data` is a checkpoint as it was written, to the last bit.
-
-    One with an empty comment has no hash (an earlier version wrote it, or `torch.save` alone); then
-    the sums that the archive keeps of its records must do.
-    """
-    if data[-22:-18] == b"PK\5\6" and data[-2:] == b"\0\0":
-        damaged = zipfile.ZipFile(io.BytesIO(data)).testzip()
-    else:
-        digest = hashlib.sha256(data[:-HASH_BYTES]).hexdigest().encode()
-        damaged = data[-HASH_BYTES:] != HASH_MARK + digest
-    if damaged:
-        raise ValueError("its bytes do not have the hash they were written with")
-
-
 def model_state(model, r, tokenizer, facts):
     """The checkpoint of replica r as an ordinary R = 1 model: tensors and plain containers only."""
     weights = {name: p.detach()[r : r + 1].cpu().clone() for name, p in model.named_parameters()}
@@ -1363,17 +1210,6 @@ def training_state(run, r):
     if device.type == "cuda":
         state["cuda_rng"] = torch.cuda.get_rng_state(device)
     return state
-
-
-def save_last(folder, content):
-    """Make `content` the folder's last.pth, and what that was previous.pth.
-
-    Nothing is renamed before all is written: on a full disk both stay as they were.
-    """
-    write_checkpoint(folder / "next.pth", content)
-    if (folder / "last.pth").exists():
-        os.replace(folder / "last.pth", folder / "previous.pth")
-    os.replace(folder / "next.pth", folder / "last.pth")
 
 
 def save_run(run, tokenizer, facts):
@@ -1434,126 +1270,6 @@ def load_model(path, device):
     return model.to(device).eval(), Tokenizer(checkpoint["vocab"]), checkpoint
 
 
-def holds_run(folder):
-    return any((folder / name).exists() for name in (*RUN_FILES, *CHECKPOINTS))
-
-
-def seed_folder(folder, seed, seeds):
-    """A run of one seed is the folder itself; of several, each has its own in it."""
-    return folder if len(seeds) == 1 else folder / f"seed_{seed}"
-
-
-def lock_folders(folders, held):
-    """Lock each folder until the ExitStack `held` closes, or the process dies in whatever way."""
-    for folder in folders:
-        try:
-            held.enter_context(FileLock(folder / ".lock", timeout=0))
-        except Timeout:
-            raise Halt(
-                4,
-                f"another process is training in {folder}; wait for it, or give another --out_dir",
-            ) from None
-
-
-def claim_folders(folder, seeds, args, held):
-    """Make and lock each seed's folder; refuse a folder in use, or clear it for --overwrite."""
-    folders = [seed_folder(folder, seed, seeds) for seed in seeds]
-    if not args.resume:
-        in_use = [f for f in {folder, *folders, *seed_folders(folder)} if holds_run(f)]
-        with ExitStack() as others:
-            lock_folders([f for f in in_use if (f / ".lock").exists()], others)
-            if not args.overwrite:
-                refuse_folders(in_use, folder)
-            for used in in_use:
-                clear_folder(used)
-        for used in set(in_use) - {folder, *folders}:
-            if [path.name for path in used.iterdir()] in ([], [".lock"]):
-                shutil.rmtree(used)
-    try:
-        for f in folders:
-            f.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot make {folder} ({error.strerror}); give another --out_dir"
-        ) from None
-    lock_folders(folders, held)
-    if not args.resume:  # another process may have come and gone meanwhile
-        refuse_folders([f for f in folders if holds_run(f)], folder)
-    for f in folders:
-        for torn in f.glob(".*.tmp"):  # what a killed process was writing
-            torn.unlink(missing_ok=True)
-
-
-def refuse_folders(in_use, folder):
-    if in_use:
-        raise UserError(
-            f"{folder} holds a run already; continue it with --resume, replace it with "
-            "--overwrite, or give another --out_dir"
-        )
-
-
-def clear_folder(folder):
-    """Remove a run's files, and nothing else, from its folder."""
-    for name in (*RUN_FILES, *CHECKPOINTS):
-        (folder / name).unlink(missing_ok=True)
-    for results in ("plots", "ood_results", "tensorboard"):
-        shutil.rmtree(folder / results, ignore_errors=True)
-
-
-def find_resumable(folders):
-    """Return one training checkpoint a seed, all of the newest step that every seed has, or [] if
-    the run was stopped before it had one of each.
-
-    A run can be killed between two seeds' files, so each keeps its previous one. A seed that had
-    finished before that step is returned at its own last one. What is chosen becomes last.pth: the
-    next save must not push it out while another seed still stands there.
-    """
-    found = [training_checkpoints(own) for own in folders]
-    lacking = [own for own, whole in zip(folders, found, strict=True) if not whole]
-    if lacking:
-        begun = any(c["step"] > 0 for own in found for c in own.values())
-        if begun or any((own / name).exists() for own in lacking for name in BEGUN_FILES):
-            raise UserError(
-                f"nothing to resume in {lacking[0]}: no training checkpoint is whole there; start "
-                "again with --overwrite"
-            )
-        return []
-    for step in sorted({c["step"] for own in found for c in own.values()}, reverse=True):
-        chosen = [
-            [
-                path
-                for path, c in own.items()
-                if c["step"] == step or (c["replica"]["finished"] and c["step"] < step)
-            ]
-            for own in found
-        ]
-        if all(chosen):
-            for (path, *_), own in zip(chosen, folders, strict=True):
-                if path.name != "last.pth":
-                    os.replace(path, own / "last.pth")
-            return [own[paths[0]] for own, paths in zip(found, chosen, strict=True)]
-    raise UserError(
-        f"{', '.join(map(str, folders))} have no common step; resume with as many processes as the "
-        "run began with, or start again with --overwrite"
-    )
-
-
-def training_checkpoints(folder):
-    """Return the whole ones of last.pth and previous.pth, {path: content}; name the others."""
-    whole = {}
-    for path in (folder / "last.pth", folder / "previous.pth"):
-        if not path.exists():
-            continue
-        try:
-            checkpoint = read_checkpoint(path)
-        except UserError as error:
-            print(f"note: {error}; the one before it is taken if there is one")
-            continue
-        if checkpoint.keys() >= {"step", "replica", "optimizer", "optimized"}:
-            whole[path] = checkpoint
-    return whole
-
-
 @torch.no_grad()
 def load_training_state(run, keep, checkpoints):
     """Make `run` what `checkpoints` hold, one for each replica in the list `keep`."""
@@ -1576,27 +1292,6 @@ def load_training_state(run, keep, checkpoints):
     torch.set_rng_state(state["cpu_rng"])
     if device.type == "cuda" and "cuda_rng" in state:
         torch.cuda.set_rng_state(state["cuda_rng"], device)
-
-
-def append_lines(path, records):
-    with open(path, "a", encoding="utf-8") as file:
-        file.write("".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
-        file.flush()
-        os.fsync(file.fileno())  # no checkpoint may outlive the lines of its epoch
-
-
-def cut_lines_after(path, step):
-    """Drop the records of later steps, and a torn last line, from a .jsonl file."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError):
-            continue
-    write_atomically(path, "".join(kept))
 
 
 # ----------------------------------------------------------------------------------------------
@@ -2101,45 +1796,6 @@ def set_aside(run, sick, tensors, epoch, lr_of):
     return keep
 
 
-class StopSignals:
-    """Within `with`, SIGINT, SIGTERM and SIGUSR1 only ask for a stop: training saves at the next
-    step, or after the validation or seed's report that is under way, and leaves.
-
-    A second SIGINT interrupts at once. Signals that were ignored stay so, and only the main thread
-    can take any.
-    """
-
-    received = None
-
-    def __enter__(self):
-        self.before = {}
-        if threading.current_thread() is threading.main_thread():
-            for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGBREAK"):
-                number = getattr(signal, name, None)  # Windows and POSIX have different ones
-                if number and signal.getsignal(number) not in (signal.SIG_IGN, None):
-                    self.before[number] = signal.signal(number, self.take)
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def take(self, number, frame):
-        if number == signal.SIGINT == self.received:
-            raise KeyboardInterrupt
-        self.received = number
-
-    def agreed(self, team):
-        """Whether to stop now: all processes of a team do, once one has received a signal."""
-        number = most_of_processes(team, self.received or 0)
-        self.received = self.received or number
-        return number > 0
-
-    def leave_if_asked(self, where):
-        if self.received:
-            raise Halt(128 + self.received, f"{signal.Signals(self.received).name} came {where}")
-
-
 def validate(run, data, device, epoch, lr_of):
     """Score validation set and training sample; who scores no finite loss is set aside.
 
@@ -2370,19 +2026,6 @@ def finish(args, data, replicas, device, stop, world):
     print("next:", shlex.join(map(str, command)))
 
 
-@contextmanager
-def writing(folder):
-    """Inside, nothing but the run folder is written: where that fails, the run ends with code 5."""
-    try:
-        yield
-    except BrokenPipeError:  # standard output's
-        raise
-    except OSError as error:
-        raise Halt(
-            5, f"cannot write in {folder} ({error.strerror or error}); what was saved is kept"
-        ) from None
-
-
 def train(args, stop, world=ALONE):
     """Train every seed side by side and write each one's run folder; `stop` is a StopSignals.
 
@@ -2420,7 +2063,7 @@ def train(args, stop, world=ALONE):
         began = meet(world, value=(began or config) if world.main else None)
         checkpoints = []
         if args.resume and team.main:
-            checkpoints = find_resumable([replica.folder for replica in replicas])
+            checkpoints = find_resumable([replica.folder for replica in replicas], read_checkpoint)
         meet(world)
         world.meeting, world.speaks = False, team.main
         checkpoints = from_first(team, checkpoints)
@@ -2475,34 +2118,6 @@ def seed_list(text):
     if len(set(seeds)) < len(seeds):
         raise argparse.ArgumentTypeError(f"{text!r} names a seed twice")
     return seeds
-
-
-def number(kind, low, high=sys.maxsize, what=""):
-    """An argparse type: a finite `kind` in [low, high], with `what` for the message."""
-
-    def parse(text):
-        value = kind(text)
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} is not {what or f'a number from {low} on'}")
-        return value
-
-    parse.__name__ = kind.__name__
-    return parse
-
-
-class Parser(argparse.ArgumentParser):
-    """Tells a mistake in one sentence; the usage of 45 flags would bury it."""
-
-    def error(self, message):
-        raise UserError(f"{message}; --help lists every flag")
-
-
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows a default where there is one to show."""
-
-    def _get_help_string(self, action):
-        plain = action.default is None or action.default is False
-        return action.help if plain else super()._get_help_string(action)
 
 
 def build_parser():

@@ -1,5 +1,6 @@
 """What every command line does alike: exit codes, one line a failure, folders tried before work."""
 
+import argparse
 import contextlib
 import os
 import re
@@ -89,3 +90,31 @@ def seed_folders(folder):
     """The folders `seed_<s>` in that of a run of several seeds, ascending in s; [] of one seed."""
     found = [p for p in Path(folder).glob("seed_*") if re.fullmatch("seed_[0-9]+", p.name)]
     return sorted(found, key=lambda p: int(p.name[5:]))
+
+
+def number(kind, low, high=sys.maxsize, what=""):
+    """An argparse type: a finite `kind` in [low, high], with `what` for the message."""
+
+    def parse(text):
+        value = kind(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not {what or f'a number from {low} on'}")
+        return value
+
+    parse.__name__ = kind.__name__
+    return parse
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells a mistake in one sentence; the usage of 45 flags would bury it."""
+
+    def error(self, message):
+        raise UserError(f"{message}; --help lists every flag")
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default where there is one to show."""
+
+    def _get_help_string(self, action):
+        plain = action.default is None or action.default is False
+        return action.help if plain else super()._get_help_string(action)

@@ -48,7 +48,7 @@ from hypothesis import strategies as st
 
 import plots
 import train_minigpt_4070 as t
-from data import formats
+from data import formats, run_folder
 from data.generate import TASKS, build_tokenizer
 
 SCRIPT = Path(t.__file__)
@@ -1770,12 +1770,16 @@ def test_command_to_resume_leaves_overwrite_out():
 
 def test_every_truncation_and_bit_flip_of_a_checkpoint_is_noticed(shared, tmp_path):
     whole = (shared[0] / "run/seed_0/best_model.pth").read_bytes()
-    t.check_bytes(whole)
+    run_folder.check_bytes(whole)
     rng = random.Random(0)
-    for size in [*rng.sample(range(len(whole)), 40), len(whole) - t.HASH_BYTES, len(whole) - 1]:
+    for size in [
+        *rng.sample(range(len(whole)), 40),
+        len(whole) - run_folder.HASH_BYTES,
+        len(whole) - 1,
+    ]:
         with pytest.raises((ValueError, zipfile.BadZipFile)):
-            t.check_bytes(whole[:size])
-    n_end = t.HASH_BYTES + 22  # each bit of the archive's end and the hash, and 100 others
+            run_folder.check_bytes(whole[:size])
+    n_end = run_folder.HASH_BYTES + 22  # each bit of the archive's end and the hash, and 100 others
     bits = [
         *rng.sample(range(8 * len(whole)), 100),
         *range(8 * (len(whole) - n_end), 8 * len(whole)),
@@ -1784,7 +1788,7 @@ def test_every_truncation_and_bit_flip_of_a_checkpoint_is_noticed(shared, tmp_pa
         flipped = bytearray(whole)
         flipped[bit // 8] ^= 1 << bit % 8
         with pytest.raises((ValueError, zipfile.BadZipFile)):
-            t.check_bytes(bytes(flipped))
+            run_folder.check_bytes(bytes(flipped))
     path = tmp_path / "model.pth"
     path.write_bytes(bytes(flipped))
     with pytest.raises(t.UserError, match=r"model\.pth .* damaged .*hash"):

@@ -22,6 +22,7 @@ if os.name == "nt":
     pytest.skip("needs fork and POSIX signals", allow_module_level=True)
 
 import train_minigpt_4070 as t
+from data import run_folder
 from data.generate import TASKS, build_tokenizer, draw_example
 from tests.faults.victims import Victims, fingerprint
 
@@ -159,7 +160,7 @@ def test_every_truncation_and_1000_bit_flips_are_detected(world):
         whole = (folder / "whole/seed_5" / name).read_bytes()
         path = folder / "damaged.pth"
         cases = [whole[: len(whole) * percent // 100] for percent in range(100)]
-        cases += [whole[:-1], whole[: -t.HASH_BYTES], whole + b"\0"]
+        cases += [whole[:-1], whole[: -run_folder.HASH_BYTES], whole + b"\0"]
         n_cut = len(cases)
         for bit in rng.sample(range(8 * len(whole)), 1000):
             flipped = bytearray(whole)

@@ -1,0 +1,192 @@
+"""One run in several processes, started by torchrun: who does what, and how they agree.
+
+Seeds are shared out among the processes; where they are fewer than those, all processes share each
+batch and add up their gradients. Alone, every function here does nothing. And when a process is
+asked to stop, by a signal, in whichever of them it came.
+"""
+
+import os
+import signal
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from data.scripts import Halt
+
+
+@dataclass
+class World:
+    """The processes that torchrun started for one run; a process started alone is World()."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int | None = None  # among those on this machine: the GPU that is its own
+    meeting: bool = False  # whether others wait for this process in `meet` before they begin
+    speaks: bool = True  # whether this process tells why it ends
+
+    @property
+    def main(self):
+        """Whether this process prints, and writes what all have in common."""
+        return self.rank == 0
+
+
+ALONE = World()
+
+
+class EndTogether(Exception):
+    """Some process cannot begin, and all end as it does: (exit code, what to say)."""
+
+
+def fresh_store(store, rank, size):
+    """The part of torchrun's key-value store that belongs to these processes alone.
+
+    After a restart it still holds the addresses of the dead ones, and who reads them before they
+    are overwritten waits for ever (pytorch/pytorch#135712). Here each process asks by a name never
+    used before, and the first one answers with the prefix of all keys from now on.
+    """
+    if rank:
+        name = uuid.uuid4().hex
+        store.set(f"asked_by_{rank}", name)
+        prefix = store.get(f"answer_to_{name}").decode()
+        store.add(f"{prefix}_here", 1)
+        return dist.PrefixStore(prefix, store)
+    prefix = uuid.uuid4().hex
+    while store.add(f"{prefix}_here", 0) < size - 1:
+        for other in range(1, size):
+            if store.check([f"asked_by_{other}"]):
+                store.set(f"answer_to_{store.get(f'asked_by_{other}').decode()}", prefix)
+        time.sleep(0.05)
+    return dist.PrefixStore(prefix, store)
+
+
+def join_world():
+    """Connect to the other processes, if torchrun's environment tells of any."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "RANK" not in os.environ:
+        return World()
+    # Talk goes over the CPU, gradients where they are. A process may be done with its seeds days
+    # before another, and torchrun itself sees one die: so hardly a limit of time.
+    store, rank, size = next(dist.rendezvous("env://"))
+    nccl = torch.cuda.is_available() and dist.is_nccl_available()
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if nccl else "gloo",
+        **{"store": fresh_store(store, rank, size), "rank": rank, "world_size": size},
+        timeout=timedelta(weeks=3),
+    )
+    local_rank = int(os.environ["LOCAL_RANK"])
+    return World(rank, size, local_rank, meeting=True, speaks=rank == 0)
+
+
+def gather(world, value):
+    """The `value` of every process, in the order of their ranks; each waits for all."""
+    if world.size == 1:
+        return [value]
+    values = [None] * world.size
+    dist.all_gather_object(values, value)
+    return values
+
+
+def meet(world, failure=None, value=None):
+    """Return the first process's `value`. All come here, and wait, before they may begin.
+
+    One that cannot begin comes with its `failure` from `main`: then EndTogether is raised in each,
+    so a mistake that one of them finds ends all, is told once, and leaves none waiting.
+    """
+    told = gather(world, (failure, value))
+    failures = [failure for failure, _ in told if failure]
+    if failures:
+        world.meeting = False
+        raise EndTogether(*failures[0])
+    return told[0][1]
+
+
+def share_work(seeds, world):
+    """Return (the seeds that this process trains, the team that trains them together).
+
+    Seeds are shared out in runs, and each process is a team of its own. Where they are fewer than
+    the processes, all train all of them and share each batch.
+    """
+    if len(seeds) < world.size:
+        return seeds, world
+    own = np.array_split(seeds, world.size)[world.rank].tolist()
+    return own, World(local_rank=world.local_rank)
+
+
+@torch.no_grad()
+def sum_over_processes(team, tensors):
+    """Add up each of the float tensors over the processes of `team`, in place, in one exchange."""
+    if team.size == 1:
+        return
+    flat = torch.cat([t.flatten() for t in tensors])
+    dist.all_reduce(flat)
+    for t, total in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        t.copy_(total.view_as(t))
+
+
+def gradients(model):
+    """Each parameter's gradient; zeros where no row of the batch fell to this process."""
+    for p in model.parameters():
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    return [p.grad for p in model.parameters()]
+
+
+def from_first(team, value):
+    """The `value` of the first process of `team`."""
+    values = [value]
+    if team.size > 1:
+        dist.broadcast_object_list(values)
+    return values[0]
+
+
+def most_of_processes(team, value):
+    """The greatest int >= 0 that any process of `team` gives."""
+    if team.size == 1:
+        return value
+    greatest = torch.tensor([value])
+    dist.all_reduce(greatest, dist.ReduceOp.MAX)  # on the CPU: a GPU is not made to wait
+    return int(greatest)
+
+
+class StopSignals:
+    """Within `with`, SIGINT, SIGTERM and SIGUSR1 only ask for a stop: training saves at the next
+    step, or after the validation or seed's report that is under way, and leaves.
+
+    A second SIGINT interrupts at once. Signals that were ignored stay so, and only the main thread
+    can take any.
+    """
+
+    received = None
+
+    def __enter__(self):
+        self.before = {}
+        if threading.current_thread() is threading.main_thread():
+            for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGBREAK"):
+                number = getattr(signal, name, None)  # Windows and POSIX have different ones
+                if number and signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self.before[number] = signal.signal(number, self.take)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def take(self, number, frame):
+        if number == signal.SIGINT == self.received:
+            raise KeyboardInterrupt
+        self.received = number
+
+    def agreed(self, team):
+        """Whether to stop now: all processes of a team do, once one has received a signal."""
+        number = most_of_processes(team, self.received or 0)
+        self.received = self.received or number
+        return number > 0
+
+    def leave_if_asked(self, where):
+        if self.received:
+            raise Halt(128 + self.received, f"{signal.Signals(self.received).name} came {where}")
