@@ -6,7 +6,8 @@
 
 Each task is the trainer's command with --resume and a folder of its own below --out_dir; what
 follows `--` goes to every one. Give the same sweep again after whatever happened: finished runs are
-skipped, half-done ones go on where they were, and one that somebody else trains is left to them.
+skipped, half-done ones go on, and one that somebody else trains is left to them. On this machine
+every task sees the same first --gpus GPUs; on Slurm, SBATCH_PARTITION chooses the partition.
 Needs `pip install submitit`.
 """
 
@@ -64,10 +65,9 @@ def build_parser():
     flag("--out_dir", type=Path, required=True, help="folder of the run folders")
     flag("--cluster", choices=("local", "slurm"), default="local", help="where (default: local)")
     flag("--workers", type=int, default=1, help="tasks at a time (default: 1)")
-    flag("--gpus", type=int, default=0, help="Slurm: GPUs of a task (default: 0)")
+    flag("--gpus", type=int, default=0, help="GPUs of a task (default: 0)")
     flag("--cpus", type=int, default=4, help="Slurm: processors of a task (default: 4)")
     flag("--hours", type=float, default=24, help="time limit of a task (default: 24)")
-    flag("--partition", help="Slurm's partition")
     flag("trainer", nargs="*", metavar="-- flags", help="flags for the trainer")
     return parser
 
@@ -89,14 +89,11 @@ def make_executor(args):
     executor = submitit.AutoExecutor(
         args.out_dir / "submitit", cluster=args.cluster, slurm_max_num_timeout=1000
     )
-    executor.update_parameters(timeout_min=int(60 * args.hours), name="sweep")
+    executor.update_parameters(
+        timeout_min=int(60 * args.hours), gpus_per_node=args.gpus, name="sweep"
+    )
     if args.cluster == "slurm":
-        executor.update_parameters(
-            gpus_per_node=args.gpus,
-            cpus_per_task=args.cpus,
-            slurm_array_parallelism=args.workers,
-            **({"slurm_partition": args.partition} if args.partition else {}),
-        )
+        executor.update_parameters(cpus_per_task=args.cpus, slurm_array_parallelism=args.workers)
     return executor
 
 
