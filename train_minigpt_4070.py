@@ -779,9 +779,8 @@ class EagerSteps:
     micro_batches: int
     label_smoothing: float
     max_grad_norm: float
-    team: World = field(
-        default_factory=World
-    )  # each of its processes takes its part of the examples
+    # Each process of it takes its part of the examples.
+    team: World = field(default_factory=World)
 
     def begin_epoch(self, orders):
         """`orders`, int64 [R, n]: the rows of each replica in the order of this epoch."""
@@ -803,6 +802,24 @@ class EagerSteps:
         )
 
 
+def fixed_slots(examples, orders, batch_size):
+    """One layout for every batch of an epoch whose order is `orders`, int64 [R, n].
+
+    Returns the rows of each step, longest first, int64 [steps, R, B], filled up with row
+    len(examples), which has no length; the slots [B] that hold them all; and the most answer tokens
+    of any batch.
+    """
+    (R, n), B = orders.shape, batch_size
+    rows = np.pad(orders, ((0, 0), (0, -n % B)), constant_values=len(examples))
+    rows = rows.reshape(R, -1, B).swapaxes(0, 1)
+    lengths = np.append(examples.lengths, 0)[rows]
+    n_answers = (lengths - np.append(examples.answer_start, 1)[rows] + 1).sum(2).max()
+    order = np.argsort(-lengths, axis=2, kind="stable")
+    slots = np.take_along_axis(lengths, order, 2).max((0, 1))
+    slots = merge_lengths(slots, padding=max(GROUP_PADDING, slots.sum() // 16))
+    return np.take_along_axis(rows, order, 2), slots, int(n_answers)
+
+
 @dataclass
 class StaticSteps(EagerSteps):
     """The same steps on tensors of fixed shape, so that a CUDA graph can replay them.
@@ -819,19 +836,12 @@ class StaticSteps(EagerSteps):
     warm_up: int = 3  # steps before the first capture: libraries and the optimizer allocate
 
     def begin_epoch(self, orders):
-        examples, device = self.data.examples, self.data.device
-        (R, n), B = orders.shape, self.batch_size
-        rows = np.pad(orders, ((0, 0), (0, -n % B)), constant_values=len(examples))  # filler row
-        rows = rows.reshape(R, -1, B).swapaxes(0, 1)  # [steps, R, B]
-        lengths = np.append(examples.lengths, 0)[rows]
-        n_answers = (lengths - np.append(examples.answer_start, 1)[rows] + 1).sum(2).max()
-        order = np.argsort(-lengths, axis=2, kind="stable")
-        slots = np.take_along_axis(lengths, order, 2).max((0, 1))
-        slots = merge_lengths(slots, padding=max(GROUP_PADDING, slots.sum() // 16))
-        self.layout = Layout(slots, int(n_answers), device)
-        self.rows = torch.from_numpy(np.take_along_axis(rows, order, 2)).to(device)
+        device = self.data.device
+        rows, slots, n_answers = fixed_slots(self.data.examples, orders, self.batch_size)
+        self.layout = Layout(slots, n_answers, device)
+        self.rows = torch.from_numpy(rows).to(device)
         self.now = torch.empty_like(self.rows[0])  # the rows of the step
-        self.results = torch.zeros(2, R, device=device)
+        self.results = torch.zeros(2, len(orders), device=device)
         self.run = self.fixed_step
         if self.use_graph:  # a new layout needs a new graph; capturing takes as long as one step
             self.run = as_cuda_graph(self.fixed_step, self.warm_up)
@@ -1447,14 +1457,16 @@ def make_plan(args, data, n_seeds, team=ALONE):
     effective = args.batch_size * args.accumulation_steps
     with torch.device("meta"):
         n_params = GPT(config, [0]).n_params()
-    lengths = data.train.lengths
-
-    precision = choose_precision(args.amp, device, args.d_model)
+    lengths, precision = data.train.lengths, choose_precision(args.amp, device, args.d_model)
 
     def step_bytes(rows):
         rows = math.ceil(rows / team.size)
-        tokens = n_seeds * int(rows * lengths.mean() + 3 * rows**0.5 * lengths.std())
-        return memory_bytes(config, n_params, n_seeds, tokens, precision, device)
+        if device.type == "cpu":  # of many batches, one of the longest
+            tokens = int(rows * lengths.mean() + 3 * rows**0.5 * lengths.std())
+        else:
+            order = np.random.default_rng(0).permutation(len(lengths))[None]
+            tokens = int(fixed_slots(data.train, order, rows)[1].sum())
+        return memory_bytes(config, n_params, n_seeds, n_seeds * tokens, precision, device)
 
     at_once = step_bytes(effective) < 0.5 * free_memory_bytes(device)
     plan = Plan(
