@@ -57,6 +57,7 @@ from data.processes import (
     gather,
     gradients,
     join_world,
+    leave_world,
     meet,
     share_work,
     sum_over_processes,
@@ -2265,6 +2266,7 @@ def main(argv=None):
             meet(world, (code, said))
     except EndTogether as end:
         code, said = end.args
+    leave_world(world)
     return leave(code, said if world.speaks else "")
 
 

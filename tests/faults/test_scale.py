@@ -40,7 +40,7 @@ pytestmark = [
 KILLS = 10
 LONG = [
     "--epochs",
-    "12",
+    "40",
     "--batch_size",
     "4",
     "--accumulation_steps",
@@ -87,7 +87,7 @@ def kill_workers(process, kills, rng, ready):
             process.poll() is None and (ready.stat().st_mtime_ns if ready.exists() else 0) == seen
         ):
             time.sleep(0.02)  # until a checkpoint is written
-        time.sleep(rng.uniform(0, 0.6))
+        time.sleep(rng.uniform(0, 0.2))
         workers = children(process.pid)
         if process.poll() is None and len(workers) == 2:
             os.kill(rng.choice(workers), signal.SIGKILL)
