@@ -105,9 +105,17 @@ class Resident:
 
         self.examples, self.device = examples, torch.device(device)
         self.ids = put(examples.ids)
-        self.starts = put(np.append(examples.starts, 0).astype(np.int64))
-        self.lengths = put(np.append(examples.lengths, 0).astype(np.int64))
-        self.answer_start = put(np.append(examples.answer_start, 0).astype(np.int64))
+        self.starts = put(np.append(examples.starts, examples.starts.dtype.type(0)))
+        self.lengths = put(np.append(examples.lengths, np.int32(0)))
+        self.answer_start = put(np.append(examples.answer_start, np.int32(0)))
+
+
+def resident(examples, device):
+    """The Resident of `examples` on `device`, made once."""
+    found = vars(examples).get("resident")
+    if found is None or found.device != torch.device(device):
+        found = examples.resident = Resident(examples, device)
+    return found
 
 
 @dataclass
@@ -170,7 +178,7 @@ def lay_rows(data, rows, layout, prompts_only=False):
     The result's shapes depend on `layout` alone, and nothing waits for the device.
     """
     starts, lengths, answer_start = (
-        t[rows] for t in (data.starts, data.lengths, data.answer_start)
+        t[rows].long() for t in (data.starts, data.lengths, data.answer_start)
     )
     slot, pos = layout.slot, layout.pos
     ends = answer_start if prompts_only else lengths
@@ -579,7 +587,7 @@ def generate(model, examples, rows, eos, device, tokens_per_batch=16_384):
     of its answer + RUN_ON characters. Returns a Generation.
     """
     model.eval()
-    data = Resident(examples, device)
+    data = resident(examples, device)
     R, n = rows.shape
     result = Generation([[None] * n for _ in range(R)], np.zeros((R, n)), np.zeros((R, n)))
     by_length = np.argsort(examples.lengths[rows].max(0), kind="stable")
@@ -817,7 +825,8 @@ def fixed_slots(examples, orders, batch_size):
     n_answers = (lengths - np.append(examples.answer_start, 1)[rows] + 1).sum(2).max()
     order = np.argsort(-lengths, axis=2, kind="stable")
     slots = np.take_along_axis(lengths, order, 2).max((0, 1))
-    slots = merge_lengths(slots, padding=max(GROUP_PADDING, slots.sum() // 16))
+    slots = np.maximum(slots, 1)  # a batch may have more slots than the stage has rows
+    slots = merge_lengths(slots, padding=max(GROUP_PADDING, slots.sum() // 128))
     return np.take_along_axis(rows, order, 2), slots, int(n_answers)
 
 
@@ -849,6 +858,7 @@ class StaticSteps(EagerSteps):
             self.warm_up = 0
 
     def fixed_step(self):
+        self.optimizer.zero_grad(set_to_none=True)  # what a capture that failed may have left
         batch = lay_rows(self.data, self.now, self.layout)
         results = train_step(
             *(self.model, self.optimizer, self.scaler, [batch]),
@@ -868,12 +878,13 @@ def as_cuda_graph(step, warm_up):
     """Return a function that does `step`, which reads and writes fixed tensors only.
 
     The first `warm_up` calls run as they are, on a stream of their own; the next is captured; from
-    then on the graph is replayed.
+    then on the graph is replayed. Where capturing fails, a line says why and all calls run as they
+    are.
     """
     stream, graph, calls = torch.cuda.Stream(), torch.cuda.CUDAGraph(), 0
 
     def run():
-        nonlocal calls
+        nonlocal calls, graph
         calls += 1
         if calls <= warm_up:
             stream.wait_stream(torch.cuda.current_stream())
@@ -882,9 +893,16 @@ def as_cuda_graph(step, warm_up):
             torch.cuda.current_stream().wait_stream(stream)
             return
         if calls == warm_up + 1:
-            with torch.cuda.graph(graph):
-                step()
-        graph.replay()
+            try:
+                with torch.cuda.graph(graph):
+                    step()
+            except RuntimeError as error:
+                reason, graph = str(error).partition("\n")[0], None
+                tqdm.write(f"note: no CUDA graph, kernels are launched one by one: {reason}")
+        if graph is None:
+            step()
+        else:
+            graph.replay()
 
     return run
 
@@ -895,7 +913,7 @@ def make_stepper(args, data, plan, run):
     if reason and plan.device.type == "cuda":
         print(f"note: steps are launched kernel by kernel, not as a CUDA graph: {reason}")
     return (EagerSteps if reason else StaticSteps)(
-        *(run.model, run.optimizer, run.scaler, Resident(data.train, plan.device)),
+        *(run.model, run.optimizer, run.scaler, resident(data.train, plan.device)),
         *(plan.effective_batch, plan.micro_batches, args.label_smoothing, args.max_grad_norm),
         team=run.team,
     )
@@ -986,7 +1004,7 @@ class Scores:
 def score(model, examples, rows, device, tokens_per_batch=16_384):
     """Score `rows`, int [n], by every replica in one forward pass each. Returns Scores."""
     model.eval()
-    data = Resident(examples, device)
+    data = resident(examples, device)
     R, n = model.R, len(rows)
     sums = np.zeros((3, R, n))  # loss, right, tokens
     by_length = np.argsort(-examples.lengths[rows], kind="stable")
@@ -1398,7 +1416,8 @@ class Plan:
     @property
     def check_every(self):
         """Steps between looks for a loss that is not finite. A look waits for a GPU's queue."""
-        return 1 if self.device.type == "cpu" else 100
+        # fp16's seeds share a loss scale, which a sick one drives down for all.
+        return 1 if self.device.type == "cpu" or self.precision == "fp16" else 100
 
     def steps_in(self, epoch):
         return math.ceil(len(self.stages[stage_at(self.stages, epoch)].rows) / self.effective_batch)
@@ -1469,7 +1488,8 @@ def make_plan(args, data, n_seeds, team=ALONE):
             tokens = int(fixed_slots(data.train, order, rows)[1].sum())
         return memory_bytes(config, n_params, n_seeds, n_seeds * tokens, precision, device)
 
-    at_once = step_bytes(effective) < 0.5 * free_memory_bytes(device)
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if device.type == "cpu" else 1
+    at_once = step_bytes(effective) < 0.5 * free_memory_bytes(device) / beside
     plan = Plan(
         config=config,
         stages=stages,
@@ -1607,10 +1627,8 @@ def run_config(args, data, plan, n_params, seeds, n_processes):
 
 def find_run(folder, config):
     """Return the config the run in `folder` began with, {} where there is no run yet."""
-    path, folders = (
-        folder / "config.json",
-        [seed_folder(folder, seed, config["seeds"]) for seed in config["seeds"]],
-    )
+    path = folder / "config.json"
+    folders = [seed_folder(folder, seed, config["seeds"]) for seed in config["seeds"]]
     if not path.is_file():
         if any(holds_run(f) for f in (folder, *folders)):
             raise UserError(f"{folder} holds files of a run, but no config.json; restore it")
@@ -1618,6 +1636,7 @@ def find_run(folder, config):
     try:
         began = json.loads(path.read_text(encoding="utf-8"))
         began["derived"]["micro_batches"], began["derived"]["precision"]
+        began["derived"]["step_bytes"]
         check_same_run(began, config, folder)
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged; start again with --overwrite") from None
@@ -1723,7 +1742,7 @@ def start_run(args, plan, replicas, checkpoints, team=ALONE):
     seeds = [replica.seed for replica in replicas]
     model = GPT(plan.config, seeds).to(plan.device)
     torch.manual_seed(seeds[0])  # a GPU's dropout; all else has its own generators
-    graph_lr = 0.0 if no_graph_because(args, plan) else torch.zeros((), device=plan.device)
+    graph_lr = 0.0 if no_graph_because(args, plan, team) else torch.zeros((), device=plan.device)
     run = Run(
         model,
         make_optimizer(model, args.weight_decay, graph_lr),
@@ -1776,6 +1795,8 @@ def has_finite_weights(model):
 
 def first_not_finite(run, r, loss):
     """Say which tensor of replica r was not finite in the last step, as far as it shows."""
+    if 0 < run.sick_since[r] < run.step:  # noticed later, when nothing tells any more
+        return "its loss or a gradient was not finite"
     if not math.isfinite(loss[r]):
         return f"its loss is {float(loss[r])}"
     for name, p in run.model.named_parameters():
@@ -2058,11 +2079,10 @@ def train(args, stop, world=ALONE):
     own_seeds, team = share_work(seeds, world)
     data = load_data(args)
     plan, n_params = make_plan(args, data, len(own_seeds), team)
-    print("\n".join(describe(args, data, plan, n_params, own_seeds)), flush=True)
-    if world.size > 1:
-        how = "all share each batch" if team is world else "each trains its share of the seeds"
-        print(f"torchrun {world.size} processes: {how}", flush=True)
+    if plan.device.type == "cuda":
+        torch.cuda.set_device(plan.device)  # streams, graphs and seeds go by the current one
     if args.dry_run:
+        print("\n".join(describe(args, data, plan, n_params, own_seeds)), flush=True)
         meet(world)
         return
     config = run_config(args, data, plan, n_params, seeds, world.size)
@@ -2085,9 +2105,13 @@ def train(args, stop, world=ALONE):
         if not checkpoints and team.main and len(seeds) > 1:
             for replica in replicas:
                 write_json(replica.folder / "config.json", {**config, "seed": replica.seed})
-        # Both were measured when the run began, and both can change bits.
-        plan.micro_batches = began["derived"]["micro_batches"]
-        plan.precision = began["derived"]["precision"]
+        # All were measured when the run began, and can change bits.
+        for name in ("micro_batches", "precision", "step_bytes"):
+            setattr(plan, name, began["derived"][name])
+        print("\n".join(describe(args, data, plan, n_params, own_seeds)), flush=True)
+        if world.size > 1:
+            how = "all share each batch" if team is world else "each trains its share of the seeds"
+            print(f"torchrun {world.size} processes: {how}", flush=True)
         over = all(replica.finished for replica in replicas)
         told = all((r.folder / "memorization.json").exists() for r in reported(replicas))
         if all(gather(world, over and told)):
@@ -2155,7 +2179,8 @@ def build_parser():
     flag = parser.add_argument_group("model").add_argument
     flag("--d_model", type=count, default=128, help="width, channels")
     flag("--n_layers", type=count, default=4, help="transformer blocks")
-    flag("--n_heads", type=count, default=4, help="attention heads; must divide d_model")
+    flag("--n_heads", type=count, default=4,
+         help="attention heads; d_model must be a multiple of twice as many")
     flag("--d_ff", type=count,
          help="hidden channels of the MLP (default: 4 x d_model; with SwiGLU 8/3 x d_model)")
     flag("--max_len", type=count,
@@ -2260,14 +2285,15 @@ def main(argv=None):
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     if hasattr(sys.stdout, "reconfigure"):  # a redirected Windows console lacks many characters
         sys.stdout.reconfigure(errors="replace")
-    code, said = outcome(lambda: train_as_told(argv, world))
     try:
+        code, said = outcome(lambda: train_as_told(argv, world))
         if code and world.meeting:
             meet(world, (code, said))
     except EndTogether as end:
         code, said = end.args
-    leave_world(world)
-    return leave(code, said if world.speaks else "")
+    code = leave(code, said if world.speaks else "")
+    leave_world(world, code)
+    return code
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ asked to stop, by a signal, in whichever of them it came.
 
 import os
 import signal
+import sys
 import threading
 import time
 import uuid
@@ -82,10 +83,17 @@ def join_world():
     return World(rank, size, local_rank, meeting=True, speaks=rank == 0)
 
 
-def leave_world(world):
-    """Close the connections: an interpreter that ends with them open may abort (SIGABRT)."""
+def leave_world(world, code):
+    """End this process with exit code `code` if it is one of several; alone, do nothing.
+
+    An interpreter that shuts down beside gloo's threads sometimes aborts (SIGABRT), which torchrun
+    would take for a failed run: so what is left is flushed, and the process ends here.
+    """
     if world.size > 1:
         dist.destroy_process_group()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def gather(world, value):
