@@ -73,6 +73,7 @@ OOD_LOOKS = {  # colour, marker, size, legend
     "left out": ("0.45", "X", 7, "exact match, not in headlines"),
 }
 DPI = 200
+PLAIN_TEXT = {"text.parse_math": False}  # a name may have any characters
 
 
 # ------------------------------------------------------------------------------------------------
@@ -238,6 +239,17 @@ def number_axis(ax, key: str) -> str:
     return key
 
 
+def log_axis(axis, low: float, high: float) -> None:
+    """Plain numbers at powers of ten, and between them where those are few."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    set_scale = axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale
+    set_scale("log")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def look(i: int) -> dict:
     return {"color": COLOURS[i % 7], "linestyle": LINES[i % 4], "marker": MARKERS[i % 5]}
 
@@ -306,7 +318,7 @@ def learning_figure(run: Run):
         draw_curves(axes[-1], losses)
         values = np.concatenate([c.value for c in losses.values()])
         if values.min() > 0 and values.max() > 20 * values.min():
-            axes[-1].set_yscale("log")
+            log_axis(axes[-1].yaxis, values.min(), values.max())
         ends = ", ".join(f"{name} {c.value[-1]:.3g}" for name, c in losses.items() if len(c.x))
         x = number_axis(axes[-1], key)
         describe(axes[-1], f"Final loss: {ends}", x, "loss (nats per token)")
@@ -832,7 +844,7 @@ def save_figures(runs: list[Run], out_dir: Path) -> list[Path]:
     from matplotlib import rc_context
 
     images = {}
-    with rc_context({"text.parse_math": False}):  # a name may have any characters
+    with rc_context(PLAIN_TEXT):
         for name, figure in draw_figures(runs).items():
             images[out_dir / name] = io.BytesIO()
             figure.savefig(images[out_dir / name], format="png", dpi=DPI)

@@ -22,7 +22,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from data.generate import TASKS, draw_example  # noqa: E402
+from data.formats import write_json  # noqa: E402
+from data.generate import TASKS, build_tokenizer, draw_example  # noqa: E402
 
 
 def write_rows(path, n, seed):
@@ -36,7 +37,7 @@ def write_pickle(path, text_path):
     """The same rows as a pickle with `encoded`, as the standard sets have it."""
     from data.formats import load_tokenizer
 
-    tokenizer = load_tokenizer(ROOT / "data/processed/tokenizer.json")
+    tokenizer = load_tokenizer(path.with_name("tokenizer.json"))
     rows = text_path.read_text(encoding="utf-8").splitlines()
     encoded = [tokenizer.encode(row).tolist() for row in rows]
     path.write_bytes(pickle.dumps({"raw": rows, "encoded": encoded, "labels": [None] * len(rows)}))
@@ -54,28 +55,35 @@ def peak_mib():
 
 
 def measure(path, prepare):
-    """Read `path` in this process; with `prepare` do all that a run does before its first step."""
+    """Read `path` in this process; with `prepare` do all that a run does before its first step, and
+    time batches.
+    """
     import torch
 
     import train_minigpt_4070 as minigpt
     from data.formats import load_examples, load_tokenizer
 
     torch.set_num_threads(1)
-    tokenizer = ROOT / "data/processed/tokenizer.json"
-    flags = ["--data", str(path), "--val_data", str(ROOT / "data/processed/val.pkl")]
+    tokenizer, val = path.with_name("tokenizer.json"), path.with_name("val.txt")
+    flags = ["--data", str(path), "--val_data", str(val)]
+    flags += ["--warmup_steps", "0"]  # a small set has few steps
     args = minigpt.build_parser().parse_args([*flags, "--tokenizer", str(tokenizer)])
     before, started = peak_mib(), time.process_time()
-    if prepare:
-        data = minigpt.load_data(args)
-        minigpt.make_plan(args, data, 1)
-        examples = data.train
-    else:
-        examples = load_examples(path, load_tokenizer(tokenizer))
-    result = {"seconds": time.process_time() - started, "mib": peak_mib() - before}
-    order = np.random.default_rng(0).permutation(len(examples))[: 32 * 200].reshape(200, 1, 32)
+
+    def so_far():
+        return {"seconds": time.process_time() - started, "mib": peak_mib() - before}
+
+    if not prepare:
+        load_examples(path, load_tokenizer(tokenizer))
+        return so_far()
+    data = minigpt.load_data(args)
+    minigpt.make_plan(args, data, 1)
+    resident = minigpt.Resident(data.train, torch.device("cpu"))
+    result = so_far()
+    order = np.random.default_rng(0).integers(len(data.train), size=(200, 1, 32))
     started = time.process_time()
     for rows in order:
-        minigpt.make_batch(examples, rows, torch.device("cpu"))
+        minigpt.make_batch(resident, rows)
     return {**result, "batch_ms": (time.process_time() - started) / len(order) * 1000}
 
 
@@ -101,6 +109,8 @@ def main():
     print("| rows | file | MiB | load s | load peak MiB | to first step s | peak MiB | batch ms |")
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
+        write_json(Path(folder, "tokenizer.json"), build_tokenizer(TASKS))
+        write_rows(Path(folder, "val.txt"), 2500, seed=4243)
         for n in map(int, args.rows.split(",")):
             text, pickled = Path(folder, f"{n}.txt"), Path(folder, f"{n}.pkl")
             write_rows(text, n, seed=4242)

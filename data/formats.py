@@ -32,6 +32,7 @@ TAG = re.compile(r"\[([^\[\]]+)\]")  # of a prompt, which may have several
 
 MAX_PICKLE_BYTES = 2**28  # two million rows with `encoded`; a .txt may have any size
 MAX_DEPTH = 8  # containers within containers; those of a data set are 3 deep
+MAX_WAITING = 2**20  # values and marks on the stack; a pickler fills a container by the thousand
 MAX_TOKENIZER_BYTES = 2**23
 MAX_VOCABULARY = 2**16
 PICKLE_OPCODES = {
@@ -52,10 +53,10 @@ for op in pickletools.opcodes:
     if op.name in PICKLE_OPCODES | TORCH_OPCODES:
         n = op.arg.n if op.arg else 0
         OPCODES[ord(op.code)] = (op.name, max(n, 0), PREFIX_BYTES.get(n, 0))
-# A row of `encoded` is a run of small numbers, and `labels` may be one of None. The first is cut,
-# because the matcher remembers each repetition of a group.
+# A row of `encoded` is a run of small numbers, and `labels` may be one of None. Both are cut: the
+# matcher remembers each repetition of a group, and the stack may not grow at once.
 BININT1, NONE = ord("K"), ord("N")
-RUN = re.compile(rb"(?:K.){1,4096}|N+", re.DOTALL)
+RUN = re.compile(rb"(?:K.){1,4096}|N{1,4096}", re.DOTALL)
 SCALAR, TEXT = 0, -1  # kinds of values; containers are numbered from 1
 CLOSED = 128
 
@@ -163,6 +164,8 @@ def check_opcodes(data, allowed=frozenset(PICKLE_OPCODES)):
     shape, at, end = _Shape(len(data)), 0, len(data)
     left = 64 + end // 2  # steps; a data set of short rows takes one in 3 bytes
     while at < end:
+        if len(shape.stack) + len(shape.marks) > MAX_WAITING:
+            raise UserError(f"has more than {MAX_WAITING:,} values that are in no container yet")
         code, left = data[at], left - 1
         if not left:
             raise UserError("has more opcodes than its size allows")

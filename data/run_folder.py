@@ -35,11 +35,19 @@ def lock_folders(folders, held):
     """Lock each folder until the ExitStack `held` closes, or the process dies in whatever way."""
     for folder in folders:
         try:
-            held.enter_context(FileLock(folder / ".lock", timeout=0))
+            held.enter_context(FileLock(folder / ".lock", timeout=0, fallback_to_soft=False))
         except Timeout:
             raise Halt(
                 4,
                 f"another process is training in {folder}; wait for it, or give another --out_dir",
+            ) from None
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+            # A lock that is a file alone outlives a killed process, or is taken from a live one.
+            raise UserError(
+                f"the file system of {folder} has no file locks, which keep two processes from one "
+                "run; give an --out_dir on another"
             ) from None
 
 
@@ -59,8 +67,17 @@ def clear_folder(folder):
         shutil.rmtree(folder / results, ignore_errors=True)
 
 
+def make_folder(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make {folder} ({error.strerror}); give another --out_dir"
+        ) from None
+
+
 def claim_folders(folder, seeds, args, held):
-    """Make and lock each seed's folder; refuse a folder in use, or clear it for --overwrite."""
+    """Make and lock the folder and each seed's; refuse one in use, or clear it for --overwrite."""
     folders = [seed_folder(folder, seed, seeds) for seed in seeds]
     if not args.resume:
         in_use = [f for f in {folder, *folders, *seed_folders(folder)} if holds_run(f)]
@@ -73,16 +90,12 @@ def claim_folders(folder, seeds, args, held):
         for used in set(in_use) - {folder, *folders}:
             if [path.name for path in used.iterdir()] in ([], [".lock"]):
                 shutil.rmtree(used)
-    try:
-        for f in folders:
-            f.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot make {folder} ({error.strerror}); give another --out_dir"
-        ) from None
-    lock_folders(folders, held)
+    # The folder first: whoever starts other seeds in it writes the same config.json.
+    for f in dict.fromkeys((folder, *folders)):
+        make_folder(f)
+        lock_folders([f], held)
     if not args.resume:  # another process may have come and gone meanwhile
-        refuse_folders([f for f in folders if holds_run(f)], folder)
+        refuse_folders([f for f in (folder, *folders) if holds_run(f)], folder)
     for f in folders:
         for torn in f.glob(".*.tmp"):  # what a killed process was writing
             torn.unlink(missing_ok=True)
@@ -208,6 +221,6 @@ def cut_lines_after(path, step):
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):  # whole JSON may still be no record: `5`
             continue
     write_atomically(path, "".join(kept))

@@ -6,12 +6,14 @@
 
 Each task is the trainer's command with --resume and a folder of its own below --out_dir; what
 follows `--` goes to every one. Give the same sweep again after whatever happened: finished runs are
-skipped, half-done ones go on, and one that somebody else trains is left to them. On this machine
+skipped, half-done ones go on, and one that somebody else trains is left to them. Paths, also those
+after `--`, start where the command is given. On this machine
 every task sees the same first --gpus GPUs; on Slurm, SBATCH_PARTITION chooses the partition.
 Needs `pip install submitit`.
 """
 
 import argparse
+import contextlib
 import itertools
 import os
 import signal
@@ -25,20 +27,24 @@ os.environ.setdefault("SUBMITIT_PREEMPT_SIGNAL", "USR1")
 import submitit
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from data.scripts import Halt, UserError, run_main  # noqa: E402
+
 TRAINER = ROOT / "train_minigpt_4070.py"
 OUTCOMES = {0: "done", 4: "left to somebody else, who has the folder"}
 
 
 class Run:
-    """A task: the trainer's command in a process of its own."""
+    """A task: the trainer's command in a process of its own, in the folder the sweep began in."""
 
     trainer = None
 
-    def __init__(self, command):
-        self.command = command
+    def __init__(self, command, folder=None):
+        self.command, self.folder = command, folder or Path.cwd()
 
     def __call__(self):
-        self.trainer = subprocess.Popen(self.command, cwd=ROOT)
+        self.trainer = subprocess.Popen(self.command, cwd=self.folder)
         code = self.trainer.wait()
         if code not in OUTCOMES:
             raise subprocess.CalledProcessError(code, self.command)
@@ -48,9 +54,10 @@ class Run:
         """The trainer saves and ends, and the task is queued again; submitit calls this."""
         if self.trainer is not None:
             self.trainer.send_signal(signal.SIGUSR1)
-            # Not `wait()`, whose lock is held by the call above, which this one interrupts.
-            os.waitid(os.P_PID, self.trainer.pid, os.WEXITED | os.WNOWAIT)
-        return submitit.helpers.DelayedSubmission(Run(self.command))
+            # Not `wait()`, whose lock is held by the call above; this one interrupts it for good.
+            with contextlib.suppress(ChildProcessError):  # unless that had the exit code already
+                os.waitpid(self.trainer.pid, 0)
+        return submitit.helpers.DelayedSubmission(Run(self.command, self.folder))
 
 
 def build_parser():
@@ -81,6 +88,11 @@ def commands(args):
         flags = {"data": data.resolve(), "tokenizer": tokenizer.resolve(), "d_model": width}
         flags |= {"seeds": seeds, "out_dir": (args.out_dir / name).resolve()}
         given = [str(part) for key, value in flags.items() for part in (f"--{key}", value)]
+        if name in runs:
+            raise UserError(
+                f"two runs would have the folder {args.out_dir / name}; give no set twice, and "
+                "sets of one file name in folders of different names"
+            )
         runs[name] = [sys.executable, str(TRAINER), *given, "--resume", *args.trainer]
     return runs
 
@@ -97,15 +109,16 @@ def make_executor(args):
     return executor
 
 
-def main(argv=None):
-    args = build_parser().parse_args(argv)
-    executor, jobs = make_executor(args), {}
+def sweep(args):
+    """Start every run; on this machine also wait for them and tell how each ended."""
+    runs, jobs = commands(args), {}
+    executor = make_executor(args)
     if args.cluster == "slurm":
         with executor.batch():
-            jobs = {name: executor.submit(Run(c)) for name, c in commands(args).items()}
+            jobs = {name: executor.submit(Run(command)) for name, command in runs.items()}
         print(f"{len(jobs)} runs submitted as Slurm array; logs in {args.out_dir / 'submitit'}")
-        return 0
-    for name, command in commands(args).items():
+        return
+    for name, command in runs.items():
         while sum(not job.done() for job in jobs.values()) >= args.workers:
             time.sleep(0.2)
         jobs[name] = executor.submit(Run(command))
@@ -113,7 +126,12 @@ def main(argv=None):
     for name, job in jobs.items():
         error = f"failed; see {job.paths.stderr}" if errors[name] else job.result()
         print(f"{name}: {error}")
-    return 1 if any(errors.values()) else 0
+    if failed := [name for name, error in errors.items() if error]:
+        raise Halt(1, f"{len(failed)} of {len(jobs)} runs failed")
+
+
+def main(argv=None):
+    return run_main(lambda: sweep(build_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

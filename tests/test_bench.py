@@ -1,5 +1,8 @@
 """The benchmark compares like with like: peers of the same size, on the same tokens. No timing."""
 
+import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -195,3 +198,12 @@ def test_parser():
     ]
     with pytest.raises(SystemExit):
         B.build_parser().parse_args(["--sections", "speed"])
+
+
+def test_loading_is_measured_for_text_and_pickle(tmp_path):
+    command = [sys.executable, str(B.ROOT / "benchmarks/load.py"), "--rows", "100"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    header, _, *rows = [re.split(r" *\| *", x)[1:-1] for x in done.stdout.splitlines()]
+    assert len(header) == 8
+    assert [row[:2] for row in rows] == [["100", ".txt"], ["100", ".pkl"]]
+    assert all(float(row[-1]) > 0 for row in rows)

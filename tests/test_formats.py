@@ -11,6 +11,7 @@ import pickle
 import pickletools
 import random
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -456,6 +457,25 @@ def test_containers_are_bounded_by_size():
     """An empty list takes 1 byte in a pickle and 56 in memory."""
     with pytest.raises(formats.UserError, match="more containers"):
         formats.check_opcodes(b"\x80\x04](" + b"]" * 10_000 + b"e.")
+
+
+@pytest.mark.parametrize("flood", [b"N", b"(", b"K\x01", b"\x88", b"](", b"\x8c\x00"])
+def test_values_that_wait_on_the_stack_are_bounded(flood, monkeypatch):
+    """A pointer takes 8 bytes in memory, here and once more on the unpickler's own stack."""
+    monkeypatch.setattr(formats, "MAX_WAITING", 2**13)  # the true one takes long under tracemalloc
+    data = b"\x80\x04" + flood * (2**20 // len(flood)) + b"."
+    tracemalloc.start()
+    try:
+        with pytest.raises(formats.UserError, match=r"in no container|more containers"):
+            formats.check_opcodes(data)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_long_list_that_is_filled_in_batches_does_not_wait():
+    values = [None] * (2 * formats.MAX_WAITING)
+    assert formats.check_opcodes(pickle.dumps({"raw": values})) == 1
 
 
 def test_shared_lists_load_and_a_list_in_itself_does_not(tmp_path):

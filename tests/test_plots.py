@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib import rc_context
 
 import plots
 from metrics import newcombe_interval, over_seeds, seed_interval, wilson_interval
@@ -288,7 +289,7 @@ def column(rows, key):
 
 
 def visible_texts(fig):
-    """What is written on the figure, without tick labels outside the axes' limits."""
+    """What is written on the figure, without major tick labels outside the axes' limits."""
     texts = [fig._suptitle, fig._supxlabel, *(t for leg in fig.legends for t in leg.get_texts())]
     for ax in fig.axes:
         texts += [ax.title, ax._left_title, ax.xaxis.label, ax.yaxis.label, *ax.texts]
@@ -296,16 +297,17 @@ def visible_texts(fig):
         for axis in (ax.xaxis, ax.yaxis):
             low, high = sorted(axis.get_view_interval())
             ticks = [t for t in axis.get_major_ticks() if low <= t.get_loc() <= high]
-            texts += [label for t in ticks for label in (t.label1,)]
+            texts += [t.label1 for t in (*ticks, *axis.get_minor_ticks())]
     return [t for t in texts if t is not None and t.get_visible() and t.get_text().strip()]
 
 
 def assert_readable(fig):
-    """No two texts overlap, none is cut off, none is smaller than 8 points."""
+    """No two texts overlap, none is cut off, smaller than 8 points or the source of a formula."""
     fig.draw_without_rendering()
     boxes = [(t, t.get_window_extent()) for t in visible_texts(fig)]
     for k, (text, box) in enumerate(boxes):
         assert text.get_fontsize() >= 8
+        assert "$" not in text.get_text()
         outside = (*fig.bbox.min - box.min, *box.max - fig.bbox.max)
         assert max(outside) < 1, text.get_text()
         for other, second in boxes[k + 1 :]:
@@ -589,10 +591,37 @@ def test_no_text_overlaps_or_is_cut_off(add_only, five_tasks, tmp_path):
     write_rows(one, curriculum_rows()[:1])
     folders = [add_only, five_tasks, long, one, *study(tmp_path / "study", 12)[:2]]
     runs = [load(folder) for folder in folders]
-    figures = plots.draw_figures(runs)
-    assert {name for name in figures if "/" not in name} == set(plots.COMPARISONS)
-    for figure in figures.values():
-        assert_readable(figure)
+    with rc_context(plots.PLAIN_TEXT):  # as the files are written
+        figures = plots.draw_figures(runs)
+        assert {name for name in figures if "/" not in name} == set(plots.COMPARISONS)
+        for figure in figures.values():
+            assert_readable(figure)
+
+
+@pytest.mark.parametrize("last", [0.1, 0.015, 2e-7])
+def test_a_loss_over_decades_has_plain_numbers_on_its_axis(tmp_path, last):
+    losses = np.geomspace(2.3, last, 30)
+    rows = curriculum_rows()[:1] * 30
+    rows = [
+        {**row, "epoch": e, "examples_seen": 5000 * e, "val_loss": loss, "train_loss": loss * 0.85}
+        for e, (row, loss) in enumerate(zip(rows, losses, strict=True), start=1)
+    ]
+    write_rows(tmp_path / "run", rows)
+    with rc_context(plots.PLAIN_TEXT):
+        fig = plots.learning_figure(load(tmp_path / "run"))
+        assert_readable(fig)
+    match, loss = fig.axes
+    assert loss.get_yscale() == "log"
+    low, high = loss.get_ylim()
+    shown = [
+        t.label1.get_text() for t in loss.yaxis.get_major_ticks() if low <= t.get_loc() <= high
+    ]
+    assert len(shown) >= 2
+    assert [float(text) for text in shown] == pytest.approx(
+        [t for t in loss.yaxis.get_majorticklocs() if low <= t <= high]
+    )
+    assert not any(t.label1.get_text() for t in loss.yaxis.get_minor_ticks())
+    assert loss.get_position().width > 0.5 * match.get_position().width
 
 
 # ------------------------------------------------------------------------------------------------

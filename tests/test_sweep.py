@@ -6,6 +6,7 @@ The campaign of 40 runs is in tests/faults/test_scale.py.
 import os
 import signal
 import sys
+import time
 
 import pytest
 
@@ -55,3 +56,55 @@ def test_a_run_that_somebody_else_has_is_left_to_them():
     assert sweep.Run([*code, "4"])().startswith("left to somebody else")
     with pytest.raises(sweep.subprocess.CalledProcessError):
         sweep.Run([*code, "2"])()
+
+
+def test_paths_after_the_dashes_start_where_the_sweep_is_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    task = sweep.Run([sys.executable, "-c", "open('here', 'w')"])
+    monkeypatch.chdir(sweep.ROOT)  # where a task wakes up is not said
+    assert task() == "done"
+    assert (tmp_path / "here").exists()
+
+
+def test_two_sets_that_would_share_a_folder_are_refused(tmp_path, capsys):
+    sets = [str(tmp_path / f"{name}/sets/train.pkl") for name in "ab"]
+    flags = ["--d_model", "16", "--seeds", "0", "--out_dir", str(tmp_path / "runs")]
+    assert sweep.main(["--data", *sets, *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: two runs would have the folder {tmp_path}/runs/sets_train_d16")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="Slurm's signal")
+def test_a_preempted_task_waits_until_its_trainer_has_saved(tmp_path, monkeypatch):
+    """Also where there is no os.waitid, as on macOS before Python 3.13."""
+    monkeypatch.delattr(os, "waitid", raising=False)
+    code = (
+        "import signal, sys, time\n"
+        "def save(*_):\n"
+        "    time.sleep(0.3)\n"
+        "    open('saved', 'w')\n"
+        "    sys.exit()\n"
+        "signal.signal(signal.SIGUSR1, save)\n"
+        "open('ready', 'w')\n"
+        "time.sleep(60)"
+    )
+    task = sweep.Run([sys.executable, "-c", code], tmp_path)
+    again = []
+
+    def preempt(*_):
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.01)
+        again.append(task.checkpoint().function)
+        raise SystemExit
+
+    before = signal.signal(signal.SIGALRM, preempt)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(SystemExit):
+            task()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert (tmp_path / "saved").exists()
+    assert (again[0].command, again[0].folder) == (task.command, tmp_path)

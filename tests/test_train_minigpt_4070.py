@@ -43,6 +43,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -2006,6 +2007,46 @@ def test_a_folder_in_use_is_refused_until_its_process_is_gone(world, capsys):
         child.wait()
         child.stdout.close()
     assert go(world, *flags, "--resume") == 0
+
+
+@pytest.mark.parametrize("flags", [[], ["--resume"], ["--overwrite"]])
+def test_other_seeds_do_not_start_in_a_folder_where_a_run_is_starting(world, capsys, flags):
+    """The first has its lock and no file yet: both would write config.json."""
+    (world / "run").mkdir()
+    with FileLock(world / "run/.lock"):
+        assert go(world, *words("--epochs 1 --seeds 2,3"), *flags) == 4
+        assert "another process is training in" in capsys.readouterr().err
+        assert [path.name for path in (world / "run").iterdir()] == [".lock"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of Windows need no flock")
+def test_a_file_system_without_locks_is_refused(world, monkeypatch, capsys):
+    import fcntl
+
+    def flock(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert go(world, *words("--epochs 1")) == 2
+    assert "has no file locks" in capsys.readouterr().err
+
+
+def test_lines_that_are_no_records_are_cut(tmp_path):
+    kept = '{"step": 3, "epoch": 1}\n'
+    path = tmp_path / "metrics.jsonl"
+    for line in (
+        "5",
+        "null",
+        "[]",
+        '"step"',
+        "{}",
+        '{"step": "3"}',
+        '{"step": null}',
+        '{"step": 4}',
+    ):
+        path.write_text(f"{line}\n{kept}{line}\n" + '{"step": 2, "to')
+        t.cut_lines_after(path, 3)
+        assert path.read_text() == kept, line
 
 
 # ----------------------------------------------------------------------------------------------
