@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from data.generate import write_atomically
-from data.scripts import Halt, UserError, seed_folders
+from data.scripts import Halt, UserError, seed_folder, seed_folders
 
 RUN_FILES = ("config.json", "metrics.jsonl", "samples.jsonl", "memorization.json")
 CHECKPOINTS = ("best_model.pth", "last.pth", "previous.pth", "next.pth")
@@ -24,11 +24,6 @@ HASH_BYTES = len(HASH_MARK) + 64
 
 def holds_run(folder):
     return any((folder / name).exists() for name in (*RUN_FILES, *CHECKPOINTS))
-
-
-def seed_folder(folder, seed, seeds):
-    """A run of one seed is the folder itself; of several, each has its own in it."""
-    return folder if len(seeds) == 1 else folder / f"seed_{seed}"
 
 
 def lock_folders(folders, held):

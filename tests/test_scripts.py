@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data.scripts import UserError, check_writable, run_main, seed_folders
+from data.scripts import UserError, check_writable, run_main, seed_folder, seed_folders
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -103,3 +103,10 @@ def test_seed_folders_by_number(tmp_path):
         (tmp_path / name).mkdir()
     assert [path.name for path in seed_folders(tmp_path)] == ["seed_2", "seed_10"]
     assert seed_folders(tmp_path / "gone") == []
+
+
+def test_seed_folder_is_one_of_those_found(tmp_path):
+    assert seed_folder(tmp_path, 3, [3]) == tmp_path
+    folder = seed_folder(tmp_path, 3, [3, 4])
+    folder.mkdir()
+    assert seed_folders(tmp_path) == [folder]
