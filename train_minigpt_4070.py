@@ -722,8 +722,9 @@ def choose_precision(amp, device, d_model):
     """Return "fp32", "bf16" or "fp16".
 
     An RTX 4070 has bf16 tensor cores: twice the fp32 (TF32) rate at half the bytes, and no loss
-    scaling. On CPU bf16 serves only where the processor multiplies it in hardware; whether it then
-    pays depends on the shapes, so it is measured on this model's.
+    scaling. On CPU bf16 serves only where the processor multiplies it in hardware, and the model is
+    not tiny: at width 128 a run then took 0.6 of the time. No clock decides, or the same command
+    would give now one result, now another.
     """
     if device.type == "cuda":
         if amp == "auto":
@@ -734,19 +735,8 @@ def choose_precision(amp, device, d_model):
     if amp != "auto":
         return amp
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    if not (capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")):
-        return "fp32"
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        a, b = torch.ones(512, d_model, dtype=dtype), torch.ones(d_model, 4 * d_model, dtype=dtype)
-        times = []
-        for _ in range(9):
-            start = time.perf_counter()
-            a @ b
-            times.append(time.perf_counter() - start)
-        seconds[dtype] = sorted(times)[len(times) // 2]
-    # The clear margin keeps a noisy machine from choosing now one, now the other.
-    return "bf16" if seconds[torch.bfloat16] < 0.67 * seconds[torch.float32] else "fp32"
+    in_hardware = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
+    return "bf16" if in_hardware and d_model >= 64 else "fp32"
 
 
 def train_step(
@@ -1481,7 +1471,7 @@ def make_plan(args, data, n_seeds, team=ALONE):
     lengths, precision = data.train.lengths, choose_precision(args.amp, device, args.d_model)
 
     def step_bytes(rows):
-        rows = math.ceil(rows / team.size)
+        rows = math.ceil(min(rows, len(lengths)) / team.size)
         if device.type == "cpu":  # of many batches, one of the longest
             tokens = int(rows * lengths.mean() + 3 * rows**0.5 * lengths.std())
         else:
@@ -1632,16 +1622,25 @@ def find_run(folder, config):
     folders = [seed_folder(folder, seed, config["seeds"]) for seed in config["seeds"]]
     if not path.is_file():
         if any(holds_run(f) for f in (folder, *folders)):
-            raise UserError(f"{folder} holds files of a run, but no config.json; restore it")
+            raise UserError(
+                f"{folder} holds files of a run, but no config.json; restore it, or "
+                "start again with --overwrite"
+            )
         return {}
     try:
         began = json.loads(path.read_text(encoding="utf-8"))
-        began["derived"]["micro_batches"], began["derived"]["precision"]
-        began["derived"]["step_bytes"]
+        DTYPES[began["derived"]["precision"]], began["derived"]["step_bytes"]
+        if not (type(n := began["derived"]["micro_batches"]) is int and n > 0):
+            raise ValueError(n)
         check_same_run(began, config, folder)
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged; start again with --overwrite") from None
     return began
+
+
+def hashes(files):
+    """The SHA-256 of each of a run's data files."""
+    return [files[name]["sha256"] for name in ("train", "val", "tokenizer")]
 
 
 def check_same_run(old, new, folder):
@@ -1759,6 +1758,8 @@ def start_run(args, plan, replicas, checkpoints, team=ALONE):
         going = [r for r, replica in enumerate(replicas) if not replica.finished]
         load_training_state(run, going, [checkpoints[r] for r in going])
         for replica in run.replicas if team.main else []:
+            if not (replica.folder / "metrics.jsonl").exists() and plan.place(run.step)[0] > 1:
+                print(f"note: {replica.folder / 'metrics.jsonl'} is gone; it begins again now")
             for name in ("metrics.jsonl", "samples.jsonl"):
                 cut_lines_after(replica.folder / name, run.step)
     model.use_checkpoint = args.use_checkpoint
@@ -2102,6 +2103,12 @@ def train(args, stop, world=ALONE):
         world.meeting, world.speaks = False, team.main
         checkpoints = from_first(team, checkpoints)
         for replica, checkpoint in zip(replicas, checkpoints, strict=bool(checkpoints)):
+            if checkpoint["seed"] != replica.seed or hashes(checkpoint["data"]) != hashes(
+                began["data"]
+            ):
+                raise UserError(
+                    f"{replica.folder / 'last.pth'} is of another run; start again with --overwrite"
+                )
             vars(replica).update(checkpoint["replica"])
         if not checkpoints and team.main and len(seeds) > 1:
             for replica in replicas:
@@ -2124,6 +2131,7 @@ def train(args, stop, world=ALONE):
                 run = start_run(args, plan, replicas, checkpoints, team)
                 if checkpoints:
                     print(f"resuming {folder} at step {run.step} of {plan.total_steps}")
+                stop.can_wait = True
                 with progress_bar(plan, run) as bar:
                     optimize(args, data, plan, run, stop, bar)
             finish(args, data, replicas if team.main else [], plan.device, stop, world)
@@ -2165,8 +2173,8 @@ def build_parser():
         f"Exit codes: {EXIT_CODES}.",
         formatter_class=HelpFormatter,
     )
-    count, natural = number(int, 1), number(int, 0)
-    positive, share = number(float, 1e-12, what="above 0"), number(float, 0, 1, "between 0 and 1")
+    count, natural = number(int, 1, 10**9), number(int, 0, 10**9)
+    positive, share = number(float, 1e-12, 1e12), number(float, 0, 1)
     switch = argparse.BooleanOptionalAction
     # fmt: off
     flag = parser.add_argument_group("data").add_argument
@@ -2179,7 +2187,7 @@ def build_parser():
 
     flag = parser.add_argument_group("model").add_argument
     flag("--d_model", type=count, default=128, help="width, channels")
-    flag("--n_layers", type=count, default=4, help="transformer blocks")
+    flag("--n_layers", type=number(int, 1, 1000), default=4, help="transformer blocks")
     flag("--n_heads", type=count, default=4,
          help="attention heads; d_model must be a multiple of twice as many")
     flag("--d_ff", type=count,
@@ -2189,11 +2197,11 @@ def build_parser():
     flag("--pos", choices=POSITIONS, default="rope",
          help="position encoding")
     flag("--use_swiglu", action="store_true", help="SwiGLU instead of GELU in the MLP")
-    flag("--dropout", type=number(float, 0, 0.99, "between 0 and 0.99"), default=0.1,
+    flag("--dropout", type=number(float, 0, 0.99), default=0.1,
          help="dropout probability on embeddings and block outputs; regularizes")
 
     flag = parser.add_argument_group("optimization").add_argument
-    flag("--epochs", type=count, default=30, help="passes over the training set")
+    flag("--epochs", type=number(int, 1, 10**6), default=30, help="passes over the training set")
     flag("--lr", type=positive, default=1e-4,
          help="peak learning rate at width 1024; scaled by 1024 / d_model")
     flag("--no_lr_scaling", action="store_true", help="take --lr literally at any width")
@@ -2203,15 +2211,16 @@ def build_parser():
     flag("--batch_size", type=count, default=32, help="examples in a micro-batch")
     flag("--accumulation_steps", type=count, default=1,
          help="micro-batches in an optimizer step; run at once where memory allows")
-    flag("--weight_decay", type=number(float, 0), default=0.01, help="AdamW's, on matrices only")
+    flag("--weight_decay", type=number(float, 0, 1e6), default=0.01,
+         help="AdamW's, on matrices only")
     flag("--max_grad_norm", type=positive, default=1.0,
          help="clip each model's gradient to this norm")
-    flag("--label_smoothing", type=number(float, 0, 0.99, "between 0 and 0.99"), default=0.0,
+    flag("--label_smoothing", type=number(float, 0, 0.99), default=0.0,
          help="share of the target's probability spread over all tokens")
     flag("--patience", type=natural, default=10,
          help="stop after this many epochs in which neither unseen exact match nor loss improved, "
               "or when every unseen example is right in two validations running; 0 never does")
-    flag("--min_delta", type=number(float, 0), default=1e-3,
+    flag("--min_delta", type=number(float, 0, 1e6), default=1e-3,
          help="least improvement that counts: a share (exact match) or nats (loss)")
 
     flag = parser.add_argument_group("curriculum").add_argument
@@ -2270,6 +2279,13 @@ def train_as_told(argv, world):
     try:
         with StopSignals() as stop:
             train(args, stop, world)
+    except RuntimeError as error:
+        if "out of memory" not in str(error) and "allocate memory" not in str(error):
+            raise
+        raise UserError(
+            "the device ran out of memory; take a smaller --batch_size with more "
+            "--accumulation_steps, a smaller model, or --use_checkpoint"
+        ) from None
     except KeyboardInterrupt:
         raise Halt(130, f"interrupted; go on with: {resume_command(argv, world)}") from None
     except Halt as halt:

@@ -168,14 +168,16 @@ def most_of_processes(team, value):
 
 
 class StopSignals:
-    """Within `with`, SIGINT, SIGTERM and SIGUSR1 only ask for a stop: training saves at the next
-    step, or after the validation or seed's report that is under way, and leaves.
+    """Within `with`, SIGINT, SIGTERM and SIGUSR1 end the work as Halt: at once, but while
+    `can_wait` they only ask for it. Training then saves at the next step, or after the validation
+    or seed's report that is under way, and leaves.
 
     A second SIGINT interrupts at once. Signals that were ignored stay so, and only the main thread
     can take any.
     """
 
     received = None
+    can_wait = False
 
     def __enter__(self):
         self.before = {}
@@ -194,6 +196,8 @@ class StopSignals:
         if number == signal.SIGINT == self.received:
             raise KeyboardInterrupt
         self.received = number
+        if not self.can_wait:
+            self.leave_if_asked("before training began")
 
     def agreed(self, team):
         """Whether to stop now: all processes of a team do, once one has received a signal."""

@@ -97,13 +97,13 @@ def seed_folders(folder):
     return sorted(found, key=lambda p: int(p.name[5:]))
 
 
-def number(kind, low, high=sys.maxsize, what=""):
-    """An argparse type: a finite `kind` in [low, high], with `what` for the message."""
+def number(kind, low, high):
+    """An argparse type: a `kind` in [low, high]."""
 
     def parse(text):
         value = kind(text)
         if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} is not {what or f'a number from {low} on'}")
+            raise argparse.ArgumentTypeError(f"{text} is not between {low:,} and {high:,}")
         return value
 
     parse.__name__ = kind.__name__

@@ -29,7 +29,7 @@ import submitit
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from data.scripts import Halt, UserError, run_main  # noqa: E402
+from data.scripts import Halt, UserError, check_writable, number, run_main  # noqa: E402
 
 TRAINER = ROOT / "train_minigpt_4070.py"
 OUTCOMES = {0: "done", 4: "left to somebody else, who has the folder"}
@@ -67,14 +67,24 @@ def build_parser():
     flag = parser.add_argument
     flag("--data", nargs="+", type=Path, required=True, help="training sets")
     flag("--tokenizer", type=Path, help="their tokenizer (default: tokenizer.json beside each)")
-    flag("--d_model", nargs="+", type=int, required=True, help="widths")
+    flag("--d_model", nargs="+", type=number(int, 1, 10**6), required=True, help="widths")
     flag("--seeds", nargs="+", required=True, help="one run each: 0 1 2, or side by side: 0-3 4-7")
     flag("--out_dir", type=Path, required=True, help="folder of the run folders")
     flag("--cluster", choices=("local", "slurm"), default="local", help="where (default: local)")
-    flag("--workers", type=int, default=1, help="tasks at a time (default: 1)")
-    flag("--gpus", type=int, default=0, help="GPUs of a task (default: 0)")
-    flag("--cpus", type=int, default=4, help="Slurm: processors of a task (default: 4)")
-    flag("--hours", type=float, default=24, help="time limit of a task (default: 24)")
+    flag("--workers", type=number(int, 1, 10_000), default=1, help="tasks at a time (default: 1)")
+    flag("--gpus", type=number(int, 0, 1000), default=0, help="GPUs of a task (default: 0)")
+    flag(
+        "--cpus",
+        type=number(int, 1, 10_000),
+        default=4,
+        help="Slurm: processors of a task (default: 4)",
+    )
+    flag(
+        "--hours",
+        type=number(float, 0.01, 10_000),
+        default=24,
+        help="time limit of a task (default: 24)",
+    )
     flag("trainer", nargs="*", metavar="-- flags", help="flags for the trainer")
     return parser
 
@@ -83,7 +93,7 @@ def commands(args):
     """{folder name: command} of every run."""
     runs = {}
     for data, width, seeds in itertools.product(args.data, args.d_model, args.seeds):
-        name = f"{data.parent.name}_{data.stem}_d{width}_s{seeds}"
+        name = f"{data.resolve().parent.name}_{data.stem}_d{width}_s{seeds}"
         tokenizer = args.tokenizer or data.with_name("tokenizer.json")
         flags = {"data": data.resolve(), "tokenizer": tokenizer.resolve(), "d_model": width}
         flags |= {"seeds": seeds, "out_dir": (args.out_dir / name).resolve()}
@@ -111,6 +121,7 @@ def make_executor(args):
 
 def sweep(args):
     """Start every run; on this machine also wait for them and tell how each ended."""
+    check_writable(args.out_dir)
     runs, jobs = commands(args), {}
     executor = make_executor(args)
     if args.cluster == "slurm":

@@ -1722,14 +1722,64 @@ def test_signal_saves_at_the_next_step(uninterrupted, world, monkeypatch, capsys
 
 def test_second_ctrl_c_interrupts_at_once():
     with t.StopSignals() as stop:
+        stop.can_wait = True
         stop.take(signal.SIGINT, None)
         with pytest.raises(KeyboardInterrupt):
             stop.take(signal.SIGINT, None)
     with t.StopSignals() as stop:
+        stop.can_wait = True
         stop.take(signal.SIGTERM, None)
         stop.take(signal.SIGTERM, None)
         with pytest.raises(t.Halt) as halt:
             stop.leave_if_asked("now")
+    assert halt.value.code == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("precision", "foo"), ("micro_batches", 0), ("step_bytes", None)]
+)
+def test_config_that_was_tampered_with_is_told(world, capsys, key, value):
+    assert go(world, "--epochs", "1") == 0
+    path = world / "run/config.json"
+    config = json.loads(path.read_text())
+    if value is None:
+        del config["derived"][key]
+    else:
+        config["derived"][key] = value
+    path.write_text(json.dumps(config))
+    assert resume(world, "--epochs", "1") == 2
+    assert "config.json is damaged" in capsys.readouterr().err
+
+
+def test_checkpoint_of_another_run_is_not_resumed(world, capsys):
+    assert go(world, "--epochs", "1", out="other") == 0
+    assert go(world, "--epochs", "1", "--seed", "3") == 0
+    shutil.copy(world / "other/last.pth", world / "run/last.pth")
+    (world / "run/memorization.json").unlink()
+    assert resume(world, "--epochs", "1", "--seed", "3") == 2
+    assert "last.pth is of another run" in capsys.readouterr().err
+
+
+def test_lost_metrics_are_noted_on_resume(world, monkeypatch, capsys):
+    at_step(monkeypatch, 8, lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert go(world, "--epochs", "3") == 130
+    (world / "run/metrics.jsonl").unlink()
+    capsys.readouterr()
+    assert resume(world, "--epochs", "3") == 0
+    assert "metrics.jsonl is gone" in capsys.readouterr().out
+
+
+def test_precision_follows_the_processor_and_the_width_and_no_clock(monkeypatch):
+    for bf16 in ("amx_bf16", "avx512_bf16", "avx2"):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda bf16=bf16: {bf16: True})
+        chosen = {d: t.choose_precision("auto", CPU, d) for d in (16, 63, 64, 512)}
+        wide = "fp32" if bf16 == "avx2" else "bf16"
+        assert chosen == {16: "fp32", 63: "fp32", 64: wide, 512: wide}
+
+
+def test_signal_before_training_ends_the_run_at_once():
+    with t.StopSignals() as stop, pytest.raises(t.Halt, match="SIGTERM came before") as halt:
+        stop.take(signal.SIGTERM, None)
     assert halt.value.code == 128 + signal.SIGTERM
 
 
