@@ -506,6 +506,32 @@ class Generation:
     entropy: np.ndarray  # float [R, n]: mean over its steps of the next-token entropy, nats
 
 
+def spread_caches(layers, prompt, longest):
+    """Each layer's keys and values of a prompt Batch, [R, N, H, D], as [R, B, H, longest, D]."""
+    (R, _, H, D), device = layers[0][0].shape, layers[0][0].device
+    B = prompt.order.shape[1]
+    slot = torch.from_numpy(
+        np.repeat(np.arange(B), [T for b, T in prompt.groups for _ in range(b)])
+    )
+    slot = slot.to(device)
+    caches = []
+    for k, v in layers:
+        cache = tuple(torch.zeros(R, B, H, longest, D, device=device, dtype=v.dtype) for _ in "KV")
+        for full, packed in zip(cache, (k, v), strict=True):
+            full[:, slot, :, prompt.pos] = packed.to(v.dtype).transpose(0, 1)
+        caches.append(cache)
+    return caches
+
+
+def to_columns(t, order):
+    """t [R, B] or [R, B, S] on slots -> an array in the columns of the rows asked for."""
+    values = t.cpu().numpy()
+    back = np.empty_like(values)
+    order = order if values.ndim == 2 else order[..., None]
+    np.put_along_axis(back, np.broadcast_to(order, values.shape), values, 1)
+    return back
+
+
 def generate_batch(model, data, rows, eos):
     """Greedy continuations of the prompts `rows`, int [R, B]: (ids, n_steps, log_prob, entropy).
 
@@ -527,17 +553,7 @@ def generate_batch(model, data, rows, eos):
 
     layers = []
     logits = model(prompt, layers)
-    slot = torch.from_numpy(
-        np.repeat(np.arange(B), [T for b, T in prompt.groups for _ in range(b)])
-    )
-    slot = slot.to(device)
-    H, D = layers[0][0].shape[2:]
-    caches = []
-    for k, v in layers:
-        cache = tuple(torch.zeros(R, B, H, longest, D, device=device, dtype=v.dtype) for _ in "KV")
-        for full, packed in zip(cache, (k, v), strict=True):
-            full[:, slot, :, prompt.pos] = packed.to(v.dtype).transpose(0, 1)
-        caches.append(cache)
+    caches = spread_caches(layers, prompt, longest)
 
     pos = torch.from_numpy(lengths.astype(np.int64)).to(device)  # where the next token goes
     column = torch.arange(B, device=device).expand(R, B)  # which slot a live row came from
@@ -571,14 +587,7 @@ def generate_batch(model, data, rows, eos):
         logits = model.head(x)
         pos = pos + (~done)  # a finished row waits where it is
 
-    def to_columns(t):  # back from slots to the order of `rows`
-        values = t.cpu().numpy()
-        back = np.empty_like(values)
-        order = prompt.order if values.ndim == 2 else prompt.order[..., None]
-        np.put_along_axis(back, np.broadcast_to(order, values.shape), values, 1)
-        return back
-
-    return to_columns(out), to_columns(n_steps), to_columns(log_prob), to_columns(entropy)
+    return tuple(to_columns(t, prompt.order) for t in (out, n_steps, log_prob, entropy))
 
 
 @torch.inference_mode()
@@ -1071,6 +1080,27 @@ def validation_records(scores, sample_scores, data, predictions):
     return records
 
 
+def sample_by_count(train, per_count, rng):
+    """Distinct training rows at each repeat count, the same number of each task.
+
+    Counts, grouped by powers of two, are compared over equal task mixes: a count that some task
+    lacks is left out (by chance only short sums are drawn often). Returns the rows, the count of
+    each, and whether grouping changed any count.
+    """
+    distinct, repeats = train.distinct()
+    groups, tasks = 2 ** np.log2(repeats).astype(int), train.tasks.codes[distinct]
+    names, counts, chosen = sorted(train.tasks.names), [], []
+    for count in np.unique(groups):
+        cells = [
+            np.flatnonzero((groups == count) & (tasks == train.tasks.names.index(name)))
+            for name in names
+        ]
+        size = min(per_count // len(names), *(len(cell) for cell in cells))
+        chosen += [distinct[rng.permutation(cell)[:size]] for cell in cells]
+        counts += [int(count)] * size * len(names)
+    return np.concatenate(chosen), counts, bool((groups != repeats).any())
+
+
 def memorization_report(
     model, data, tokenizer, device, epoch, per_count=2_000, compared_with=500_000
 ):
@@ -1095,20 +1125,9 @@ def memorization_report(
     any_unseen = data.audit["val_unseen"] > 0
     seen = score(model, val, data.seen_rows, device) if len(data.seen_rows) else None
 
-    # Counts are compared over equal task mixes: as many examples of each task at each count, and no
-    # count that some task lacks (by chance only short sums are drawn often).
-    distinct, repeats = train.distinct()
-    groups, tasks = 2 ** np.log2(repeats).astype(int), train.tasks.codes[distinct]
-    names, counts, chosen = sorted(train.tasks.names), [], []
-    for count in np.unique(groups):
-        cells = [
-            np.flatnonzero((groups == count) & (tasks == train.tasks.names.index(name)))
-            for name in names
-        ]
-        size = min(per_count // len(names), *(len(cell) for cell in cells))
-        chosen += [distinct[rng.permutation(cell)[:size]] for cell in cells]
-        counts += [int(count)] * size * len(names)
-    counted = score(model, train, np.concatenate(chosen), device)
+    chosen, counts, grouped = sample_by_count(train, per_count, rng)
+    distinct, _ = train.distinct()
+    counted = score(model, train, chosen, device)
     if len(distinct) > compared_with:
         distinct = rng.choice(distinct, compared_with, replace=False)
     exact, loss = counted.exact[0], counted.loss[0]
@@ -1124,7 +1143,7 @@ def memorization_report(
         "by_task": metrics.by_group(val.tasks[headline].tolist(), right, held_out.loss[0]),
         "gap": metrics.generalization_gap(sample.exact[0], held_out.exact[0]),
         "by_repeat_count": metrics.by_group(counts, exact, loss),
-        "repeat_counts_grouped": bool((groups != repeats).any()),
+        "repeat_counts_grouped": grouped,
         "n_compared_with": len(distinct),
         **metrics.compare_with_training(
             predictions,
@@ -1430,8 +1449,8 @@ class Plan:
         return sum(len(self.stages[stage_at(self.stages, e)].rows) for e in range(1, epoch))
 
 
-def make_plan(args, data, n_seeds, team=ALONE):
-    device = choose_device(args.device, team)
+def model_config(args, data):
+    """The model that the arguments and the data ask for; UserError where its heads do not fit."""
     if args.d_model % (2 * args.n_heads):
         raise UserError(
             f"--d_model {args.d_model} must be a multiple of 2 x --n_heads {args.n_heads}: "
@@ -1440,7 +1459,7 @@ def make_plan(args, data, n_seeds, team=ALONE):
     ff = args.d_ff or (
         4 * args.d_model if not args.use_swiglu else 32 * math.ceil(args.d_model / 12)
     )
-    config = GPTConfig(
+    return GPTConfig(
         vocab_size=len(data.tokenizer),
         max_len=(args.max_len or data.audit["longest_example"]) + RUN_ON,
         d_model=args.d_model,
@@ -1451,6 +1470,11 @@ def make_plan(args, data, n_seeds, team=ALONE):
         swiglu=args.use_swiglu,
         dropout=args.dropout,
     )
+
+
+def make_plan(args, data, n_seeds, team=ALONE):
+    device = choose_device(args.device, team)
+    config = model_config(args, data)
     curriculum_epochs = 0
     if args.task_curriculum:
         curriculum_epochs = args.task_curriculum_epochs
@@ -2062,11 +2086,8 @@ def finish(args, data, replicas, device, stop, world):
     print("next:", shlex.join(map(str, command)))
 
 
-def train(args, stop, world=ALONE):
-    """Train every seed side by side and write each one's run folder; `stop` is a StopSignals.
-
-    In one of several processes, train this one's part of the work (see `share_work`).
-    """
+def check_flags(args):
+    """Raise UserError where flags need or exclude one another."""
     if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UserError("--tensorboard needs the package tensorboard; pip install tensorboard")
     if args.task_curriculum_epochs is not None and not args.task_curriculum:
@@ -2075,6 +2096,25 @@ def train(args, stop, world=ALONE):
         )
     if args.resume and args.overwrite:
         raise UserError("--resume goes on with a run and --overwrite replaces it; give one of them")
+
+
+def remember(replicas, checkpoints, began):
+    """Give each replica the memory in its checkpoint; UserError if that is of another run."""
+    for replica, checkpoint in zip(replicas, checkpoints, strict=bool(checkpoints)):
+        same_data = hashes(checkpoint["data"]) == hashes(began["data"])
+        if checkpoint["seed"] != replica.seed or not same_data:
+            raise UserError(
+                f"{replica.folder / 'last.pth'} is of another run; start again with --overwrite"
+            )
+        vars(replica).update(checkpoint["replica"])
+
+
+def train(args, stop, world=ALONE):
+    """Train every seed side by side and write each one's run folder; `stop` is a StopSignals.
+
+    In one of several processes, train this one's part of the work (see `share_work`).
+    """
+    check_flags(args)
     if args.deterministic:
         make_deterministic()
     seeds, folder = args.seeds or [args.seed], Path(args.out_dir)
@@ -2102,18 +2142,11 @@ def train(args, stop, world=ALONE):
         meet(world)
         world.meeting, world.speaks = False, team.main
         checkpoints = from_first(team, checkpoints)
-        for replica, checkpoint in zip(replicas, checkpoints, strict=bool(checkpoints)):
-            if checkpoint["seed"] != replica.seed or hashes(checkpoint["data"]) != hashes(
-                began["data"]
-            ):
-                raise UserError(
-                    f"{replica.folder / 'last.pth'} is of another run; start again with --overwrite"
-                )
-            vars(replica).update(checkpoint["replica"])
+        remember(replicas, checkpoints, began)
         if not checkpoints and team.main and len(seeds) > 1:
             for replica in replicas:
                 write_json(replica.folder / "config.json", {**config, "seed": replica.seed})
-        # All were measured when the run began, and can change bits.
+        # As the run began: free memory may differ now, and another cut of the batch other bits.
         for name in ("micro_batches", "precision", "step_bytes"):
             setattr(plan, name, began["derived"][name])
         print("\n".join(describe(args, data, plan, n_params, own_seeds)), flush=True)
