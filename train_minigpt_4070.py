@@ -94,6 +94,7 @@ EXIT_CODES = (
 
 
 GROUP_PADDING = 16  # positions worth one attention call less (measured on CPU, d_model 256)
+ROUND = 16  # positions come in multiples of it: few shapes, for each of which oneDNN makes kernels
 
 
 class Resident:
@@ -124,7 +125,8 @@ class Layout:
 
     The k-th longest examples of all replicas share slot k; runs of equal slots are a group, and
     attention works group by group on views. Slots of almost the same length are made equal, so
-    that groups are few. Causal attention never looks right, so padding needs no mask.
+    that groups are few. Causal attention never looks right, so padding needs no mask. What fills
+    up the last of the N positions belongs to no group.
     """
 
     slots: np.ndarray  # int64 [B]: length of each slot, descending
@@ -136,6 +138,9 @@ class Layout:
         self.groups = [(int(b), int(self.slots[i])) for i, b in zip(first, counts, strict=True)]
         slot = np.repeat(np.arange(len(self.slots)), self.slots)
         pos = np.arange(len(slot)) - np.repeat(np.cumsum(self.slots) - self.slots, self.slots)
+        filler = (0, -len(slot) % ROUND)
+        slot = np.pad(slot, filler, constant_values=len(self.slots) - 1)
+        pos = np.pad(pos, filler, constant_values=self.slots[-1])  # past the end of any example
         self.slot, self.pos = (torch.from_numpy(a).to(self.device) for a in (slot, pos))  # [N]
 
 
@@ -145,7 +150,7 @@ class Batch:
 
     ids: torch.Tensor  # int64 [R, N]
     pos: torch.Tensor  # int64 [N]: position within the example
-    groups: list  # [(examples b, length T)], sum of b * T = N
+    groups: list  # [(examples b, length T)], sum of b * T <= N: after them comes filler
     answer_at: torch.Tensor  # int64 [R, M]: positions in N whose next token is trained and scored
     targets: torch.Tensor  # int64 [R, M]: that next token, IGNORED where a replica has fewer
     slot: torch.Tensor  # int64 [R, M]: the slot each target belongs to
@@ -203,6 +208,7 @@ def make_batch(data, rows, prompts_only=False):
     n_answers = rows.shape[1]
     if not prompts_only:
         n_answers = (examples.lengths[rows] - examples.answer_start[rows] + 1).sum(1).max()
+        n_answers += -n_answers % ROUND
     slots = merge_lengths(np.take_along_axis(ends, order, 1).max(0), GROUP_PADDING // len(rows))
     layout = Layout(slots, int(n_answers), data.device)
     sorted_rows = torch.from_numpy(np.take_along_axis(rows, order, 1)).to(data.device)
@@ -276,10 +282,11 @@ def rotate(x, turns):
 
 
 def rotary_turns(pos, head_dim):
-    """exp(i * pos * theta_k), complex64 [*pos.shape, 1, 1, head_dim / 2]."""
+    """exp(i * pos * theta_k) for q and k, 1 for v: complex64 [*pos.shape, 3, 1, head_dim / 2]."""
     exponent = torch.arange(0, head_dim, 2, device=pos.device, dtype=torch.float32) / head_dim
     angles = pos.float()[..., None] * 10_000.0**-exponent
-    return torch.polar(torch.ones_like(angles), angles)[..., None, None, :]
+    angles = torch.stack([angles, angles, torch.zeros_like(angles)], -2)
+    return torch.polar(torch.ones_like(angles), angles)[..., None, :]
 
 
 def alibi_slopes(n_heads, device):
@@ -311,12 +318,12 @@ class Block(nn.Module):
         return self.train_dtype if self.training else torch.float32
 
     def qkv(self, x, turns):
-        """x [R, N, C] -> q and k together [R, N, 2, H, D], rotated, and v [R, N, 1, H, D]."""
+        """x [R, N, C] -> q, k and v together, [R, N, 3, H, D], q and k rotated."""
         h = linear(F.layer_norm(x, x.shape[-1:]), self.w_qkv, self.b_qkv, self.dtype)
         if h.device.type == "cpu":  # attention in bf16 takes 9 times as long there as in fp32
             h = h.float()
-        qk, v = h.unflatten(-1, (3, self.config.n_heads, -1)).split((2, 1), dim=2)
-        return (qk if turns is None else rotate(qk, turns)), v
+        h = h.unflatten(-1, (3, self.config.n_heads, -1))
+        return h if turns is None else rotate(h, turns)
 
     def finish(self, x, y, rng=None):
         """Add attention's output y [R, N, C] and the MLP's to the residual stream x."""
@@ -388,27 +395,27 @@ class GPT(nn.Module):
         head_dim = self.config.d_model // self.config.n_heads
         return rotary_turns(pos, head_dim) if self.config.pos == "rope" else None
 
-    def attend(self, qk, v, groups):
-        """Causal attention within each example: qk [R, N, 2, H, D], v [R, N, 1, H, D] -> [R, N, C].
+    def attend(self, qkv, groups):
+        """Causal attention within each example: qkv [R, N, 3, H, D] -> [R, N, C].
 
         Splitting, rather than slicing, makes the backward pass one concatenation.
         """
-        R, _, _, H, D = qk.shape
+        R, N, _, H, D = qkv.shape
         sizes = [b * T for b, T in groups]
+        *parts, filler = qkv.split([*sizes, N - sum(sizes)], dim=1)
         outputs = []
-        for (b, T), qk_g, v_g in zip(groups, qk.split(sizes, 1), v.split(sizes, 1), strict=True):
-            q, k = (t.reshape(R * b, T, H, D).transpose(1, 2) for t in qk_g.unbind(2))
-            v_g = v_g.reshape(R * b, T, H, D).transpose(1, 2)
+        for (b, T), part in zip(groups, parts, strict=True):
+            q, k, v = (t.reshape(R * b, T, H, D).transpose(1, 2) for t in part.unbind(2))
             if self.config.pos == "alibi":
-                steps = torch.arange(T, device=qk.device)
+                steps = torch.arange(T, device=qkv.device)
                 behind = steps[:, None] - steps
-                bias = -alibi_slopes(H, qk.device) * behind
+                bias = -alibi_slopes(H, qkv.device) * behind
                 bias = bias.masked_fill(behind < 0, -math.inf).to(q.dtype)
-                y = F.scaled_dot_product_attention(q, k, v_g, attn_mask=bias)
+                y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
             else:
-                y = F.scaled_dot_product_attention(q, k, v_g, is_causal=True)
+                y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
             outputs.append(y.transpose(1, 2).reshape(R, b * T, H * D))
-        return torch.cat(outputs, 1)
+        return torch.cat([*outputs, filler[:, :, 2].flatten(2)], 1)
 
     def forward(self, batch, cache=None, noise=None):
         """Return the logits at `batch.answer_at`, float [R, M, V].
@@ -420,10 +427,10 @@ class GPT(nn.Module):
         x = self.embed(batch.ids, batch.pos, dropout_bits(noise, 0, device))
 
         def block_step(layer, block, x, last):
-            qk, v = block.qkv(x, turns)
+            qkv = block.qkv(x, turns)
             if cache is not None:
-                cache.append((qk[:, :, 1], v[:, :, 0]))
-            y = self.attend(qk, v, batch.groups)
+                cache.append(qkv[:, :, 1:].unbind(2))
+            y = self.attend(qkv, batch.groups)
             if last:  # what follows is needed where a token is predicted, and nowhere else
                 x, y = take_positions(x, batch.answer_at), take_positions(y, batch.answer_at)
             return block.finish(x, y, dropout_bits(noise, layer, device))
@@ -479,23 +486,22 @@ def keep_replicas(model, optimizer, keep):
 # ----------------------------------------------------------------------------------------------
 
 
-def attend_cached(config, qk, v, cache, pos):
+def attend_cached(config, qkv, cache, pos):
     """One query a row against its cached keys; writes this step's key and value first.
 
-    qk [R, B, 2, H, D], v [R, B, 1, H, D], cache (K, V) [R, B, H, S, D] each, pos [R, B].
+    qkv [R, B, 3, H, D], cache (K, V) [R, B, H, S, D] each, pos [R, B].
     """
     K, V = cache
     R, B, H, _, D = K.shape
     S = int(pos.max()) + 1
     r, b = torch.arange(R, device=pos.device)[:, None], torch.arange(B, device=pos.device)
-    K[r, b, :, pos] = qk[:, :, 1].to(K.dtype)
-    V[r, b, :, pos] = v[:, :, 0].to(V.dtype)
+    q, K[r, b, :, pos], V[r, b, :, pos] = qkv.to(K.dtype).unbind(2)
     behind = (pos[..., None] - torch.arange(S, device=pos.device)).view(R * B, 1, 1, S)
     slope = alibi_slopes(H, pos.device) if config.pos == "alibi" else 0.0
     mask = (-slope * behind.float()).masked_fill(behind < 0, -math.inf)
-    q = qk[:, :, 0].reshape(R * B, H, 1, D)
+    q = q.reshape(R * B, H, 1, D)
     k, v = (t[:, :, :, :S].reshape(R * B, H, S, D) for t in (K, V))
-    y = F.scaled_dot_product_attention(q.to(k.dtype), k, v, attn_mask=mask.to(k.dtype))
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(k.dtype))
     return y.reshape(R, B, H * D)
 
 
@@ -510,15 +516,13 @@ def spread_caches(layers, prompt, longest):
     """Each layer's keys and values of a prompt Batch, [R, N, H, D], as [R, B, H, longest, D]."""
     (R, _, H, D), device = layers[0][0].shape, layers[0][0].device
     B = prompt.order.shape[1]
-    slot = torch.from_numpy(
-        np.repeat(np.arange(B), [T for b, T in prompt.groups for _ in range(b)])
-    )
-    slot = slot.to(device)
+    slot = np.repeat(np.arange(B), [T for b, T in prompt.groups for _ in range(b)])
+    n, slot = len(slot), torch.from_numpy(slot).to(device)
     caches = []
     for k, v in layers:
         cache = tuple(torch.zeros(R, B, H, longest, D, device=device, dtype=v.dtype) for _ in "KV")
         for full, packed in zip(cache, (k, v), strict=True):
-            full[:, slot, :, prompt.pos] = packed.to(v.dtype).transpose(0, 1)
+            full[:, slot, :, prompt.pos[:n]] = packed[:, :n].to(v.dtype).transpose(0, 1)
         caches.append(cache)
     return caches
 
@@ -582,8 +586,8 @@ def generate_batch(model, data, rows, eos):
             caches = [tuple(t[replica, keep] for t in cache) for cache in caches]
         x, turns = model.embed(token, pos), model.turns(pos)
         for block, cache in zip(model.blocks, caches, strict=True):
-            qk, v = block.qkv(x, turns)
-            x = block.finish(x, attend_cached(model.config, qk, v, cache, pos))
+            qkv = block.qkv(x, turns)
+            x = block.finish(x, attend_cached(model.config, qkv, cache, pos))
         logits = model.head(x)
         pos = pos + (~done)  # a finished row waits where it is
 

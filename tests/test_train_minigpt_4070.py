@@ -236,8 +236,9 @@ def test_long_rows_are_never_cut():
     digits = "1 " * 300 + "7"
     examples = build([f"[copy] {digits} | {digits}"])
     batch = batch_of(examples, [0])
-    assert batch.ids.shape == (1, len("[copy]  | ") + 2 * len(digits))
-    assert TOKENIZER.decode(batch.ids[0, :7]) == "[copy] "
+    n = len("[copy]  | ") + 2 * len(digits)
+    assert batch.groups == [(1, n)]
+    assert TOKENIZER.decode(batch.ids[0, :n]) == examples.raw(0)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -293,14 +294,22 @@ def slots_of(batch, examples, rows, r):
     for s, width in enumerate(widths):
         yield rows[r, batch.order[r, s]], width, at
         at += width
-    assert at == batch.ids.shape[1]
+    assert_only_filler(batch, at)
+
+
+def assert_only_filler(batch, n):
+    """Nothing but padding after position `n`: as little as makes a multiple of ROUND."""
+    assert 0 <= batch.ids.shape[1] - n < t.ROUND
+    assert batch.ids.shape[1] % t.ROUND == 0
+    assert (batch.ids[:, n:] == 0).all()
+    assert (batch.answer_at[batch.targets != t.IGNORED] < n).all()
 
 
 def test_slots_hold_the_examples_and_little_more():
     examples = build(draw_rows(40, seed=3))
     rows = np.random.default_rng(0).permutation(40)[:17]
     batch = batch_of(examples, rows)
-    assert (batch.targets != t.IGNORED).all()
+    assert batch.targets.shape[1] == -(-int(batch.n_targets) // t.ROUND) * t.ROUND
     padding = 0
     for row, width, at in slots_of(batch, examples, rows, 0):
         n = examples.lengths[row]
@@ -353,8 +362,9 @@ def test_each_replica_keeps_its_own_order():
         alone = batch_of(examples, rows[r])
         assert together.order[r].tolist() == alone.order[0].tolist()
         real = together.targets[r] != t.IGNORED
-        assert together.targets[r][real].tolist() == alone.targets[0].tolist()
-        assert together.slot[r][real].tolist() == alone.slot[0].tolist()
+        alone_real = alone.targets[0] != t.IGNORED
+        assert together.targets[r][real].tolist() == alone.targets[0][alone_real].tolist()
+        assert together.slot[r][real].tolist() == alone.slot[0][alone_real].tolist()
 
 
 @settings(deadline=None, max_examples=60)
@@ -387,7 +397,8 @@ def test_every_batch_holds_each_real_token_once_and_in_order(parts, R, B, rng, p
             at = (batch.answer_at[r][mine] - start).tolist()
             assert at == list(range(first - 1, first - 1 + len(wanted)))
             start += T
-        assert start == batch.ids.shape[1]
+    assert_only_filler(batch, start)
+    assert not prompts_only or batch.targets.shape[1] == B
 
 
 def test_prompts_only_leaves_the_answers_out():
@@ -743,11 +754,11 @@ def taught(pos, seeds=(0,)):
         model = make_model(pos, seeds=seeds, d_model=32).train()
         batch = batch_of(build(TAUGHT), [range(10)] * len(seeds))
         optimizer = t.make_optimizer(model, 0.0)
-        for step in range(400):
+        for step in range(600):
             for group in optimizer.param_groups:
                 group["lr"] = min(1, (step + 1) / 20) * 5e-3
             loss, _ = step_of(model, optimizer, [batch], max_norm=1.0)
-            if loss.max() < 0.03:
+            if loss.max() < 0.01:
                 break
         _taught[pos, seeds] = model.eval()
     return _taught[pos, seeds]
@@ -888,8 +899,9 @@ def test_prompt_predictions_bring_no_gradient():
     """The last prompt position predicts the answer; the loss depends on no earlier target."""
     examples = build(["[copy] 12 | 7", "[rev] 12 | 7"])
     batch = batch_of(examples, [0])
-    assert batch.targets.tolist() == [[TOKENIZER.stoi["7"], TOKENIZER.eos]]
-    assert batch.answer_at.tolist() == [[len("[copy] 12 | ") - 1, len("[copy] 12 | 7") - 1]]
+    real = batch.targets != t.IGNORED
+    assert batch.targets[real].tolist() == [TOKENIZER.stoi["7"], TOKENIZER.eos]
+    assert batch.answer_at[real].tolist() == [len("[copy] 12 | ") - 1, len("[copy] 12 | 7") - 1]
 
 
 # ----------------------------------------------------------------------------------------------
@@ -1949,7 +1961,10 @@ def test_only_the_sick_replica_stops(world, monkeypatch, capsys, step):
     assert [line["epoch"] for line in lines_of(world / "sick/seed_5/metrics.jsonl")] == [1]
     for seed in (4, 5, 6):
         report = json.loads((world / f"sick/seed_{seed}/memorization.json").read_text())
-        assert report["epoch"] == (1 if seed == 5 else 4)
+        lines = lines_of(world / f"sick/seed_{seed}/metrics.jsonl")
+        best = max(lines, key=lambda line: (line["val_exact_match"], -line["val_loss"]))
+        assert report["epoch"] == best["epoch"]
+        assert len(lines) == (1 if seed == 5 else 4)
 
     # The very same, but for a seed that is taken out of the stack with sound gradients.
     original = t.note_sick
