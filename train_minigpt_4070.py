@@ -94,7 +94,9 @@ EXIT_CODES = (
 
 
 GROUP_PADDING = 16  # positions worth one attention call less (measured on CPU, d_model 256)
-ROUND = 16  # positions come in multiples of it: few shapes, for each of which oneDNN makes kernels
+# Positions, and answers, come in multiples of it. oneDNN builds kernels for every shape that it has
+# not seen of late: without this, steps with bf16 products took 1.2 times as long at batch 8.
+ROUND = 16
 
 
 class Resident:
@@ -1005,8 +1007,10 @@ class Scores:
 
 
 @torch.inference_mode()
-def score(model, examples, rows, device, tokens_per_batch=16_384):
+def score(model, examples, rows, device, tokens_per_batch=None):
     """Score `rows`, int [n], by every replica in one forward pass each. Returns Scores."""
+    if tokens_per_batch is None:  # on CPU activations stay in its cache: 1.25 times as fast
+        tokens_per_batch = 4_096 if torch.device(device).type == "cpu" else 16_384
     model.eval()
     data = resident(examples, device)
     R, n = model.R, len(rows)

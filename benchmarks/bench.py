@@ -717,11 +717,12 @@ def growth(bench, rounds, quick):
     for round_ in range(rounds + 1):  # round 0 warms up
         for i in in_turn(range(len(points)), 5 * round_):
             axis, value, contender, n = points[i]
-            rows = draw_rows(contender.bench, round_, 2, n, contender.R)
-            seconds = stopwatch(bench, partial(contender.train, rows, 1))[0]
+            rows = draw_rows(contender.bench, round_, 5, n, contender.R)
+            contender.train(rows[:1], 1)
+            seconds = stopwatch(bench, partial(contender.train, rows[1:], 1))[0]
             if round_:
-                tokens = contender.bench.examples.lengths[rows].sum()
-                lines[i].add(seconds, rows.size, tokens)
+                tokens = contender.bench.examples.lengths[rows[1:]].sum()
+                lines[i].add(seconds, rows[1:].size, tokens)
         progress(f"growth: round {round_} of {rounds}")
     result = {}
     for (axis, value, contender, _), line in zip(points, lines, strict=True):
