@@ -1789,6 +1789,37 @@ def test_precision_follows_the_processor_and_the_width_and_no_clock(monkeypatch)
         assert chosen == {16: "fp32", 63: "fp32", 64: wide, 512: wide}
 
 
+@pytest.mark.parametrize("n", [3, 700])  # below and above what oneDNN is asked for
+def test_fp32_products_are_not_rounded(n):
+    """Whoever multiplies: rounding to bf16 would bring errors of 0.1."""
+    g = torch.Generator().manual_seed(0)
+    shapes = [(2, n, 64), (2, 64, 256), (2, 1, 256)]
+    x, w, b = (torch.randn(*shape, generator=g) for shape in shapes)
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    error = t.linear(x, w, b, torch.float32).double() - (x.double() @ w.double() + b.double())
+    assert error.abs().max() < 1e-4
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+@pytest.mark.parametrize(
+    ("isa", "rounds", "asked"),
+    [("avx512", False, True), ("avx512", True, False), ("amx", False, False), ("", False, False)],
+)
+def test_onednn_is_asked_only_where_it_keeps_fp32(monkeypatch, isa, rounds, asked):
+    def product(b, x, w):
+        if rounds:
+            x, w = (v.bfloat16().float() for v in (x, w))
+        return b + x @ w
+
+    monkeypatch.setattr(torch, "baddbmm", product)
+    monkeypatch.setattr(t, "cpu_multiplies_bf16", lambda: isa)
+    t.onednn_keeps_fp32.cache_clear()
+    try:
+        assert t.onednn_keeps_fp32() is asked
+    finally:
+        t.onednn_keeps_fp32.cache_clear()
+
+
 def test_signal_before_training_ends_the_run_at_once():
     with t.StopSignals() as stop, pytest.raises(t.Halt, match="SIGTERM came before") as halt:
         stop.take(signal.SIGTERM, None)
