@@ -26,7 +26,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -95,8 +95,9 @@ EXIT_CODES = (
 
 
 GROUP_PADDING = 16  # positions worth one attention call less (measured on CPU, d_model 256)
-# Positions, and answers, come in multiples of it. oneDNN builds kernels for every shape that it has
-# not seen of late: without this, steps with bf16 products took 1.2 times as long at batch 8.
+# Positions, and the answers of a batch laid out by itself, come in multiples of it. oneDNN builds
+# kernels for every shape that it has not seen of late: without this, steps with bf16 products took
+# 1.2 times as long at batch 8.
 ROUND = 16
 
 
@@ -133,7 +134,7 @@ class Layout:
     """
 
     slots: np.ndarray  # int64 [B]: length of each slot, descending
-    n_answers: int  # M, the most answer tokens that a replica has
+    n_answers: int  # M, at least as many as any replica has answer tokens
     device: torch.device
 
     def __post_init__(self):
@@ -143,7 +144,8 @@ class Layout:
         pos = np.arange(len(slot)) - np.repeat(np.cumsum(self.slots) - self.slots, self.slots)
         filler = (0, -len(slot) % ROUND)
         slot = np.pad(slot, filler, constant_values=len(self.slots) - 1)
-        pos = np.pad(pos, filler, constant_values=self.slots[-1])  # past the end of any example
+        # Counted to the last slot, and past its end: never a token of its example.
+        pos = np.pad(pos, filler, constant_values=self.slots[-1])
         self.slot, self.pos = (torch.from_numpy(a).to(self.device) for a in (slot, pos))  # [N]
 
 
@@ -155,7 +157,7 @@ class Batch:
     pos: torch.Tensor  # int64 [N]: position within the example
     groups: list  # [(examples b, length T)], sum of b * T <= N: after them comes filler
     answer_at: torch.Tensor  # int64 [R, M]: positions in N whose next token is trained and scored
-    targets: torch.Tensor  # int64 [R, M]: that next token, IGNORED where a replica has fewer
+    targets: torch.Tensor  # int64 [R, M]: that next token; IGNORED where there are fewer than M
     slot: torch.Tensor  # int64 [R, M]: the slot each target belongs to
     order: np.ndarray = None  # int64 [R, B]: which of the rows asked for stands in each slot
 
@@ -242,7 +244,7 @@ class GPTConfig:
     dropout: float = 0.0
 
 
-def cpu_multiplies_bf16():
+def cpu_bf16_instructions():
     """The instructions this processor has for bf16 products: "amx", "avx512" or "" for none."""
     found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return next((isa for isa in ("amx", "avx512") if found.get(f"{isa}_bf16")), "")
@@ -250,9 +252,10 @@ def cpu_multiplies_bf16():
 
 @contextmanager
 def onednn_products():
-    """Products by oneDNN, which torch asks for fp32 ones only where rounding to bf16 is allowed.
+    """Let oneDNN make fp32 products. Torch hands it those only that may be rounded to bf16.
 
-    Not around attention: its many small products would each wait for oneDNN.
+    Whether it does round them, `onednn_keeps_fp32` finds out. Not around attention: each of its
+    many small products would wait for oneDNN.
     """
     settings = torch.backends.mkldnn.matmul
     before, settings.fp32_precision = settings.fp32_precision, "bf16"
@@ -264,12 +267,12 @@ def onednn_products():
 
 @functools.cache
 def onednn_keeps_fp32():
-    """Whether oneDNN makes fp32 products here without rounding, though allowed to.
+    """Whether oneDNN makes fp32 products here without rounding them, though allowed to.
 
-    Only with AMX does it round. On an AMD EPYC (Zen 5) it makes 430 GFLOP/s and MKL, torch's own
-    choice, 195: scoring became 1.6 times as fast, generation 1.4 times.
+    With AMX it rounds. On an AMD EPYC (Zen 5) it makes 430 GFLOP/s, and MKL, torch's own choice,
+    195: scoring became 1.6 times as fast, generation 1.4 times. Measured nowhere else.
     """
-    if cpu_multiplies_bf16() != "avx512":
+    if cpu_bf16_instructions() != "avx512":
         return False
     x, w = (torch.randn(1, 256, 256, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
     with torch.no_grad(), onednn_products():
@@ -280,10 +283,11 @@ def onednn_keeps_fp32():
 def linear(x, w, b, dtype):
     """x [R, N, in] @ w [R, in, out] + b [R, 1, out], one product a replica, in `dtype`."""
     x, w, b = x.to(dtype), w.to(dtype), b.to(dtype)
-    # oneDNN takes 20 microseconds to begin: as long as 4 million multiplications by MKL.
+    # Below 4 million multiplications oneDNN's start, 20 microseconds, costs more than it saves.
     large = dtype == torch.float32 and w.numel() * x.shape[1] > 2**22
-    if large and x.device.type == "cpu" and not torch.compiler.is_compiling():
-        with onednn_products() if onednn_keeps_fp32() else nullcontext():
+    large = large and x.device.type == "cpu" and not torch.compiler.is_compiling()
+    if large and onednn_keeps_fp32():
+        with onednn_products():
             return torch.baddbmm(b, x, w)
     return torch.baddbmm(b, x, w)
 
@@ -442,7 +446,8 @@ class GPT(nn.Module):
     def attend(self, qkv, groups):
         """Causal attention within each example: qkv [R, N, 3, H, D] -> [R, N, C].
 
-        Splitting, rather than slicing, makes the backward pass one concatenation.
+        Splitting, rather than slicing, makes the backward pass one concatenation. Filler attends to
+        nothing: its own v stands in, finite and never read.
         """
         R, N, _, H, D = qkv.shape
         sizes = [b * T for b, T in groups]
@@ -539,13 +544,14 @@ def attend_cached(config, qkv, cache, pos):
     R, B, H, _, D = K.shape
     S = int(pos.max()) + 1
     r, b = torch.arange(R, device=pos.device)[:, None], torch.arange(B, device=pos.device)
-    q, K[r, b, :, pos], V[r, b, :, pos] = qkv.to(K.dtype).unbind(2)
+    q, k, v = qkv.unbind(2)
+    K[r, b, :, pos], V[r, b, :, pos] = k, v
     behind = (pos[..., None] - torch.arange(S, device=pos.device)).view(R * B, 1, 1, S)
     slope = alibi_slopes(H, pos.device) if config.pos == "alibi" else 0.0
     mask = (-slope * behind.float()).masked_fill(behind < 0, -math.inf)
     q = q.reshape(R * B, H, 1, D)
     k, v = (t[:, :, :, :S].reshape(R * B, H, S, D) for t in (K, V))
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(k.dtype))
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return y.reshape(R, B, H * D)
 
 
@@ -566,7 +572,7 @@ def spread_caches(layers, prompt, longest):
     for k, v in layers:
         cache = tuple(torch.zeros(R, B, H, longest, D, device=device, dtype=v.dtype) for _ in "KV")
         for full, packed in zip(cache, (k, v), strict=True):
-            full[:, slot, :, prompt.pos[:n]] = packed[:, :n].to(v.dtype).transpose(0, 1)
+            full[:, slot, :, prompt.pos[:n]] = packed[:, :n].transpose(0, 1)
         caches.append(cache)
     return caches
 
@@ -791,7 +797,7 @@ def choose_precision(amp, device, d_model):
         raise UserError("--amp fp16 needs a GPU; on a CPU use auto, fp32 or bf16")
     if amp != "auto":
         return amp
-    return "bf16" if cpu_multiplies_bf16() and d_model >= 64 else "fp32"
+    return "bf16" if cpu_bf16_instructions() and d_model >= 64 else "fp32"
 
 
 def train_step(
@@ -989,9 +995,8 @@ def memory_bytes(config, n_params, R, tokens, precision, device):
     C, d_ff, H = config.d_model, config.d_ff, config.n_heads
     s = 4 if precision == "fp32" else 2  # bytes of a product's operand
     a = s if device.type == "cuda" else 4  # attention's
-    rotated = 2 if config.pos == "rope" else 0  # copies of q and k
     # Residual stream, normed input; q, k, v, attention's output and its normalizers.
-    attention = 4 * C + s * C + (4 + rotated) * a * C + 4 * H
+    attention = 4 * C + s * C + 4 * a * C + 4 * H
     # Residual stream, inputs of two products, hidden channels, dropout masks.
     rest = 4 * C + 2 * s * C + (4 if config.swiglu else 2) * s * d_ff
     rest += 2 * 4 * C if config.dropout else 0
@@ -1048,7 +1053,11 @@ class Scores:
 
 @torch.inference_mode()
 def score(model, examples, rows, device, tokens_per_batch=None):
-    """Score `rows`, int [n], by every replica in one forward pass each. Returns Scores."""
+    """Score `rows`, int [n], by every replica in one forward pass each. Returns Scores.
+
+    `tokens_per_batch` positions, those of all replicas and padding counted, go at once; None takes
+    what suits the device.
+    """
     if tokens_per_batch is None:  # on CPU activations stay in its cache: 1.25 times as fast
         tokens_per_batch = 4_096 if torch.device(device).type == "cpu" else 16_384
     model.eval()

@@ -370,6 +370,20 @@ def stopwatch(bench, work):
     return time.perf_counter() - start, result
 
 
+def time_training(series, contender, batches, micro_batches, keep):
+    """Train on `batches`, int [1 + steps, R, n], and add the time of all but the first to `series`.
+
+    What ran before has emptied the processor's caches; a run's next step finds them full. Without
+    `keep` it only warms up.
+    """
+    bench = contender.bench
+    contender.train(batches[:1], micro_batches)
+    if keep:
+        rest = batches[1:]
+        seconds = stopwatch(bench, partial(contender.train, rest, micro_batches))[0]
+        series.add(seconds, rest.size, bench.examples.lengths[rest].sum())
+
+
 def in_turn(items, round_):
     """The items of a round, each round starting at another one."""
     at = round_ % len(items)
@@ -473,16 +487,10 @@ def training(bench, settings, rounds):
             for name in in_turn(list(lines), round_):
                 contender = contenders[name]
                 rows = draw_rows(bench, round_, setting.steps + 1, setting.n, contender.R)
-                # What ran before has emptied the caches; a real run's next step finds them full.
-                contender.train(rows[:1], setting.micro_batches)
-                if not round_:
-                    continue
-                work = partial(contender.train, rows[1:], setting.micro_batches)
-                seconds = stopwatch(bench, work)[0]
-                lines[name].add(seconds, rows[1:].size, bench.examples.lengths[rows[1:]].sum())
+                time_training(lines[name], contender, rows, setting.micro_batches, keep=round_ > 0)
         progress(f"training: round {round_} of {rounds}")
     sizes = {name: (c.n_params, c.R) for name, c in contenders.items()}
-    del contenders, contender, work
+    del contenders, contender
     result = {"peak_flops": peaks[1:]}
     for setting, lines in series.items():
         for name, line in lines.items():
@@ -718,11 +726,7 @@ def growth(bench, rounds, quick):
         for i in in_turn(range(len(points)), 5 * round_):
             axis, value, contender, n = points[i]
             rows = draw_rows(contender.bench, round_, 5, n, contender.R)
-            contender.train(rows[:1], 1)
-            seconds = stopwatch(bench, partial(contender.train, rows[1:], 1))[0]
-            if round_:
-                tokens = contender.bench.examples.lengths[rows[1:]].sum()
-                lines[i].add(seconds, rows[1:].size, tokens)
+            time_training(lines[i], contender, rows, 1, keep=round_ > 0)
         progress(f"growth: round {round_} of {rounds}")
     result = {}
     for (axis, value, contender, _), line in zip(points, lines, strict=True):

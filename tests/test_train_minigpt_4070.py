@@ -1795,10 +1795,24 @@ def test_fp32_products_are_not_rounded(n):
     g = torch.Generator().manual_seed(0)
     shapes = [(2, n, 64), (2, 64, 256), (2, 1, 256)]
     x, w, b = (torch.randn(*shape, generator=g) for shape in shapes)
-    before = torch.backends.mkldnn.matmul.fp32_precision
     error = t.linear(x, w, b, torch.float32).double() - (x.double() @ w.double() + b.double())
     assert error.abs().max() < 1e-4
-    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_onednn_is_asked_for_large_products_only_and_the_setting_put_back(monkeypatch, keeps):
+    matmul, product, asked = torch.backends.mkldnn.matmul, torch.baddbmm, []
+
+    def spy(b, x, w):
+        asked.append(matmul.fp32_precision == "bf16")
+        return product(b, x, w)
+
+    monkeypatch.setattr(torch, "baddbmm", spy)
+    monkeypatch.setattr(t, "onednn_keeps_fp32", lambda: keeps)
+    for n, dtype in ((16, torch.float32), (4096, torch.float32), (4096, torch.bfloat16)):
+        t.linear(torch.zeros(1, n, 64), torch.zeros(1, 64, 64), torch.zeros(1, 1, 64), dtype)
+        assert matmul.fp32_precision == "none"
+    assert asked == [False, keeps, False]
 
 
 @pytest.mark.parametrize(
@@ -1812,7 +1826,7 @@ def test_onednn_is_asked_only_where_it_keeps_fp32(monkeypatch, isa, rounds, aske
         return b + x @ w
 
     monkeypatch.setattr(torch, "baddbmm", product)
-    monkeypatch.setattr(t, "cpu_multiplies_bf16", lambda: isa)
+    monkeypatch.setattr(t, "cpu_bf16_instructions", lambda: isa)
     t.onednn_keeps_fp32.cache_clear()
     try:
         assert t.onednn_keeps_fp32() is asked
