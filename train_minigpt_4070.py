@@ -1424,8 +1424,8 @@ def load_data(args):
         if len(unknown):
             first = unknown[0]
             raise UserError(
-                f"{len(unknown)} rows of {path} have characters that the tokenizer "
-                f"{args.tokenizer} lacks, the first is {examples.place(first)}: "
+                f"{path} has characters that the tokenizer {args.tokenizer} lacks; rows concerned: "
+                f"{len(unknown)}, the first is {examples.place(first)}: "
                 f"{examples.raw(first)[:60]!r}; give the tokenizer the data was made with"
             )
         longest = int(examples.lengths.argmax())
