@@ -2337,7 +2337,8 @@ def build_parser():
     flag("--cuda_graph", action=switch, default=True,
          help="launch a GPU's training step as one CUDA graph, where the other flags allow it")
     flag("--compile", action="store_true",
-         help="torch.compile the blocks; needs a C++ compiler and, on a GPU, Triton")
+         help="torch.compile the blocks; needs a C++ compiler and, on a GPU, Triton; on a CPU it "
+              "was no faster")
     flag("--use_checkpoint", action="store_true",
          help="recompute activations in the backward pass: less memory, slower")
     flag("--deterministic", action="store_true",
