@@ -244,10 +244,15 @@ class GPTConfig:
     dropout: float = 0.0
 
 
+def cpu_features():
+    """What torch knows of this processor, {name: value}; {} where it cannot tell."""
+    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+
+
 def cpu_bf16_instructions():
     """The instructions this processor has for bf16 products: "amx", "avx512" or "" for none."""
-    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return next((isa for isa in ("amx", "avx512") if found.get(f"{isa}_bf16")), "")
+    features = cpu_features()
+    return next((isa for isa in ("amx", "avx512") if features.get(f"{isa}_bf16")), "")
 
 
 @contextmanager
@@ -330,7 +335,10 @@ def rotate(x, turns):
 
 
 def rotary_turns(pos, head_dim):
-    """exp(i * pos * theta_k) for q and k, 1 for v: complex64 [*pos.shape, 3, 1, head_dim / 2]."""
+    """exp(i * pos * theta_k) for q and k: complex64 [*pos.shape, 3, 1, head_dim / 2].
+
+    For v, which goes along so that nothing is split and joined again, 1.
+    """
     exponent = torch.arange(0, head_dim, 2, device=pos.device, dtype=torch.float32) / head_dim
     angles = pos.float()[..., None] * 10_000.0**-exponent
     angles = torch.stack([angles, angles, torch.zeros_like(angles)], -2)
@@ -1641,12 +1649,11 @@ def versions():
 
 def machine(device):
     """What beside the versions can change the last bits of a result."""
-    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return {
         "device": "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cpu_features": sorted(name for name, there in features.items() if there is True),
+        "cpu_features": sorted(name for name, there in cpu_features().items() if there is True),
         "mkldnn": torch.backends.mkldnn.is_available(),
         "matmul_precision": torch.get_float32_matmul_precision(),
     }
