@@ -16,11 +16,9 @@ import argparse
 import functools
 import importlib.util
 import io
-import json
 import math
 import os
 import pickle
-import platform
 import shlex
 import subprocess
 import sys
@@ -49,6 +47,14 @@ from data.formats import (
     write_json,
 )
 from data.generate import TASKS
+from data.machine import (
+    DTYPES,
+    cpu_bf16_instructions,
+    free_memory_bytes,
+    git_commit,
+    machine,
+    versions,
+)
 from data.processes import (
     ALONE,
     EndTogether,
@@ -69,17 +75,18 @@ from data.run_folder import (
     claim_folders,
     cut_lines_after,
     find_resumable,
-    holds_run,
+    find_run,
+    hashes,
     save_last,
     seed_folder,
     write_checkpoint,
     writing,
 )
+from data.samples import matched_sample, sample_by_count
 from data.scripts import Halt, HelpFormatter, Parser, leave, number, outcome
 
 IGNORED = -1  # a target that is padding
 RUN_ON = 8  # generation may run this many characters past the answer's length before it is cut
-ROOT = Path(__file__).resolve().parent
 
 
 EXIT_CODES = (
@@ -228,7 +235,6 @@ def make_batch(data, rows, prompts_only=False):
 
 
 POSITIONS = ("rope", "nope", "alibi", "learned")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -242,17 +248,6 @@ class GPTConfig:
     pos: str = "rope"
     swiglu: bool = False
     dropout: float = 0.0
-
-
-def cpu_features():
-    """What torch knows of this processor, {name: value}; {} where it cannot tell."""
-    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-
-
-def cpu_bf16_instructions():
-    """The instructions this processor has for bf16 products: "amx", "avx512" or "" for none."""
-    features = cpu_features()
-    return next((isa for isa in ("amx", "avx512") if features.get(f"{isa}_bf16")), "")
 
 
 @contextmanager
@@ -735,7 +730,7 @@ def learning_rate(step, total_steps, warmup_steps, peak, min_ratio):
     return peak * (min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def make_optimizer(model, weight_decay, learning_rate=0.0):
+def make_optimizer(model, weight_decay, lr=0.0):
     """AdamW that decays matrices only. A CUDA graph needs the learning rate as a tensor."""
     matrices, biases = [], []
     for name, p in model.named_parameters():
@@ -744,10 +739,8 @@ def make_optimizer(model, weight_decay, learning_rate=0.0):
         {"params": matrices, "weight_decay": weight_decay},
         {"params": biases, "weight_decay": 0.0},
     ]
-    in_graph = isinstance(learning_rate, torch.Tensor)
-    return torch.optim.AdamW(
-        groups, lr=learning_rate, betas=(0.9, 0.95), fused=True, capturable=in_graph
-    )
+    in_graph = isinstance(lr, torch.Tensor)
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True, capturable=in_graph)
 
 
 def set_learning_rate(optimizer, lr):
@@ -1015,38 +1008,9 @@ def memory_bytes(config, n_params, R, tokens, precision, device):
     return 12 * n_params * R + max(activations + copies, 4 * n_params * R)
 
 
-def free_memory_bytes(device):
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 4 * 2**30  # Windows and macOS tell only through further packages
-
-
 # ----------------------------------------------------------------------------------------------
 # Validation
 # ----------------------------------------------------------------------------------------------
-
-
-def matched_sample(train, like, rows, seed=0):
-    """Distinct training rows with the tags and lengths of `like[rows]`, int64 [<= len(rows)].
-
-    The generalization gap compares equals: same tasks, same lengths. Where no row of a length is
-    left the next longer one stands in, and at the end the longest.
-    """
-    rng = np.random.default_rng(seed)
-    distinct = rng.permutation(train.distinct()[0])
-    like_tags, chosen = like.tags[rows], []
-    for tag in np.unique(like_tags):
-        candidates = distinct[train.tags.isin([tag])[distinct]]
-        candidates = candidates[np.argsort(train.lengths[candidates], kind="stable")]
-        wanted = np.sort(like.lengths[rows][like_tags == tag])[: len(candidates)]
-        at = np.searchsorted(train.lengths[candidates], wanted)
-        steps = np.arange(len(wanted))
-        at = np.maximum.accumulate(at - steps) + steps  # no row twice
-        last = len(candidates) - len(wanted)
-        chosen.append(candidates[np.minimum(at - steps, last) + steps])
-    return np.concatenate(chosen) if chosen else np.empty(0, np.int64)
 
 
 @dataclass
@@ -1145,27 +1109,6 @@ def validation_records(scores, sample_scores, data, predictions):
     return records
 
 
-def sample_by_count(train, per_count, rng):
-    """Distinct training rows at each repeat count, the same number of each task.
-
-    Counts, grouped by powers of two, are compared over equal task mixes: a count that some task
-    lacks is left out (by chance only short sums are drawn often). Returns the rows, the count of
-    each, and whether grouping changed any count.
-    """
-    distinct, repeats = train.distinct()
-    groups, tasks = 2 ** np.log2(repeats).astype(int), train.tasks.codes[distinct]
-    names, counts, chosen = sorted(train.tasks.names), [], []
-    for count in np.unique(groups):
-        cells = [
-            np.flatnonzero((groups == count) & (tasks == train.tasks.names.index(name)))
-            for name in names
-        ]
-        size = min(per_count // len(names), *(len(cell) for cell in cells))
-        chosen += [distinct[rng.permutation(cell)[:size]] for cell in cells]
-        counts += [int(count)] * size * len(names)
-    return np.concatenate(chosen), counts, bool((groups != repeats).any())
-
-
 def memorization_report(
     model, data, tokenizer, device, epoch, per_count=2_000, compared_with=500_000
 ):
@@ -1227,11 +1170,6 @@ def memorization_report(
 # ----------------------------------------------------------------------------------------------
 # Run folder and checkpoints
 # ----------------------------------------------------------------------------------------------
-
-# Arguments that do not change the numbers of a run: a resumed run may change them.
-FREE_ARGUMENTS = {"resume", "overwrite", "dry_run", "show_samples", "save_every", "tensorboard"}
-FREE_ARGUMENTS |= {"save_every_steps"}
-FREE_ARGUMENTS |= {"out_dir", "data", "val_data", "tokenizer"}  # paths; the content has its SHA-256
 
 
 @dataclass
@@ -1641,37 +1579,11 @@ def describe(args, data, plan, n_params, seeds):
     return lines
 
 
-def versions():
-    names = {"python": platform.python_version(), "torch": torch.__version__}
-    names |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
-    return {**names, "numpy": np.__version__, "platform": platform.platform()}
-
-
-def machine(device):
-    """What beside the versions can change the last bits of a result."""
-    return {
-        "device": "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device),
-        "threads": torch.get_num_threads(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cpu_features": sorted(name for name, there in cpu_features().items() if there is True),
-        "mkldnn": torch.backends.mkldnn.is_available(),
-        "matmul_precision": torch.get_float32_matmul_precision(),
-    }
-
-
 def make_deterministic():
     """Allow only kernels that add up in a fixed order; torch raises where it has none."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-
-
-def git_commit():
-    command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def run_config(args, data, plan, n_params, seeds, n_processes):
@@ -1702,60 +1614,6 @@ def run_config(args, data, plan, n_params, seeds, n_processes):
         "processes": n_processes,
         "git_commit": git_commit(),
     }
-
-
-def find_run(folder, config):
-    """Return the config the run in `folder` began with, {} where there is no run yet."""
-    path = folder / "config.json"
-    folders = [seed_folder(folder, seed, config["seeds"]) for seed in config["seeds"]]
-    if not path.is_file():
-        if any(holds_run(f) for f in (folder, *folders)):
-            raise UserError(
-                f"{folder} holds files of a run, but no config.json; restore it, or "
-                "start again with --overwrite"
-            )
-        return {}
-    try:
-        began = json.loads(path.read_text(encoding="utf-8"))
-        DTYPES[began["derived"]["precision"]], began["derived"]["step_bytes"]
-        if not (type(n := began["derived"]["micro_batches"]) is int and n > 0):
-            raise ValueError(n)
-        check_same_run(began, config, folder)
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged; start again with --overwrite") from None
-    return began
-
-
-def hashes(files):
-    """The SHA-256 of each of a run's data files."""
-    return [files[name]["sha256"] for name in ("train", "val", "tokenizer")]
-
-
-def check_same_run(old, new, folder):
-    """Raise UserError if a resumed run's arguments or data differ from those it began with."""
-    for name in ("train", "val", "tokenizer"):
-        if old["data"][name]["sha256"] != new["data"][name]["sha256"]:
-            raise UserError(
-                f"{new['data'][name]['path']} has changed since the run in {folder} began; restore "
-                "it, or start again with --overwrite"
-            )
-    before, now = (
-        {**old["arguments"], "seeds": old["seeds"]},
-        {**new["arguments"], "seeds": new["seeds"]},
-    )
-    for name in sorted(set(before) | set(now)):
-        if name not in FREE_ARGUMENTS and before.get(name) != now.get(name):
-            raise UserError(
-                f"the run in {folder} began with --{name} {before.get(name)}, not {now.get(name)}; "
-                "resume with the same arguments, or start again with --overwrite"
-            )
-    was, now = ({**config, **config["versions"]} for config in (old, new))
-    for name in (*new["versions"], "processes", *machine(torch.device("cpu"))):
-        if name in was and was[name] != now[name]:
-            print(
-                f"note: the run began with {name} {was[name]}, this is {now[name]}; the last bits "
-                "of its results may differ"
-            )
 
 
 def record_samples(data, predictions, epoch, step, replicas, to_screen):

@@ -1,4 +1,5 @@
-"""Run folders: who may write there, checkpoints that show any damage, lines that end whole."""
+"""Run folders: who may write there, whether a run there is the same one, checkpoints that show any
+damage, lines that end whole."""
 
 import errno
 import hashlib
@@ -13,6 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from data.generate import write_atomically
+from data.machine import DTYPES, machine
 from data.scripts import Halt, UserError, seed_folder, seed_folders
 
 RUN_FILES = ("config.json", "metrics.jsonl", "samples.jsonl", "memorization.json")
@@ -20,6 +22,10 @@ CHECKPOINTS = ("best_model.pth", "last.pth", "previous.pth", "next.pth")
 BEGUN_FILES = ("metrics.jsonl", "best_model.pth", "last.pth", "previous.pth")
 HASH_MARK = b"sha256:"  # a checkpoint is a zip archive whose comment is this and 64 hex digits
 HASH_BYTES = len(HASH_MARK) + 64
+# Arguments that do not change the numbers of a run: a resumed run may change them.
+FREE_ARGUMENTS = {"resume", "overwrite", "dry_run", "show_samples", "save_every", "tensorboard"}
+FREE_ARGUMENTS |= {"save_every_steps"}
+FREE_ARGUMENTS |= {"out_dir", "data", "val_data", "tokenizer"}  # paths; the content has its SHA-256
 
 
 def holds_run(folder):
@@ -107,6 +113,60 @@ def writing(folder):
         raise Halt(
             5, f"cannot write in {folder} ({error.strerror or error}); what was saved is kept"
         ) from None
+
+
+def find_run(folder, config):
+    """Return the config the run in `folder` began with, {} where there is no run yet."""
+    path = folder / "config.json"
+    folders = [seed_folder(folder, seed, config["seeds"]) for seed in config["seeds"]]
+    if not path.is_file():
+        if any(holds_run(f) for f in (folder, *folders)):
+            raise UserError(
+                f"{folder} holds files of a run, but no config.json; restore it, or "
+                "start again with --overwrite"
+            )
+        return {}
+    try:
+        began = json.loads(path.read_text(encoding="utf-8"))
+        DTYPES[began["derived"]["precision"]], began["derived"]["step_bytes"]
+        if not (type(n := began["derived"]["micro_batches"]) is int and n > 0):
+            raise ValueError(n)
+        check_same_run(began, config, folder)
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is damaged; start again with --overwrite") from None
+    return began
+
+
+def hashes(files):
+    """The SHA-256 of each of a run's data files."""
+    return [files[name]["sha256"] for name in ("train", "val", "tokenizer")]
+
+
+def check_same_run(old, new, folder):
+    """Raise UserError if a resumed run's arguments or data differ from those it began with."""
+    for name in ("train", "val", "tokenizer"):
+        if old["data"][name]["sha256"] != new["data"][name]["sha256"]:
+            raise UserError(
+                f"{new['data'][name]['path']} has changed since the run in {folder} began; restore "
+                "it, or start again with --overwrite"
+            )
+    before, now = (
+        {**old["arguments"], "seeds": old["seeds"]},
+        {**new["arguments"], "seeds": new["seeds"]},
+    )
+    for name in sorted(set(before) | set(now)):
+        if name not in FREE_ARGUMENTS and before.get(name) != now.get(name):
+            raise UserError(
+                f"the run in {folder} began with --{name} {before.get(name)}, not {now.get(name)}; "
+                "resume with the same arguments, or start again with --overwrite"
+            )
+    was, now = ({**config, **config["versions"]} for config in (old, new))
+    for name in (*new["versions"], "processes", *machine(torch.device("cpu"))):
+        if name in was and was[name] != now[name]:
+            print(
+                f"note: the run began with {name} {was[name]}, this is {now[name]}; the last bits "
+                "of its results may differ"
+            )
 
 
 def write_checkpoint(path, content):

@@ -49,7 +49,7 @@ from hypothesis import strategies as st
 
 import plots
 import train_minigpt_4070 as t
-from data import formats, run_folder
+from data import formats, run_folder, samples
 from data.generate import TASKS, build_tokenizer
 
 SCRIPT = Path(t.__file__)
@@ -239,47 +239,6 @@ def test_long_rows_are_never_cut():
     n = len("[copy]  | ") + 2 * len(digits)
     assert batch.groups == [(1, n)]
     assert TOKENIZER.decode(batch.ids[0, :n]) == examples.raw(0)
-
-
-# ----------------------------------------------------------------------------------------------
-# The matched sample
-# ----------------------------------------------------------------------------------------------
-
-
-def test_matched_sample_has_the_tags_and_lengths_asked_for():
-    train = build(draw_rows(600, seed=1) + draw_rows(100, seed=1))
-    val = build(draw_rows(60, seed=2))
-    rows = np.arange(0, 60, 2)
-    sample = t.matched_sample(train, val, rows)
-    assert len(sample) == len(rows)
-    assert len(np.unique(train.keys[sample])) == len(rows)
-
-    def profile(examples, chosen):
-        return sorted((examples.tags[i], int(examples.lengths[i])) for i in chosen)
-
-    assert profile(train, sample) == profile(val, rows)
-    assert sample.tolist() == t.matched_sample(train, val, rows).tolist()
-
-
-def test_matched_sample_takes_the_next_longer_row_where_none_is_left():
-    train = build(
-        ["[copy] 123 | 9", "[copy] 124 | 9", "[copy] 1234 | 9", "[copy] " + 30 * "1" + " | 9"]
-    )
-    val = build(["[copy] 777 | 9", "[copy] 8888 | 9", "[copy] 9999 | 9"])
-    sample = t.matched_sample(train, val, np.array([1, 2]))
-    assert sorted(train.lengths[sample].tolist()) == [15, 41]
-    sample = t.matched_sample(train, val, np.array([0, 1, 2]))
-    assert sorted(train.lengths[sample].tolist()) == [14, 15, 41]
-    shorter = build(["[copy] 123 | 9", "[copy] 124 | 9", "[copy] 1234 | 9"])
-    sample = t.matched_sample(shorter, val, np.array([1, 2]))
-    assert sorted(shorter.lengths[sample].tolist()) == [14, 15]
-
-
-def test_matched_sample_is_smaller_where_training_lacks_rows():
-    train = build(["[copy] 1 | 1", "[copy] 1 | 1", "[rev] 1 2 | 2 1"])
-    val = build(["[copy] 2 | 2", "[copy] 3 | 3", "[rev] 3 4 | 4 3", "[add] 1 + 1 | 2"])
-    sample = t.matched_sample(train, val, np.arange(4))
-    assert sorted(train.raw(i) for i in sample) == ["[copy] 1 | 1", "[rev] 1 2 | 2 1"]
 
 
 # ----------------------------------------------------------------------------------------------
@@ -972,7 +931,7 @@ def data_of(train_rows, val_rows):
     train, val = build(train_rows), build(val_rows)
     seen = np.isin(val.keys, train.keys)
     headline = np.flatnonzero(~seen) if not seen.all() else np.arange(len(val))
-    sample = t.matched_sample(train, val, headline)
+    sample = samples.matched_sample(train, val, headline)
     audit = {"val_seen": int(seen.sum()), "val_unseen": int((~seen).sum())}
     return t.Data(TOKENIZER, train, val, headline, np.flatnonzero(seen), sample, {}, audit)
 
@@ -1299,7 +1258,7 @@ def test_records_agree_with_naive_decoding(shared):
         for task, rate in line["val_exact_match_by_task"].items():
             rows = [row for row in unseen if row.startswith(f"[{task}")]
             assert rate == pytest.approx(sum(right[row] for row in rows) / len(rows))
-        sample = t.matched_sample(build(TRAIN_ROWS), build(VAL_ROWS), np.arange(12))
+        sample = samples.matched_sample(build(TRAIN_ROWS), build(VAL_ROWS), np.arange(12))
         known = []
         for row in (TRAIN_ROWS[i] for i in sample):
             logits, targets = reference_answer(model, 0, row)
@@ -1351,8 +1310,8 @@ def test_second_run_is_refused_and_overwrite_replaces_it(world, capsys):
     (world / "run/mine.txt").write_text("kept")
     assert go(world, "--epochs", "1", "--seed", "5", "--overwrite") == 0
     assert len(lines_of(world / "run/metrics.jsonl")) == 1
-    assert not t.holds_run(world / "run/seed_0")
-    assert not t.holds_run(world / "run/seed_1")
+    assert not run_folder.holds_run(world / "run/seed_0")
+    assert not run_folder.holds_run(world / "run/seed_1")
     assert not (world / "run/seed_0").exists()
     assert torch.load(world / "run/previous.pth", weights_only=True)["step"] == 0
     assert (world / "run/mine.txt").read_text() == "kept"

@@ -1,0 +1,85 @@
+"""Samples of the training set, by hand-worked cases."""
+
+import random
+
+import numpy as np
+
+from data.formats import Tokenizer, build_examples
+from data.generate import TASKS, build_tokenizer
+from data.samples import matched_sample, sample_by_count
+
+TOKENIZER = Tokenizer(build_tokenizer(TASKS)["itos"].values())
+
+
+def build(rows):
+    return build_examples(rows, TOKENIZER, "test")
+
+
+def draw_rows(n, seed):
+    """n rows of 2 to 5 items, copied and reversed in turn."""
+    rng, rows = random.Random(seed), []
+    for i in range(n):
+        items = [str(rng.randrange(40)) for _ in range(rng.randrange(2, 6))]
+        tag, answer = ("copy", items) if i % 2 else ("rev", items[::-1])
+        rows.append(f"[{tag}] {' '.join(items)} | {' '.join(answer)}")
+    return rows
+
+
+def test_matched_sample_has_the_tags_and_lengths_asked_for():
+    train = build(draw_rows(600, seed=1) + draw_rows(100, seed=1))
+    val = build(draw_rows(60, seed=2))
+    rows = np.arange(0, 60, 3)
+    sample = matched_sample(train, val, rows)
+    assert len(sample) == len(rows)
+    assert len(np.unique(train.keys[sample])) == len(rows)
+
+    def profile(examples, chosen):
+        return sorted((examples.tags[i], int(examples.lengths[i])) for i in chosen)
+
+    assert profile(train, sample) == profile(val, rows)
+    assert sample.tolist() == matched_sample(train, val, rows).tolist()
+
+
+def test_matched_sample_takes_the_next_longer_row_where_none_is_left():
+    train = build(
+        ["[copy] 123 | 9", "[copy] 124 | 9", "[copy] 1234 | 9", "[copy] " + 30 * "1" + " | 9"]
+    )
+    val = build(["[copy] 777 | 9", "[copy] 8888 | 9", "[copy] 9999 | 9"])
+    sample = matched_sample(train, val, np.array([1, 2]))
+    assert sorted(train.lengths[sample].tolist()) == [15, 41]
+    sample = matched_sample(train, val, np.array([0, 1, 2]))
+    assert sorted(train.lengths[sample].tolist()) == [14, 15, 41]
+    shorter = build(["[copy] 123 | 9", "[copy] 124 | 9", "[copy] 1234 | 9"])
+    sample = matched_sample(shorter, val, np.array([1, 2]))
+    assert sorted(shorter.lengths[sample].tolist()) == [14, 15]
+
+
+def test_matched_sample_is_smaller_where_training_lacks_rows():
+    train = build(["[copy] 1 | 1", "[copy] 1 | 1", "[rev] 1 2 | 2 1"])
+    val = build(["[copy] 2 | 2", "[copy] 3 | 3", "[rev] 3 4 | 4 3", "[add] 1 + 1 | 2"])
+    sample = matched_sample(train, val, np.arange(4))
+    assert sorted(train.raw(i) for i in sample) == ["[copy] 1 | 1", "[rev] 1 2 | 2 1"]
+
+
+def test_sample_by_count_takes_as_many_of_each_task():
+    # Seen once: 5 copies, 3 reversals; five times, so with the fours: 2 and 1.
+    rows = [f"[copy] {i} | {i}" for i in range(5)] + [f"[rev] {i} | {i}" for i in range(3)]
+    rows += 5 * ["[copy] 10 | 10", "[copy] 11 | 11", "[rev] 12 | 12"]
+    train = build(rows)
+
+    def drawn(per_count):
+        chosen, counts, grouped = sample_by_count(train, per_count, np.random.default_rng(0))
+        assert grouped
+        assert len(set(chosen.tolist())) == len(chosen) == len(counts)
+        return [(count, train.tasks[row]) for row, count in zip(chosen, counts, strict=True)]
+
+    assert sorted(drawn(100)) == 3 * [(1, "copy")] + 3 * [(1, "rev")] + [(4, "copy"), (4, "rev")]
+    assert sorted(drawn(4)) == 2 * [(1, "copy")] + 2 * [(1, "rev")] + [(4, "copy"), (4, "rev")]
+
+
+def test_sample_by_count_leaves_out_a_count_that_a_task_lacks():
+    rows = ["[copy] 1 | 1", "[rev] 1 | 1", *2 * ["[copy] 2 | 2"]]
+    chosen, counts, grouped = sample_by_count(build(rows), 100, np.random.default_rng(0))
+    assert sorted(chosen.tolist()) == [0, 1]
+    assert counts == [1, 1]
+    assert not grouped
