@@ -108,18 +108,26 @@ GROUP_PADDING = 16  # positions worth one attention call less (measured on CPU, 
 ROUND = 16
 
 
+def put(array, device):
+    """The NumPy array as a tensor on `device`. A GPU is not waited for."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 class Resident:
     """The arrays of `examples` on `device`, and one row more, of no length: it fills a batch up."""
 
     def __init__(self, examples, device):
-        def put(array):
-            return torch.from_numpy(array).to(device)
-
         self.examples, self.device = examples, torch.device(device)
-        self.ids = put(examples.ids)
-        self.starts = put(np.append(examples.starts, examples.starts.dtype.type(0)))
-        self.lengths = put(np.append(examples.lengths, np.int32(0)))
-        self.answer_start = put(np.append(examples.answer_start, np.int32(0)))
+        self.ids = put(examples.ids, self.device)
+        starts = np.append(examples.starts, examples.starts.dtype.type(0))
+        lengths = np.append(examples.lengths, np.int32(0))
+        answer_start = np.append(examples.answer_start, np.int32(0))
+        self.starts, self.lengths, self.answer_start = (
+            put(array, self.device) for array in (starts, lengths, answer_start)
+        )
 
 
 def resident(examples, device):
@@ -153,7 +161,7 @@ class Layout:
         slot = np.pad(slot, filler, constant_values=len(self.slots) - 1)
         # Counted to the last slot, and past its end: never a token of its example.
         pos = np.pad(pos, filler, constant_values=self.slots[-1])
-        self.slot, self.pos = (torch.from_numpy(a).to(self.device) for a in (slot, pos))  # [N]
+        self.slot, self.pos = put(slot, self.device), put(pos, self.device)  # [N]
 
 
 @dataclass
@@ -223,7 +231,7 @@ def make_batch(data, rows, prompts_only=False):
         n_answers += -n_answers % ROUND
     slots = merge_lengths(np.take_along_axis(ends, order, 1).max(0), GROUP_PADDING // len(rows))
     layout = Layout(slots, int(n_answers), data.device)
-    sorted_rows = torch.from_numpy(np.take_along_axis(rows, order, 1)).to(data.device)
+    sorted_rows = put(np.take_along_axis(rows, order, 1), data.device)
     batch = lay_rows(data, sorted_rows, layout, prompts_only)
     batch.order = order
     return batch
@@ -343,7 +351,7 @@ def rotary_turns(pos, head_dim):
 def alibi_slopes(n_heads, device):
     """2 ** (-8 h / H) for h = 1 … H (Press et al., 2022, arXiv:2108.12409), float [H, 1, 1]."""
     exponent = torch.arange(1, n_heads + 1, device=device, dtype=torch.float32) * (-8 / n_heads)
-    return torch.exp2(exponent)[:, None, None]
+    return torch.pow(2.0, exponent)[:, None, None]
 
 
 class Block(nn.Module):
@@ -538,14 +546,13 @@ def keep_replicas(model, optimizer, keep):
 # ----------------------------------------------------------------------------------------------
 
 
-def attend_cached(config, qkv, cache, pos):
-    """One query a row against its cached keys; writes this step's key and value first.
+def attend_cached(config, qkv, cache, pos, S):
+    """One query a row against its first S cached keys; writes this step's key and value first.
 
-    qkv [R, B, 3, H, D], cache (K, V) [R, B, H, S, D] each, pos [R, B].
+    qkv [R, B, 3, H, D], cache (K, V) [R, B, H, >= S, D] each, pos [R, B].
     """
     K, V = cache
     R, B, H, _, D = K.shape
-    S = int(pos.max()) + 1
     r, b = torch.arange(R, device=pos.device)[:, None], torch.arange(B, device=pos.device)
     q, k, v = qkv.unbind(2)
     K[r, b, :, pos], V[r, b, :, pos] = k, v
@@ -570,7 +577,7 @@ def spread_caches(layers, prompt, longest):
     (R, _, H, D), device = layers[0][0].shape, layers[0][0].device
     B = prompt.order.shape[1]
     slot = np.repeat(np.arange(B), [T for b, T in prompt.groups for _ in range(b)])
-    n, slot = len(slot), torch.from_numpy(slot).to(device)
+    n, slot = len(slot), put(slot, device)
     caches = []
     for k, v in layers:
         cache = tuple(torch.zeros(R, B, H, longest, D, device=device, dtype=v.dtype) for _ in "KV")
@@ -602,7 +609,7 @@ def generate_batch(model, data, rows, eos):
     answers = np.take_along_axis(
         examples.lengths[rows] - examples.answer_start[rows], prompt.order, 1
     )
-    caps = torch.from_numpy(answers + RUN_ON).to(device)  # [R, B]
+    caps = put(answers + RUN_ON, device)  # [R, B]
     longest = int((lengths + answers).max()) + RUN_ON
 
     if model.config.pos == "learned":  # one row further would read the next replica's table
@@ -612,9 +619,9 @@ def generate_batch(model, data, rows, eos):
     logits = model(prompt, layers)
     caches = spread_caches(layers, prompt, longest)
 
-    pos = torch.from_numpy(lengths.astype(np.int64)).to(device)  # where the next token goes
+    pos = put(lengths.astype(np.int64), device)  # where the next token goes
     column = torch.arange(B, device=device).expand(R, B)  # which slot a live row came from
-    out = torch.full((R, B, int(caps.max())), eos, device=device)
+    out = torch.full((R, B, int(answers.max()) + RUN_ON), eos, device=device)
     n_steps = torch.zeros(R, B, dtype=torch.long, device=device)
     log_prob, entropy = (torch.zeros(R, B, device=device) for _ in range(2))
     replica = torch.arange(R, device=device)[:, None]
@@ -623,14 +630,14 @@ def generate_batch(model, data, rows, eos):
         scores = logits.float().log_softmax(-1)  # [R, live, V]
         token = logits.argmax(-1)  # as in `score`: log_softmax can make ties
         best = scores.gather(-1, token[..., None])[..., 0]
-        live = ~done
-        at = (replica.expand_as(column)[live], column[live])
-        out[at[0], at[1], step] = token[live]
-        n_steps[at] += 1
-        log_prob[at] += best[live]
-        entropy[at] -= (scores.exp() * scores).sum(-1)[live]
+        out[replica, column, step] = torch.where(done, eos, token)
+        n_steps[replica, column] += ~done
+        log_prob[replica, column] += best.masked_fill(done, 0)
+        entropy[replica, column] -= (scores.exp() * scores).sum(-1).masked_fill(done, 0)
         done = done | (token == eos) | (step + 1 >= caps.gather(1, column))
-        n_live = int((~done).sum(1).max())
+        # The one time in a step that a GPU is waited for.
+        sizes = torch.stack([(~done).sum(1).max(), pos.masked_fill(done, 0).max() + 1])
+        n_live, span = sizes.tolist()
         if n_live == 0:
             break
         if n_live <= 0.75 * done.shape[1]:
@@ -640,7 +647,7 @@ def generate_batch(model, data, rows, eos):
         x, turns = model.embed(token, pos), model.turns(pos)
         for block, cache in zip(model.blocks, caches, strict=True):
             qkv = block.qkv(x, turns)
-            x = block.finish(x, attend_cached(model.config, qkv, cache, pos))
+            x = block.finish(x, attend_cached(model.config, qkv, cache, pos, span))
         logits = model.head(x)
         pos = pos + (~done)  # a finished row waits where it is
 
@@ -755,6 +762,12 @@ def set_learning_rate(optimizer, lr):
 def clip_gradients(model, max_norm):
     """Scale each replica's gradients to a norm of at most `max_norm`; return the norms, [R]."""
     grads = [p.grad for p in model.parameters()]
+    if model.R == 1:  # torch's own way launches 94 kernels fewer at 6 layers, of 568 in a step
+        norm = nn.utils.get_total_norm(grads)
+        nn.utils.clip_grads_with_norm_(
+            model.parameters(), max_norm, norm.nan_to_num(nan=math.inf, posinf=math.inf)
+        )
+        return norm[None]
     norms = torch.stack([g.flatten(1).norm(dim=1) for g in grads]).norm(dim=0)
     # A norm of NaN scales by 0: what was finite stays so, and what was not can be named.
     scale = (max_norm / (norms + 1e-6)).clamp(max=1.0).nan_to_num(0.0)
@@ -764,6 +777,7 @@ def clip_gradients(model, max_norm):
 
 
 def choose_device(name, team=ALONE):
+    """Return the torch.device that `name` means, made ready; UserError if there is none."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and team.local_rank is not None:
@@ -779,16 +793,22 @@ def choose_device(name, team=ALONE):
             f"--device {name} was asked for, but this torch ({torch.__version__}) sees "
             f"{torch.cuda.device_count()} CUDA devices; the README says how to get a CUDA build"
         )
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)
+        torch.cuda.set_device(device)  # streams, graphs and seeds go by the current one
+        # Torch prefers cuDNN's attention on Hopper. That plans anew for each new shape, and batches
+        # bring new ones all the time; on a B200 a plan took a second (modelscope/FunASR#3704).
+        torch.backends.cuda.enable_cudnn_sdp(False)
     return device
 
 
 def choose_precision(amp, device, d_model):
     """Return "fp32", "bf16" or "fp16".
 
-    An RTX 4070 has bf16 tensor cores: twice the fp32 (TF32) rate at half the bytes, and no loss
-    scaling. On CPU bf16 serves only where the processor multiplies it in hardware, and the model is
-    not tiny: at width 128 a run then took 0.6 of the time. No clock decides, or the same command
-    would give now one result, now another.
+    An RTX 4070 has bf16 tensor cores: twice the fp32 rate at half the bytes, and no loss scaling.
+    On CPU bf16 serves only where the processor multiplies it in hardware, and the model is not
+    tiny: at width 128 a run then took 0.6 of the time. No clock decides, or the same command would
+    give now one result, now another.
     """
     if device.type == "cuda":
         if amp == "auto":
@@ -819,6 +839,8 @@ def train_step(
         loss = answer_loss(logits, batch.targets, label_smoothing) / n_targets
         scaler.scale(loss.sum()).backward()  # a sum: replicas never mix
         total += loss.detach()
+    if not batches:  # fewer examples than processes; the scaler wants to have been asked
+        scaler.scale(total)
     sum_over_processes(team, [total, *gradients(model)])
     scaler.unscale_(optimizer)
     norms = clip_gradients(model, max_grad_norm)
@@ -902,13 +924,12 @@ class StaticSteps(EagerSteps):
         device = self.data.device
         rows, slots, n_answers = fixed_slots(self.data.examples, orders, self.batch_size)
         self.layout = Layout(slots, n_answers, device)
-        self.rows = torch.from_numpy(rows).to(device)
+        self.rows = put(rows, device)
         self.now = torch.empty_like(self.rows[0])  # the rows of the step
         self.results = torch.zeros(2, len(orders), device=device)
-        self.run = self.fixed_step
-        if self.use_graph:  # a new layout needs a new graph; capturing takes as long as one step
-            self.run = as_cuda_graph(self.fixed_step, self.warm_up)
-            self.warm_up = 0
+        self.graph = None  # a new layout needs a new graph; capturing takes as long as one step
+        # Attention meets new sizes, and may have to load what it needs for them.
+        self.warm_up = max(self.warm_up, 1)
 
     def fixed_step(self):
         self.optimizer.zero_grad(set_to_none=True)  # what a capture that failed may have left
@@ -923,41 +944,56 @@ class StaticSteps(EagerSteps):
         self.noise = noise
         set_learning_rate(self.optimizer, lr)
         self.now.copy_(self.rows[i])
-        self.run()
+        if self.use_graph and not self.warm_up and self.graph is None:
+            self.graph = capture(self.fixed_step, self.data.device)
+            self.use_graph = self.graph is not None
+        if self.graph is not None:
+            self.graph.replay()
+        elif self.use_graph:
+            self.warm_up -= 1
+            on_capture_stream(self.fixed_step, self.data.device)
+        else:
+            self.fixed_step()
         return self.results.unbind()
 
 
-def as_cuda_graph(step, warm_up):
-    """Return a function that does `step`, which reads and writes fixed tensors only.
-
-    The first `warm_up` calls run as they are, on a stream of their own; the next is captured; from
-    then on the graph is replayed. Where capturing fails, a line says why and all calls run as they
-    are.
+@functools.cache
+def capture_stream(device):
+    """The one stream of `device` that graphs are captured on: matrix libraries keep memory for each
+    stream that they have seen, 64 MiB on Hopper.
     """
-    stream, graph, calls = torch.cuda.Stream(), torch.cuda.CUDAGraph(), 0
+    return torch.cuda.Stream(device)
 
-    def run():
-        nonlocal calls, graph
-        calls += 1
-        if calls <= warm_up:
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                step()
-            torch.cuda.current_stream().wait_stream(stream)
-            return
-        if calls == warm_up + 1:
-            try:
-                with torch.cuda.graph(graph):
-                    step()
-            except RuntimeError as error:
-                reason, graph = str(error).partition("\n")[0], None
-                tqdm.write(f"note: no CUDA graph, kernels are launched one by one: {reason}")
-        if graph is None:
+
+def on_capture_stream(step, device):
+    stream, home = capture_stream(device), torch.cuda.current_stream(device)
+    stream.wait_stream(home)
+    with torch.cuda.stream(stream):
+        step()
+    home.wait_stream(stream)
+
+
+FAILED_CAPTURES = []  # torch's allocator goes on pointing to them
+
+
+def capture(step, device):
+    """Return `step`, which reads and writes fixed tensors only, as a CUDA graph: nothing is done
+    until its replay. Where capturing fails, a line says why, and the result is None.
+    """
+    home, graph = torch.cuda.current_stream(device), torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph, stream=capture_stream(device)):
             step()
-        else:
-            graph.replay()
-
-    return run
+    except RuntimeError as error:
+        FAILED_CAPTURES.append(graph)
+        # Torch leaves its stream the current one, and in 2.11 the random numbers "being captured".
+        torch.cuda.set_stream(home)
+        generator = torch.cuda.default_generators[home.device_index]
+        generator.graphsafe_set_state(generator.clone_state())
+        reason = str(error).partition("\n")[0]
+        tqdm.write(f"note: no CUDA graph, kernels are launched one by one: {reason}")
+        return None
+    return graph
 
 
 def make_stepper(args, data, plan, run):
@@ -1583,6 +1619,8 @@ def make_deterministic():
     """Allow only kernels that add up in a fixed order; torch raises where it has none."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(True)
+    # Else it writes NaN into every new tensor first: 1,023 kernels a step instead of 604.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 
 
@@ -2043,8 +2081,6 @@ def train(args, stop, world=ALONE):
     own_seeds, team = share_work(seeds, world)
     data = load_data(args)
     plan, n_params = make_plan(args, data, len(own_seeds), team)
-    if plan.device.type == "cuda":
-        torch.cuda.set_device(plan.device)  # streams, graphs and seeds go by the current one
     if args.dry_run:
         print("\n".join(describe(args, data, plan, n_params, own_seeds)), flush=True)
         meet(world)

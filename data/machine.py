@@ -32,8 +32,12 @@ def free_memory_bytes(device):
 
 
 def versions():
+    try:
+        cudnn = torch.backends.cudnn.version()
+    except RuntimeError:  # another one than torch was built for is found first
+        cudnn = None
     names = {"python": platform.python_version(), "torch": torch.__version__}
-    names |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    names |= {"cuda": torch.version.cuda, "cudnn": cudnn}
     return {**names, "numpy": np.__version__, "platform": platform.platform()}
 
 

@@ -583,6 +583,23 @@ def test_clipping_is_per_replica():
         torch.testing.assert_close(p.grad[1], g[1] / naive[1], rtol=1e-4, atol=1e-8)
 
 
+@pytest.mark.parametrize("size", [1e-4, 1.0, math.inf, math.nan])
+def test_clipping_one_model_is_clipping_it_among_others(size):
+    alone, two = make_model(), make_model(seeds=(0, 1))
+    generator, finite = torch.Generator().manual_seed(0), math.isfinite(size)
+    for p, q in zip(alone.parameters(), two.parameters(), strict=True):
+        p.grad = torch.randn(p.shape, generator=generator) * (size if finite else 1.0)
+        q.grad = torch.cat([p.grad, torch.ones_like(p)])
+    if not finite:
+        alone.w_tokens.grad[0, 1, 2] = two.w_tokens.grad[0, 1, 2] = size
+    norm, norms = t.clip_gradients(alone, 1.0), t.clip_gradients(two, 1.0)
+    torch.testing.assert_close(norm, norms[:1], equal_nan=True)
+    for p, q in zip(alone.parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad[:1], equal_nan=True)
+    if not finite:  # what was not finite is all that is not
+        assert sum(int((~p.grad.isfinite()).sum()) for p in alone.parameters()) == 1
+
+
 def test_kept_replicas_train_on_as_if_the_others_were_there():
     examples = build(draw_rows(30, seed=10))
     models = [make_model(seeds=(0, 1, 2)) for _ in range(2)]
@@ -2205,6 +2222,21 @@ def test_errors_are_one_sentence_and_write_nothing(world, capsys, mistake):
     assert not (world / "run").is_dir()
 
 
+@pytest.mark.parametrize(
+    ("name", "local_rank", "index"), [("auto", None, 0), ("cuda", 1, 1), ("cuda:1", None, 1)]
+)
+def test_a_gpu_goes_by_its_number_and_is_made_the_current_one(name, local_rank, index, monkeypatch):
+    current = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    team = t.World(local_rank=local_rank)
+    assert t.choose_device(name, team) == torch.device("cuda", index)
+    assert current == [torch.device("cuda", index)]
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
 def test_cuda_asked_for_and_absent(world, capsys):
     assert go(world, "--device", "cuda") == 2
@@ -2434,7 +2466,7 @@ def test_readme_names_only_flags_that_exist():
 
 def static_and_eager(device, dropout, R, precision="fp32", use_graph=False, n=30):
     """(losses and norms [steps, 2, R], model) of two epochs by StaticSteps, then by EagerSteps."""
-    examples, found = build(draw_rows(n, seed=12)), []
+    examples, found, device = build(draw_rows(n, seed=12)), [], t.choose_device(device)
     orders = [
         np.stack([np.random.default_rng([r, e]).permutation(n) for r in range(R)]) for e in range(2)
     ]
@@ -2443,7 +2475,7 @@ def static_and_eager(device, dropout, R, precision="fp32", use_graph=False, n=30
         model.set_precision(precision)
         lr = torch.zeros((), device=device) if use_graph else 0.0
         optimizer = t.make_optimizer(model, 0.01, lr if kind is t.StaticSteps else 0.0)
-        scaler = torch.amp.GradScaler(torch.device(device).type, enabled=False)
+        scaler = torch.amp.GradScaler(device.type, enabled=False)
         steps = kind(model, optimizer, scaler, t.Resident(examples, device), 8, 1, 0.0, 1.0)
         steps.use_graph = use_graph
         results = []
@@ -2471,7 +2503,8 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CU
 @needs_gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("R", [1, 3])
-def test_a_cuda_graph_does_the_eager_steps(R, precision):
+def test_a_cuda_graph_does_the_eager_steps(R, precision, monkeypatch):
+    monkeypatch.setattr(t.tqdm, "write", pytest.fail)  # so it says that there is no graph
     (graph, _), (eager, _) = static_and_eager("cuda", 0.0, R, precision, use_graph=True)
     tolerance = 1e-4 if precision == "fp32" else 2e-2
     torch.testing.assert_close(graph, eager, rtol=tolerance, atol=tolerance)
@@ -2479,7 +2512,8 @@ def test_a_cuda_graph_does_the_eager_steps(R, precision):
 
 @pytest.mark.gpu
 @needs_gpu
-def test_a_cuda_graph_drops_something_else_at_each_step():
+def test_a_cuda_graph_drops_something_else_at_each_step(monkeypatch):
+    monkeypatch.setattr(t.tqdm, "write", pytest.fail)
     (graph, _), (eager, _) = static_and_eager("cuda", 0.5, 1, use_graph=True, n=64)
     assert len({round(float(loss), 6) for loss in graph[:, 0, 0]}) == len(graph)
     assert graph[:, 0].mean().item() == pytest.approx(eager[:, 0].mean().item(), rel=0.1)
@@ -2487,13 +2521,31 @@ def test_a_cuda_graph_drops_something_else_at_each_step():
 
 @pytest.mark.gpu
 @needs_gpu
-def test_a_model_of_50_million_parameters_trains_at_batch_128_within_8_gb():
+def test_where_no_graph_can_be_captured_the_steps_are_the_same(monkeypatch, capsys):
+    real = t.lay_rows
+
+    def waits(data, rows, *args):
+        float(rows.sum())  # no capture survives a read
+        return real(data, rows, *args)
+
+    monkeypatch.setattr(t, "lay_rows", waits)
+    (graph, _), (eager, _) = static_and_eager("cuda", 0.0, 1, use_graph=True)
+    torch.testing.assert_close(graph, eager, rtol=1e-4, atol=1e-4)
+    assert capsys.readouterr().out.count("note: no CUDA graph") == 1
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    F.dropout(torch.ones(4, device="cuda")).sum().item()
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_model_of_50_million_parameters_trains_at_batch_128_within_8_gb(monkeypatch):
+    monkeypatch.setattr(t.tqdm, "write", pytest.fail)
     # The card the script is named after is sold with 8 GB (laptops) and 12 GB.
     examples = build(draw_rows(2_000, seed=1))
     config = t.GPTConfig(len(TOKENIZER), 128, 512, 16, 8, 2048, dropout=0.1)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    device = torch.device("cuda")
+    device = t.choose_device("cuda")
     model = t.GPT(config, [0]).to(device).train()
     model.set_precision("bf16")
     optimizer = t.make_optimizer(model, 0.01, torch.zeros((), device=device))
@@ -2517,7 +2569,7 @@ def test_a_step_on_a_gpu_equals_one_on_the_cpu(precision):
     examples = build(["[copy] 1 2 3 | 1 2 3", "[add] 12 + 9 | 21", "[rev] 1 2 | 2 1"])
     rows, losses, norms = np.array([[0, 1, 2], [2, 0, 1]]), {}, {}
     for name in ("cpu", "cuda"):
-        device = torch.device(name)
+        device = t.choose_device(name)
         model = make_model(seeds=(0, 1)).to(device).train()
         model.set_precision(precision)
         optimizer = t.make_optimizer(model, 0.01)
