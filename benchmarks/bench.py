@@ -11,6 +11,7 @@ rounds. README.md beside this file says what is measured and what was done to be
 """
 
 import argparse
+import gc
 import platform
 import statistics
 import sys
@@ -63,6 +64,11 @@ class Bench:
     @property
     def eos(self):
         return self.tokenizer.eos
+
+    @property
+    def more_steps(self):
+        """Times as many steps in a turn: on a GPU the capture of a graph is one of them."""
+        return 33 if self.device.type == "cuda" else 1
 
     def synchronize(self):
         if self.device.type == "cuda":
@@ -397,6 +403,7 @@ def peak_memory(bench, work):
     count tensors only, not the buffers of a matrix library.
     """
     if bench.device.type == "cuda":
+        gc.collect()  # models of earlier contenders may hang in cycles
         torch.cuda.empty_cache()
         before = torch.cuda.memory_allocated(bench.device)
         torch.cuda.reset_peak_memory_stats(bench.device)
@@ -435,6 +442,11 @@ def matrix_product_peak(bench, config, n, repeats=3):
                 torch.mm(left, right, out=out)
 
     work()
+    if bench.device.type == "cuda":  # where launching takes longer than the products of a batch
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            work()
+        work = graph.replay
     return repeats * flops / stopwatch(bench, work)[0]
 
 
@@ -454,9 +466,7 @@ class Setting:
 
 def training_settings(bench, quick):
     more = (4,) if bench.device.type == "cpu" else (4, 16, 64)
-    steps = (1, 1, 1) if quick else (12, 6, 6)
-    if bench.device.type == "cuda":
-        steps = tuple(33 * s for s in steps)
+    steps = [s * bench.more_steps for s in ((1, 1, 1) if quick else (12, 6, 6))]
     return [
         Setting("batch 8", 8, 1, steps[0], (1, *more)),
         Setting("batch 32", 32, 1, steps[1], (1, *more)),
@@ -713,7 +723,7 @@ def growth(bench, rounds, quick):
     same = Ours(bench)
     points = []  # (axis, value, contender, batch size)
     for length in lengths:
-        made = replace(bench, examples=examples_of_length(bench, length, 1_000))
+        made = replace(bench, examples=examples_of_length(bench, length, 2_000))
         other = copy(same)
         other.bench = made
         points.append(("sequence length", length, other, 8))
@@ -725,7 +735,7 @@ def growth(bench, rounds, quick):
     for round_ in range(rounds + 1):  # round 0 warms up
         for i in in_turn(range(len(points)), 5 * round_):
             axis, value, contender, n = points[i]
-            rows = draw_rows(contender.bench, round_, 5, n, contender.R)
+            rows = draw_rows(contender.bench, round_, 1 + 4 * bench.more_steps, n, contender.R)
             time_training(lines[i], contender, rows, 1, keep=round_ > 0)
         progress(f"growth: round {round_} of {rounds}")
     result = {}
@@ -749,7 +759,7 @@ def large(bench, rounds):
     model = Ours(bench, config=config)
     for round_ in range(rounds + 1):  # round 0 warms up
         peaks.append(matrix_product_peak(bench, config, tokens))
-        rows = draw_rows(bench, round_, 10 if round_ else 2, 128)
+        rows = draw_rows(bench, round_, 100 if round_ else 2, 128)
         seconds = stopwatch(bench, partial(model.train, rows, 1))[0]
         if round_:
             line.add(seconds, rows.size, bench.examples.lengths[rows].sum())
