@@ -24,6 +24,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections import namedtuple
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -288,11 +289,32 @@ def onednn_keeps_fp32():
     return float(error.abs().max()) < 1e-3  # 4e-5 in fp32, 0.1 in bf16
 
 
-def linear(x, w, b, dtype):
-    """x [R, N, in] @ w [R, in, out] + b [R, 1, out], one product a replica, in `dtype`."""
-    x, w, b = x.to(dtype), w.to(dtype), b.to(dtype)
+class CastTogether(torch.autograd.Function):
+    """fp32 tensors in another dtype, and their gradients in fp32: a few kernels for all of them.
+
+    One by one they would be two kernels for each, on a GPU 96 of 452 in a step of 6 layers.
+    """
+
+    @staticmethod
+    def forward(ctx, dtype, *tensors):
+        cast = [torch.empty_like(t, dtype=dtype) for t in tensors]
+        torch._foreach_copy_(cast, tensors)
+        return tuple(cast)
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        cast = [torch.empty_like(g, dtype=torch.float32) for g in gradients]
+        torch._foreach_copy_(cast, gradients)
+        return None, *cast
+
+
+def linear(x, w, b):
+    """x [R, N, in] @ w [R, in, out] + b [R, 1, out], one product a replica, in w's dtype."""
+    x = x.to(w.dtype)
+    if x.is_cuda and len(w) == 1:  # this adds b inside the product; baddbmm copies it out first
+        return torch.addmm(b.flatten(), x.squeeze(0), w.squeeze(0)).unsqueeze(0)
     # Below 4 million multiplications oneDNN's start, 20 microseconds, costs more than it saves.
-    large = dtype == torch.float32 and w.numel() * x.shape[1] > 2**22
+    large = w.dtype == torch.float32 and w.numel() * x.shape[1] > 2**22
     large = large and x.device.type == "cpu" and not torch.compiler.is_compiling()
     if large and onednn_keeps_fp32():
         with onednn_products():
@@ -354,14 +376,19 @@ def alibi_slopes(n_heads, device):
     return torch.pow(2.0, exponent)[:, None, None]
 
 
+Weights = namedtuple("Weights", "w_qkv b_qkv w_out b_out w_up b_up w_down b_down")
+
+
 class Block(nn.Module):
-    """Pre-norm attention and MLP. The norms have no gain or bias: the next matrix has both."""
+    """Pre-norm attention and MLP. The norms have no gain or bias: the next matrix has both.
+
+    `qkv` and `finish` work with the Weights they are given: its own, in the products' precision.
+    """
 
     def __init__(self, config, R):
         super().__init__()
         C, hidden = config.d_model, config.d_ff
         self.config = config
-        self.train_dtype = torch.float32
 
         def matrix(n_in, n_out):
             return nn.Parameter(torch.empty(R, n_in, n_out)), nn.Parameter(torch.zeros(R, 1, n_out))
@@ -371,30 +398,25 @@ class Block(nn.Module):
         self.w_up, self.b_up = matrix(C, hidden * (2 if config.swiglu else 1))
         self.w_down, self.b_down = matrix(hidden, C)
 
-    @property
-    def dtype(self):
-        """Of the matrix products. Weights, residual stream and evaluation are always fp32."""
-        return self.train_dtype if self.training else torch.float32
-
-    def qkv(self, x, turns):
+    def qkv(self, x, turns, weights):
         """x [R, N, C] -> q, k and v together, [R, N, 3, H, D], q and k rotated."""
-        h = linear(F.layer_norm(x, x.shape[-1:]), self.w_qkv, self.b_qkv, self.dtype)
+        h = linear(F.layer_norm(x, x.shape[-1:]), weights.w_qkv, weights.b_qkv)
         if h.device.type == "cpu":  # attention in bf16 takes 9 times as long there as in fp32
             h = h.float()
         h = h.unflatten(-1, (3, self.config.n_heads, -1))
         return h if turns is None else rotate(h, turns)
 
-    def finish(self, x, y, rng=None):
+    def finish(self, x, y, weights, rng=None):
         """Add attention's output y [R, N, C] and the MLP's to the residual stream x."""
-        p, dtype = self.config.dropout if self.training else 0.0, self.dtype
-        x = x + dropout(linear(y, self.w_out, self.b_out, dtype), p, rng)
-        h = linear(F.layer_norm(x, x.shape[-1:]), self.w_up, self.b_up, dtype)
+        p = self.config.dropout if self.training else 0.0
+        x = x + dropout(linear(y, weights.w_out, weights.b_out), p, rng)
+        h = linear(F.layer_norm(x, x.shape[-1:]), weights.w_up, weights.b_up)
         if self.config.swiglu:
             gate, h = h.chunk(2, -1)
             h = F.silu(gate) * h
         else:
             h = F.gelu(h)
-        return x + dropout(linear(h, self.w_down, self.b_down, dtype), p, rng)
+        return x + dropout(linear(h, weights.w_down, weights.b_down), p, rng)
 
 
 class GPT(nn.Module):
@@ -408,6 +430,7 @@ class GPT(nn.Module):
         R = len(seeds)
         self.config = config
         self.use_checkpoint = False
+        self.train_dtype = torch.float32
         self.w_tokens = nn.Parameter(torch.empty(R, config.vocab_size, config.d_model))
         if config.pos == "learned":
             self.w_positions = nn.Parameter(torch.empty(R, config.max_len, config.d_model))
@@ -436,9 +459,18 @@ class GPT(nn.Module):
         return sum(p[0].numel() for p in self.parameters())
 
     def set_precision(self, precision):
-        """Train with matrix products in "fp32", "bf16" or "fp16"."""
-        for block in self.blocks:
-            block.train_dtype = DTYPES[precision]
+        """Train with matrix products in "fp32", "bf16" or "fp16". Weights, residual stream and
+        evaluation are always fp32.
+        """
+        self.train_dtype = DTYPES[precision]
+
+    def block_weights(self):
+        """The Weights of each block, in the precision of its products."""
+        tensors = [getattr(block, name) for block in self.blocks for name in Weights._fields]
+        if self.training and self.train_dtype != torch.float32:
+            tensors = CastTogether.apply(self.train_dtype, *tensors)
+        n = len(Weights._fields)
+        return [Weights(*tensors[i : i + n]) for i in range(0, len(tensors), n)]
 
     def embed(self, ids, pos, rng=None):
         """ids [R, N], pos [N] or [R, N] -> x [R, N, C]."""
@@ -458,7 +490,7 @@ class GPT(nn.Module):
         """Causal attention within each example: qkv [R, N, 3, H, D] -> [R, N, C].
 
         Splitting, rather than slicing, makes the backward pass one concatenation. Filler attends to
-        nothing: its own v stands in, finite and never read.
+        nothing: its weights v stands in, finite and never read.
         """
         R, N, _, H, D = qkv.shape
         sizes = [b * T for b, T in groups]
@@ -486,23 +518,23 @@ class GPT(nn.Module):
         device, turns = batch.ids.device, self.turns(batch.pos)
         x = self.embed(batch.ids, batch.pos, dropout_bits(noise, 0, device))
 
-        def block_step(layer, block, x, last):
-            qkv = block.qkv(x, turns)
+        def block_step(layer, block, weights, x, last):
+            qkv = block.qkv(x, turns, weights)
             if cache is not None:
                 cache.append(qkv[:, :, 1:].unbind(2))
             y = self.attend(qkv, batch.groups)
             if last:  # what follows is needed where a token is predicted, and nowhere else
                 x, y = take_positions(x, batch.answer_at), take_positions(y, batch.answer_at)
-            return block.finish(x, y, dropout_bits(noise, layer, device))
+            return block.finish(x, y, weights, dropout_bits(noise, layer, device))
 
-        for layer, block in enumerate(self.blocks, 1):
-            last = block is self.blocks[-1]
+        for layer, weights in enumerate(self.block_weights(), 1):
+            block, last = self.blocks[layer - 1], layer == len(self.blocks)
             if self.use_checkpoint and self.training:
                 x = torch.utils.checkpoint.checkpoint(
-                    block_step, layer, block, x, last, use_reentrant=False
+                    block_step, layer, block, weights, x, last, use_reentrant=False
                 )
             else:
-                x = block_step(layer, block, x, last)
+                x = block_step(layer, block, weights, x, last)
         return self.head(x)
 
     def head(self, x):
@@ -615,7 +647,7 @@ def generate_batch(model, data, rows, eos):
     if model.config.pos == "learned":  # one row further would read the next replica's table
         assert longest <= model.config.max_len, (longest, model.config.max_len)
 
-    layers = []
+    layers, weights = [], model.block_weights()
     logits = model(prompt, layers)
     caches = spread_caches(layers, prompt, longest)
 
@@ -645,9 +677,9 @@ def generate_batch(model, data, rows, eos):
             token, pos, column, done = (t.gather(1, keep) for t in (token, pos, column, done))
             caches = [tuple(t[replica, keep] for t in cache) for cache in caches]
         x, turns = model.embed(token, pos), model.turns(pos)
-        for block, cache in zip(model.blocks, caches, strict=True):
-            qkv = block.qkv(x, turns)
-            x = block.finish(x, attend_cached(model.config, qkv, cache, pos, span))
+        for block, own, cache in zip(model.blocks, weights, caches, strict=True):
+            qkv = block.qkv(x, turns, own)
+            x = block.finish(x, attend_cached(model.config, qkv, cache, pos, span), own)
         logits = model.head(x)
         pos = pos + (~done)  # a finished row waits where it is
 
@@ -1023,11 +1055,12 @@ def no_graph_because(args, plan, team=ALONE):
     return next((reason for reason, holds in reasons.items() if holds), "")
 
 
-def memory_bytes(config, n_params, R, tokens, precision, device):
+def memory_bytes(config, n_params, R, tokens, precision, device, use_checkpoint=False):
     """Estimated peak of a training step with `tokens` positions (of all replicas), bytes.
 
     Weights and Adam's two moments in fp32, what each position keeps for the backward pass, and the
-    weights once more in the products' precision. Gradients come as activations go.
+    weights once more in the products' precision. Gradients come in that precision as activations
+    go, and at the end in fp32 too.
     """
     C, d_ff, H = config.d_model, config.d_ff, config.n_heads
     s = 4 if precision == "fp32" else 2  # bytes of a product's operand
@@ -1039,9 +1072,14 @@ def memory_bytes(config, n_params, R, tokens, precision, device):
     rest += 2 * 4 * C if config.dropout else 0
     # The last layer's rest is at answers alone, about 0.4 of it; one gradient is being worked on.
     per_token = config.n_layers * attention + (config.n_layers - 0.6) * rest + 4 * d_ff
-    activations = int(tokens * per_token)
-    copies = 0 if precision == "fp32" else s * n_params * R
-    return 12 * n_params * R + max(activations + copies, 4 * n_params * R)
+    if use_checkpoint:  # a residual stream for each layer, and one layer that is computed again
+        per_token = config.n_layers * 4 * C + attention + rest + 4 * d_ff
+    copies = 0 if precision == "fp32" else s  # bytes a weight
+    beside = max(int(tokens * per_token) + copies * n_params * R, (4 + copies) * n_params * R)
+    libraries = 0
+    if device.type == "cuda":  # cuBLAS has a buffer for the forward and one for the backward pass
+        libraries = 2 * 2**20 * (32 if torch.cuda.get_device_capability(device)[0] >= 9 else 8)
+    return 12 * n_params * R + beside + libraries
 
 
 # ----------------------------------------------------------------------------------------------
@@ -1540,7 +1578,9 @@ def make_plan(args, data, n_seeds, team=ALONE):
         else:
             order = np.random.default_rng(0).permutation(len(lengths))[None]
             tokens = int(fixed_slots(data.train, order, rows)[1].sum())
-        return memory_bytes(config, n_params, n_seeds, n_seeds * tokens, precision, device)
+        return memory_bytes(
+            *(config, n_params, n_seeds, n_seeds * tokens, precision, device, args.use_checkpoint)
+        )
 
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if device.type == "cpu" else 1
     at_once = step_bytes(effective) < 0.5 * free_memory_bytes(device) / beside

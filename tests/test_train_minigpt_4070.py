@@ -438,7 +438,7 @@ def test_bf16_products_stay_close_to_fp32():
     results = []
     for dtype in (torch.float32, torch.bfloat16):
         inputs = [z.clone().requires_grad_() for z in (x, w, b)]
-        y = t.linear(*inputs, dtype)
+        y = t.linear(inputs[0], *t.CastTogether.apply(dtype, *inputs[1:]))
         assert y.dtype == dtype
         results.append([y.float(), *torch.autograd.grad(y, inputs, grad.to(dtype))])
     for plain, rounded in zip(*results, strict=True):
@@ -1771,7 +1771,7 @@ def test_fp32_products_are_not_rounded(n):
     g = torch.Generator().manual_seed(0)
     shapes = [(2, n, 64), (2, 64, 256), (2, 1, 256)]
     x, w, b = (torch.randn(*shape, generator=g) for shape in shapes)
-    error = t.linear(x, w, b, torch.float32).double() - (x.double() @ w.double() + b.double())
+    error = t.linear(x, w, b).double() - (x.double() @ w.double() + b.double())
     assert error.abs().max() < 1e-4
 
 
@@ -1786,7 +1786,7 @@ def test_onednn_is_asked_for_large_products_only_and_the_setting_put_back(monkey
     monkeypatch.setattr(torch, "baddbmm", spy)
     monkeypatch.setattr(t, "onednn_keeps_fp32", lambda: keeps)
     for n, dtype in ((16, torch.float32), (4096, torch.float32), (4096, torch.bfloat16)):
-        t.linear(torch.zeros(1, n, 64), torch.zeros(1, 64, 64), torch.zeros(1, 1, 64), dtype)
+        t.linear(*(torch.zeros(1, size, 64, dtype=dtype) for size in (n, 64, 1)))
         assert matmul.fp32_precision == "none"
     assert asked == [False, keeps, False]
 
