@@ -292,7 +292,7 @@ def onednn_keeps_fp32():
 class CastTogether(torch.autograd.Function):
     """fp32 tensors in another dtype, and their gradients in fp32: a few kernels for all of them.
 
-    One by one they would be two kernels for each, on a GPU 96 of 452 in a step of 6 layers.
+    One by one they would be two kernels for each, 96 in a step of 6 layers.
     """
 
     @staticmethod
@@ -373,7 +373,7 @@ def rotary_turns(pos, head_dim):
 def alibi_slopes(n_heads, device):
     """2 ** (-8 h / H) for h = 1 … H (Press et al., 2022, arXiv:2108.12409), float [H, 1, 1]."""
     exponent = torch.arange(1, n_heads + 1, device=device, dtype=torch.float32) * (-8 / n_heads)
-    return torch.pow(2.0, exponent)[:, None, None]
+    return torch.pow(2.0, exponent)[:, None, None]  # on a GPU exp2 needs a compiler at run time
 
 
 Weights = namedtuple("Weights", "w_qkv b_qkv w_out b_out w_up b_up w_down b_down")
@@ -490,7 +490,7 @@ class GPT(nn.Module):
         """Causal attention within each example: qkv [R, N, 3, H, D] -> [R, N, C].
 
         Splitting, rather than slicing, makes the backward pass one concatenation. Filler attends to
-        nothing: its weights v stands in, finite and never read.
+        nothing: its own v stands in, finite and never read.
         """
         R, N, _, H, D = qkv.shape
         sizes = [b * T for b, T in groups]
@@ -653,7 +653,7 @@ def generate_batch(model, data, rows, eos):
 
     pos = put(lengths.astype(np.int64), device)  # where the next token goes
     column = torch.arange(B, device=device).expand(R, B)  # which slot a live row came from
-    out = torch.full((R, B, int(answers.max()) + RUN_ON), eos, device=device)
+    out = torch.zeros(R, B, int(answers.max()) + RUN_ON, dtype=torch.long, device=device)
     n_steps = torch.zeros(R, B, dtype=torch.long, device=device)
     log_prob, entropy = (torch.zeros(R, B, device=device) for _ in range(2))
     replica = torch.arange(R, device=device)[:, None]
@@ -662,7 +662,7 @@ def generate_batch(model, data, rows, eos):
         scores = logits.float().log_softmax(-1)  # [R, live, V]
         token = logits.argmax(-1)  # as in `score`: log_softmax can make ties
         best = scores.gather(-1, token[..., None])[..., 0]
-        out[replica, column, step] = torch.where(done, eos, token)
+        out[replica, column, step] = token
         n_steps[replica, column] += ~done
         log_prob[replica, column] += best.masked_fill(done, 0)
         entropy[replica, column] -= (scores.exp() * scores).sum(-1).masked_fill(done, 0)
@@ -794,7 +794,7 @@ def set_learning_rate(optimizer, lr):
 def clip_gradients(model, max_norm):
     """Scale each replica's gradients to a norm of at most `max_norm`; return the norms, [R]."""
     grads = [p.grad for p in model.parameters()]
-    if model.R == 1:  # torch's own way launches 94 kernels fewer at 6 layers, of 568 in a step
+    if model.R == 1:  # torch's own way launches 94 kernels fewer in a step of 6 layers
         norm = nn.utils.get_total_norm(grads)
         nn.utils.clip_grads_with_norm_(
             model.parameters(), max_norm, norm.nan_to_num(nan=math.inf, posinf=math.inf)
@@ -828,8 +828,8 @@ def choose_device(name, team=ALONE):
     if device.type == "cuda":
         device = torch.device("cuda", device.index or 0)
         torch.cuda.set_device(device)  # streams, graphs and seeds go by the current one
-        # Torch prefers cuDNN's attention on Hopper. That plans anew for each new shape, and batches
-        # bring new ones all the time; on a B200 a plan took a second (modelscope/FunASR#3704).
+        # Torch prefers cuDNN's attention on Hopper and Blackwell. That plans anew for each shape,
+        # on a B200 for a second (modelscope/FunASR#3704), and most batches bring new ones.
         torch.backends.cuda.enable_cudnn_sdp(False)
     return device
 
@@ -1055,8 +1055,11 @@ def no_graph_because(args, plan, team=ALONE):
     return next((reason for reason, holds in reasons.items() if holds), "")
 
 
-def memory_bytes(config, n_params, R, tokens, precision, device, use_checkpoint=False):
-    """Estimated peak of a training step with `tokens` positions (of all replicas), bytes.
+def memory_bytes(
+    config, n_params, R, tokens, precision, device, use_checkpoint=False, in_pieces=False
+):
+    """Estimated peak of a training step with `tokens` positions (of all replicas), bytes. Where
+    the batch runs `in_pieces`, `tokens` are those of one.
 
     Weights and Adam's two moments in fp32, what each position keeps for the backward pass, and the
     weights once more in the products' precision. Gradients come in that precision as activations
@@ -1079,7 +1082,8 @@ def memory_bytes(config, n_params, R, tokens, precision, device, use_checkpoint=
     libraries = 0
     if device.type == "cuda":  # cuBLAS has a buffer for the forward and one for the backward pass
         libraries = 2 * 2**20 * (32 if torch.cuda.get_device_capability(device)[0] >= 9 else 8)
-    return 12 * n_params * R + beside + libraries
+    summed = 4 * n_params * R if in_pieces else 0  # the gradients so far
+    return 12 * n_params * R + beside + summed + libraries
 
 
 # ----------------------------------------------------------------------------------------------
@@ -1123,8 +1127,9 @@ def score(model, examples, rows, device, tokens_per_batch=None):
         counted = targets != IGNORED
         where = columns[np.take_along_axis(batch.order, batch.slot.cpu().numpy(), 1)]  # [R, M]
         replica = np.broadcast_to(np.arange(R)[:, None], where.shape)
-        for total, values in zip(sums, (losses, right, counted), strict=True):
-            np.add.at(total, (replica, where), values.cpu().numpy())
+        found = torch.stack([losses, right, counted]).cpu().numpy()
+        for total, values in zip(sums, found, strict=True):
+            np.add.at(total, (replica, where), values)
     loss, right, tokens = sums
     return Scores(loss / tokens, right == tokens, right.astype(int), tokens.astype(int))
 
@@ -1571,7 +1576,7 @@ def make_plan(args, data, n_seeds, team=ALONE):
         n_params = GPT(config, [0]).n_params()
     lengths, precision = data.train.lengths, choose_precision(args.amp, device, args.d_model)
 
-    def step_bytes(rows):
+    def step_bytes(rows, in_pieces=False):
         rows = math.ceil(min(rows, len(lengths)) / team.size)
         if device.type == "cpu":  # of many batches, one of the longest
             tokens = int(rows * lengths.mean() + 3 * rows**0.5 * lengths.std())
@@ -1579,11 +1584,13 @@ def make_plan(args, data, n_seeds, team=ALONE):
             order = np.random.default_rng(0).permutation(len(lengths))[None]
             tokens = int(fixed_slots(data.train, order, rows)[1].sum())
         return memory_bytes(
-            *(config, n_params, n_seeds, n_seeds * tokens, precision, device, args.use_checkpoint)
+            *(config, n_params, n_seeds, n_seeds * tokens, precision, device),
+            *(args.use_checkpoint, in_pieces),
         )
 
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if device.type == "cpu" else 1
-    at_once = step_bytes(effective) < 0.5 * free_memory_bytes(device) / beside
+    whole = step_bytes(effective)
+    at_once = args.accumulation_steps == 1 or whole < 0.5 * free_memory_bytes(device) / beside
     plan = Plan(
         config=config,
         stages=stages,
@@ -1591,7 +1598,7 @@ def make_plan(args, data, n_seeds, team=ALONE):
         precision=precision,
         peak_lr=args.lr if args.no_lr_scaling else args.lr * 1024 / args.d_model,
         micro_batches=1 if at_once else args.accumulation_steps,
-        step_bytes=step_bytes(effective if at_once else args.batch_size),
+        step_bytes=whole if at_once else step_bytes(args.batch_size, in_pieces=True),
         effective_batch=effective,
         epochs=args.epochs,
     )
@@ -1659,7 +1666,7 @@ def make_deterministic():
     """Allow only kernels that add up in a fixed order; torch raises where it has none."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(True)
-    # Else it writes NaN into every new tensor first: 1,023 kernels a step instead of 604.
+    # Else it writes NaN into every new tensor first: 400 kernels more in a step of 6 layers.
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 

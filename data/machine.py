@@ -3,12 +3,12 @@
 import os
 import platform
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+from data.generate import ROOT
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -24,6 +24,7 @@ def cpu_bf16_instructions():
 
 
 def free_memory_bytes(device):
+    """Of the GPU, or of this machine; 4 GiB where that cannot be told."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
@@ -32,10 +33,11 @@ def free_memory_bytes(device):
 
 
 def versions():
+    """Of everything that computes, {name: version}."""
     try:
         cudnn = torch.backends.cudnn.version()
-    except RuntimeError:  # another one than torch was built for is found first
-        cudnn = None
+    except RuntimeError as error:  # another one than torch was built for is found first
+        cudnn = str(error)
     names = {"python": platform.python_version(), "torch": torch.__version__}
     names |= {"cuda": torch.version.cuda, "cudnn": cudnn}
     return {**names, "numpy": np.__version__, "platform": platform.platform()}

@@ -137,33 +137,37 @@ def test_peak_memory_counts_tensors_exactly(bench):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
-    ("pos", "swiglu", "p", "again", "copies"),
+    ("pos", "swiglu", "p", "again", "pieces", "d_model", "copies"),
     [
-        ("rope", False, 0.1, False, 48),
-        ("rope", False, 0.0, False, 48),
-        ("learned", True, 0.1, False, 48),
-        ("rope", False, 0.1, True, 48),
-        ("rope", False, 0.1, False, 1),  # gradients are most of it
+        ("rope", False, 0.1, False, 1, 64, 48),
+        ("rope", False, 0.0, False, 1, 64, 48),
+        ("learned", True, 0.1, False, 1, 64, 48),
+        ("rope", False, 0.1, True, 1, 64, 48),
+        ("rope", False, 0.1, False, 2, 64, 48),
+        ("rope", False, 0.1, False, 1, 256, 1),  # gradients take more than activations
+        ("rope", False, 0.1, False, 2, 256, 1),
     ],
 )
 def test_the_trainers_estimate_of_memory_is_within_15_percent(
-    precision, pos, swiglu, p, again, copies
+    precision, pos, swiglu, p, again, pieces, d_model, copies
 ):
-    """`again`: with activations computed again; each line stands in the batch `copies` times."""
-    bench = small_bench(d_model=64, n_layers=6)
+    """`again`: with activations computed again; each line stands in a piece `copies` times."""
+    bench = small_bench(d_model=d_model, n_layers=6)
     bench.precision = precision
     config = replace(bench.config, pos=pos, swiglu=swiglu, dropout=p)
-    rows = np.tile(np.arange(len(LINES)), (2, 1, copies))  # the second step finds Adam's moments
+    rows = np.tile(
+        np.arange(len(LINES)), (2, 1, pieces * copies)
+    )  # the second step finds Adam's moments
 
     def work():
         ours = B.Ours(bench, config=config)
-        ours.model.use_checkpoint = again
+        ours.model.use_checkpoint, ours.steps.micro_batches = again, pieces
         ours.train(rows, 1)
 
     measured = B.peak_memory(bench, work)
     n_tokens = copies * int(bench.examples.lengths.sum())
     n_params = minigpt.GPT(config, [0]).n_params()
-    args = (config, n_params, 1, n_tokens, precision, bench.device, again)
+    args = (config, n_params, 1, n_tokens, precision, bench.device, again, pieces > 1)
     assert minigpt.memory_bytes(*args) == pytest.approx(measured, rel=0.15)
 
 

@@ -38,6 +38,7 @@ def test_matched_sample_has_the_tags_and_lengths_asked_for():
 
     assert profile(train, sample) == profile(val, rows)
     assert sample.tolist() == matched_sample(train, val, rows).tolist()
+    assert sample.tolist() != matched_sample(train, val, rows, seed=1).tolist()  # drawn at random
 
 
 def test_matched_sample_takes_the_next_longer_row_where_none_is_left():

@@ -50,7 +50,7 @@ from hypothesis import strategies as st
 import plots
 import train_minigpt_4070 as t
 from data import formats, run_folder, samples
-from data.generate import TASKS, build_tokenizer
+from data.generate import TASKS, build_tokenizer, draw_example
 
 SCRIPT = Path(t.__file__)
 CPU = torch.device("cpu")
@@ -415,11 +415,13 @@ def test_the_scale_of_initialisation_and_that_biases_are_zero():
             assert p.std().item() == pytest.approx(expected, rel=0.1)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_checkpointing_gives_the_same_gradients(dropout):
+def test_checkpointing_gives_the_same_gradients(dropout, precision):
     examples = build(draw_rows(12, seed=8))
     batch = batch_of(examples, np.arange(12).reshape(2, 6))
     model = make_model(seeds=(0, 1), dropout=dropout, std=0.2).train()
+    model.set_precision(precision)
     found = []
     for model.use_checkpoint in (False, True):
         torch.manual_seed(3)
@@ -1554,6 +1556,22 @@ def test_resume_writes_the_report_that_a_kill_prevented(world, monkeypatch):
     assert json.loads((world / "run/memorization.json").read_text())["unseen"]["n"] == 12
 
 
+def test_resume_allows_what_does_not_change_the_numbers(uninterrupted, tmp_path, capsys):
+    shutil.copytree(uninterrupted, tmp_path / "copy")
+    free = words("--no-show_samples --save_every 2 --save_every_steps 7")
+    assert resume(tmp_path / "copy", *LONG, *free) == 0
+    assert "is finished and left as it is" in capsys.readouterr().out
+
+
+def test_a_dry_run_tells_that_computing_again_takes_less_memory(world, capsys):
+    def told(*flags):
+        assert go(world, "--dry_run", "--batch_size", "32", *flags) == 0
+        return float(re.search(r"about ([\d,.]+) MiB", capsys.readouterr().out)[1].replace(",", ""))
+
+    wide = words("--d_model 64 --n_layers 8")
+    assert told(*wide, "--use_checkpoint") < told(*wide)
+
+
 def test_resume_of_a_finished_run_changes_nothing(uninterrupted):
     before = all_files(uninterrupted)
     assert resume(uninterrupted, *LONG) == 0
@@ -2039,6 +2057,7 @@ def test_deterministic_runs_are_equal_and_other_threads_are_noted(world, capsys)
         for out in ("one", "two"):
             assert go(world, *flags, out=out) == 0
             assert torch.are_deterministic_algorithms_enabled()
+            assert not torch.utils.deterministic.fill_uninitialized_memory
             assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     finally:
         torch.use_deterministic_algorithms(False)
@@ -2057,6 +2076,7 @@ def test_deterministic_runs_are_equal_and_other_threads_are_noted(world, capsys)
         assert resume(world, *flags, out="one") == 0
     finally:
         torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = True
     out = capsys.readouterr().out
     assert "note: the run began with threads 7, this is 1" in out
     assert f"note: the run began with torch 2.10, this is {torch.__version__}" in out
@@ -2223,7 +2243,8 @@ def test_errors_are_one_sentence_and_write_nothing(world, capsys, mistake):
 
 
 @pytest.mark.parametrize(
-    ("name", "local_rank", "index"), [("auto", None, 0), ("cuda", 1, 1), ("cuda:1", None, 1)]
+    ("name", "local_rank", "index"),
+    [("auto", None, 0), ("auto", 1, 1), ("cuda", 1, 1), ("cuda:1", None, 1)],
 )
 def test_a_gpu_goes_by_its_number_and_is_made_the_current_one(name, local_rank, index, monkeypatch):
     current = []
@@ -2235,6 +2256,7 @@ def test_a_gpu_goes_by_its_number_and_is_made_the_current_one(name, local_rank, 
     assert t.choose_device(name, team) == torch.device("cuda", index)
     assert current == [torch.device("cuda", index)]
     assert not torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(True)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
@@ -2496,6 +2518,35 @@ def test_steps_of_fixed_shape_equal_steps_of_their_own_shape(R, n):
         torch.testing.assert_close(p, q, rtol=1e-3, atol=2e-4, msg=name)
 
 
+@pytest.mark.parametrize("captures", [True, False])
+def test_a_graph_is_captured_after_warming_up_and_given_up_once_it_fails(monkeypatch, captures):
+    told = []
+
+    def on_capture_stream(step, device):
+        told.append("warm-up")
+        step()
+
+    class Graph:
+        def __init__(self, step):
+            self.step = step
+
+        def replay(self):
+            told.append("replay")
+            self.step()
+
+    def capture(step, device):
+        told.append("capture")
+        return Graph(step) if captures else None
+
+    monkeypatch.setattr(t, "on_capture_stream", on_capture_stream)
+    monkeypatch.setattr(t, "capture", capture)
+    (static, _), (eager, _) = static_and_eager("cpu", 0.0, 2, use_graph=True, n=48)
+    torch.testing.assert_close(static, eager, rtol=1e-4, atol=1e-5)
+    first = [*3 * ["warm-up"], "capture"]  # 6 steps an epoch
+    later = [*3 * ["replay"], "warm-up", "capture", *5 * ["replay"]]
+    assert told == (first + later if captures else first)
+
+
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
@@ -2541,7 +2592,8 @@ def test_where_no_graph_can_be_captured_the_steps_are_the_same(monkeypatch, caps
 def test_a_model_of_50_million_parameters_trains_at_batch_128_within_8_gb(monkeypatch):
     monkeypatch.setattr(t.tqdm, "write", pytest.fail)
     # The card the script is named after is sold with 8 GB (laptops) and 12 GB.
-    examples = build(draw_rows(2_000, seed=1))
+    rng = random.Random(1)
+    examples = build([draw_example(rng, TASKS[i % len(TASKS)]) for i in range(2_000)])
     config = t.GPTConfig(len(TOKENIZER), 128, 512, 16, 8, 2048, dropout=0.1)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
