@@ -21,6 +21,7 @@ pickle.load of anything                       test_formats.py; tests/faults/test
 """
 
 import ast
+import contextlib
 import errno
 import io
 import json
@@ -1832,6 +1833,11 @@ def test_signal_before_training_ends_the_run_at_once():
     with t.StopSignals() as stop, pytest.raises(t.Halt, match="SIGTERM came before") as halt:
         stop.take(signal.SIGTERM, None)
     assert halt.value.code == 128 + signal.SIGTERM
+
+
+def test_a_signal_is_no_error_of_the_code_it_comes_in():
+    with t.StopSignals() as stop, pytest.raises(t.Halt), contextlib.suppress(Exception):
+        stop.take(signal.SIGTERM, None)  # the library that catches all gets out of the way
 
 
 def test_signals_outside_the_main_thread_are_left_alone():
