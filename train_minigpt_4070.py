@@ -2163,13 +2163,13 @@ def train(args, stop, world=ALONE):
         if all(gather(world, over and told)):
             print(f"the run in {folder} is finished and left as it is")
         else:
+            stop.can_wait = True  # libraries may take what a signal raises for their own error
             if over:
                 print(f"the run in {folder} is finished; its report and figures are made again")
             else:
                 run = start_run(args, plan, replicas, checkpoints, team)
                 if checkpoints:
                     print(f"resuming {folder} at step {run.step} of {plan.total_steps}")
-                stop.can_wait = True
                 with progress_bar(plan, run) as bar:
                     optimize(args, data, plan, run, stop, bar)
             finish(args, data, replicas if team.main else [], plan.device, stop, world)

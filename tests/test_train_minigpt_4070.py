@@ -1557,6 +1557,27 @@ def test_resume_writes_the_report_that_a_kill_prevented(world, monkeypatch):
     assert json.loads((world / "run/memorization.json").read_text())["unseen"]["n"] == 12
 
 
+def test_a_signal_waits_for_the_report_that_is_made_again(world, monkeypatch):
+    """Raised inside a library it can come out as another error, as from matplotlib."""
+    flags = words("--epochs 1 --seeds 0,1")
+    assert go(world, *flags) == 0
+    reports = [world / f"run/seed_{seed}/memorization.json" for seed in (0, 1)]
+    for report in reports:
+        report.unlink()
+    real = t.memorization_report
+
+    def interrupted(*args, **kwargs):
+        signal.raise_signal(signal.SIGTERM)
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(t, "memorization_report", interrupted)
+        assert resume(world, *flags) == 128 + signal.SIGTERM
+    assert [report.exists() for report in reports] == [True, False]
+    assert resume(world, *flags) == 0
+    assert all(report.exists() for report in reports)
+
+
 def test_resume_allows_what_does_not_change_the_numbers(uninterrupted, tmp_path, capsys):
     shutil.copytree(uninterrupted, tmp_path / "copy")
     free = words("--no-show_samples --save_every 2 --save_every_steps 7")
