@@ -794,6 +794,7 @@ def set_learning_rate(optimizer, lr):
 def clip_gradients(model, max_norm):
     """Scale each replica's gradients to a norm of at most `max_norm`; return the norms, [R]."""
     grads = [p.grad for p in model.parameters()]
+    # A norm of NaN scales by 0: what was finite stays so, and what was not can be named.
     if model.R == 1:  # torch's own way launches 94 kernels fewer in a step of 6 layers
         norm = nn.utils.get_total_norm(grads)
         nn.utils.clip_grads_with_norm_(
@@ -801,7 +802,6 @@ def clip_gradients(model, max_norm):
         )
         return norm[None]
     norms = torch.stack([g.flatten(1).norm(dim=1) for g in grads]).norm(dim=0)
-    # A norm of NaN scales by 0: what was finite stays so, and what was not can be named.
     scale = (max_norm / (norms + 1e-6)).clamp(max=1.0).nan_to_num(0.0)
     for g in grads:
         g.mul_(scale[:, None, None])
@@ -998,6 +998,7 @@ def capture_stream(device):
 
 
 def on_capture_stream(step, device):
+    """Do `step` there, after what was asked of the current stream and before what will be."""
     stream, home = capture_stream(device), torch.cuda.current_stream(device)
     stream.wait_stream(home)
     with torch.cuda.stream(stream):

@@ -120,14 +120,15 @@ class Ours:
         optimizer = minigpt.make_optimizer(self.model, WEIGHT_DECAY, lr)
         scaler = torch.amp.GradScaler(bench.device.type, enabled=bench.precision == "fp16")
         kind = minigpt.StaticSteps if in_graph else minigpt.EagerSteps
-        data = minigpt.resident(bench.examples, bench.device)
-        self.steps = kind(self.model, optimizer, scaler, data, 0, 1, 0.0, MAX_GRAD_NORM)
+        # Each turn brings its own data and batch size.
+        self.steps = kind(self.model, optimizer, scaler, None, 0, 1, 0.0, MAX_GRAD_NORM)
         self.n_steps = 0
 
     def train(self, batches, micro_batches):
         """Optimize on `batches`, int [steps, R, n]; an effective batch that fits runs at once."""
         n_steps, R, n = batches.shape
-        steps, steps.batch_size = self.steps, n
+        steps = self.steps
+        steps.batch_size = n
         steps.data = minigpt.resident(self.bench.examples, self.bench.device)
         steps.begin_epoch(batches.swapaxes(0, 1).reshape(R, n_steps * n))
         for i in range(n_steps):

@@ -1,5 +1,4 @@
-"""Run folders: who may write there, whether a run there is the same one, checkpoints that show any
-damage, lines that end whole."""
+"""Run folders: who may write, which run is there, checkpoints that show damage, whole lines."""
 
 import errno
 import hashlib

@@ -144,8 +144,8 @@ def test_peak_memory_counts_tensors_exactly(bench):
         ("learned", True, 0.1, False, 1, 64, 48),
         ("rope", False, 0.1, True, 1, 64, 48),
         ("rope", False, 0.1, False, 2, 64, 48),
-        ("rope", False, 0.1, False, 1, 256, 1),  # gradients take more than activations
-        ("rope", False, 0.1, False, 2, 256, 1),
+        ("rope", False, 0.1, False, 1, 512, 1),  # gradients take more than activations
+        ("rope", False, 0.1, False, 2, 512, 1),
     ],
 )
 def test_the_trainers_estimate_of_memory_is_within_15_percent(
@@ -168,7 +168,8 @@ def test_the_trainers_estimate_of_memory_is_within_15_percent(
     n_tokens = copies * int(bench.examples.lengths.sum())
     n_params = minigpt.GPT(config, [0]).n_params()
     args = (config, n_params, 1, n_tokens, precision, bench.device, again, pieces > 1)
-    assert minigpt.memory_bytes(*args) == pytest.approx(measured, rel=0.15)
+    within = 0.15 if copies > 1 else 0.1  # the gradients once more in bf16 are 0.11 of it
+    assert minigpt.memory_bytes(*args) == pytest.approx(measured, rel=within)
 
 
 def test_training_section_and_its_table(bench):
