@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
-from test_train_minigpt_4070 import CPU, build, draw_rows, make_model, no_scaler
 
 import train_minigpt_4070 as t
 from data import processes
+from trainer.helpers import CPU, build, draw_rows, make_model, no_scaler
 
 ROWS = draw_rows(40, seed=3)
 # Batches of 9, 4 and 1 rows: the parts are unequal, and of the last one process gets none.

@@ -1,0 +1,163 @@
+"""Steps of fixed shape, CUDA graphs, and a GPU against the CPU."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import train_minigpt_4070 as t
+from data.generate import TASKS, draw_example
+from reference import TOKENIZER
+from trainer.helpers import build, draw_rows, make_model
+
+
+def static_and_eager(device, dropout, R, precision="fp32", use_graph=False, n=30):
+    """(losses and norms [steps, 2, R], model) of two epochs by StaticSteps, then by EagerSteps."""
+    examples, found, device = build(draw_rows(n, seed=12)), [], t.choose_device(device)
+    orders = [
+        np.stack([np.random.default_rng([r, e]).permutation(n) for r in range(R)]) for e in range(2)
+    ]
+    for kind in (t.StaticSteps, t.EagerSteps):
+        model = make_model(seeds=tuple(range(R)), dropout=dropout).to(device).train()
+        model.set_precision(precision)
+        lr = torch.zeros((), device=device) if use_graph else 0.0
+        optimizer = t.make_optimizer(model, 0.01, lr if kind is t.StaticSteps else 0.0)
+        scaler = torch.amp.GradScaler(device.type, enabled=False)
+        steps = kind(model, optimizer, scaler, t.Resident(examples, device), 8, 1, 0.0, 1.0)
+        steps.use_graph = use_graph
+        results = []
+        for epoch, order in enumerate(orders):
+            steps.begin_epoch(order)
+            for i in range(-(-n // 8)):  # the last batch has 6 of 8 rows, or 5
+                loss, norms = steps.step(i, 1e-3 * (i + 1), (0, 4 * epoch + i))
+                results.append(torch.stack([loss, norms]).cpu().clone())
+        found.append((torch.stack(results), model))
+    return found
+
+
+@pytest.mark.parametrize(("R", "n"), [(1, 30), (3, 30), (2, 5)])
+def test_steps_of_fixed_shape_equal_steps_of_their_own_shape(R, n):
+    (static, one), (eager, other) = static_and_eager("cpu", 0.0, R, n=n)
+    torch.testing.assert_close(static, eager, rtol=1e-4, atol=1e-5)
+    for (name, p), q in zip(one.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-3, atol=2e-4, msg=name)
+
+
+@pytest.mark.parametrize("captures", [True, False])
+def test_a_graph_is_captured_after_warming_up_and_given_up_once_it_fails(monkeypatch, captures):
+    told = []
+
+    def on_capture_stream(step, device):
+        told.append("warm-up")
+        step()
+
+    class Graph:
+        def __init__(self, step):
+            self.step = step
+
+        def replay(self):
+            told.append("replay")
+            self.step()
+
+    def capture(step, device):
+        told.append("capture")
+        return Graph(step) if captures else None
+
+    monkeypatch.setattr(t, "on_capture_stream", on_capture_stream)
+    monkeypatch.setattr(t, "capture", capture)
+    (static, _), (eager, _) = static_and_eager("cpu", 0.0, 2, use_graph=True, n=48)
+    torch.testing.assert_close(static, eager, rtol=1e-4, atol=1e-5)
+    first = [*3 * ["warm-up"], "capture"]  # 6 steps an epoch
+    later = [*3 * ["replay"], "warm-up", "capture", *5 * ["replay"]]
+    assert told == (first + later if captures else first)
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("R", [1, 3])
+def test_a_cuda_graph_does_the_eager_steps(R, precision, monkeypatch):
+    monkeypatch.setattr(t.tqdm, "write", pytest.fail)  # so it says that there is no graph
+    (graph, _), (eager, _) = static_and_eager("cuda", 0.0, R, precision, use_graph=True)
+    tolerance = 1e-4 if precision == "fp32" else 2e-2
+    torch.testing.assert_close(graph, eager, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_cuda_graph_drops_something_else_at_each_step(monkeypatch):
+    monkeypatch.setattr(t.tqdm, "write", pytest.fail)
+    (graph, _), (eager, _) = static_and_eager("cuda", 0.5, 1, use_graph=True, n=64)
+    assert len({round(float(loss), 6) for loss in graph[:, 0, 0]}) == len(graph)
+    assert graph[:, 0].mean().item() == pytest.approx(eager[:, 0].mean().item(), rel=0.1)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_where_no_graph_can_be_captured_the_steps_are_the_same(monkeypatch, capsys):
+    real = t.lay_rows
+
+    def waits(data, rows, *args):
+        float(rows.sum())  # no capture survives a read
+        return real(data, rows, *args)
+
+    monkeypatch.setattr(t, "lay_rows", waits)
+    (graph, _), (eager, _) = static_and_eager("cuda", 0.0, 1, use_graph=True)
+    torch.testing.assert_close(graph, eager, rtol=1e-4, atol=1e-4)
+    assert capsys.readouterr().out.count("note: no CUDA graph") == 1
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    F.dropout(torch.ones(4, device="cuda")).sum().item()
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_model_of_50_million_parameters_trains_at_batch_128_within_8_gb(monkeypatch):
+    monkeypatch.setattr(t.tqdm, "write", pytest.fail)
+    # The card the script is named after is sold with 8 GB (laptops) and 12 GB.
+    rng = random.Random(1)
+    examples = build([draw_example(rng, TASKS[i % len(TASKS)]) for i in range(2_000)])
+    config = t.GPTConfig(len(TOKENIZER), 128, 512, 16, 8, 2048, dropout=0.1)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    device = t.choose_device("cuda")
+    model = t.GPT(config, [0]).to(device).train()
+    model.set_precision("bf16")
+    optimizer = t.make_optimizer(model, 0.01, torch.zeros((), device=device))
+    scaler = torch.amp.GradScaler("cuda", enabled=False)
+    steps = t.StaticSteps(model, optimizer, scaler, t.Resident(examples, device), 128, 1, 0.0, 1.0)
+    steps.begin_epoch(np.arange(2_000)[None])
+    for i in range(8):
+        steps.step(i, 1e-4, (0, i))
+    torch.cuda.synchronize()
+    assert model.n_params() > 50e6
+    peak, n_tokens = torch.cuda.max_memory_reserved(), len(steps.layout.pos)
+    assert peak < 8e9
+    expected = t.memory_bytes(config, model.n_params(), 1, n_tokens, "bf16", device)
+    assert torch.cuda.max_memory_allocated() == pytest.approx(expected, rel=0.15)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_on_a_gpu_equals_one_on_the_cpu(precision):
+    examples = build(["[copy] 1 2 3 | 1 2 3", "[add] 12 + 9 | 21", "[rev] 1 2 | 2 1"])
+    rows, losses, norms = np.array([[0, 1, 2], [2, 0, 1]]), {}, {}
+    for name in ("cpu", "cuda"):
+        device = t.choose_device(name)
+        model = make_model(seeds=(0, 1)).to(device).train()
+        model.set_precision(precision)
+        optimizer = t.make_optimizer(model, 0.01)
+        t.set_learning_rate(optimizer, 1e-3)
+        scaler = torch.amp.GradScaler(name, enabled=False)
+        for _ in range(3):
+            batches = [t.make_batch(t.Resident(examples, device), rows)]
+            loss, norm = t.train_step(model, optimizer, scaler, batches, 0.0, 1.0)
+        losses[name], norms[name] = loss.cpu(), norm.cpu()
+    tolerance = 1e-4 if precision == "fp32" else 2e-2
+    torch.testing.assert_close(losses["cuda"], losses["cpu"], rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(norms["cuda"], norms["cpu"], rtol=5 * tolerance, atol=5 * tolerance)

@@ -1,0 +1,102 @@
+"""Accumulation, weight decay, learning rate and curriculum."""
+
+import numpy as np
+import pytest
+import torch
+
+import train_minigpt_4070 as t
+from data import formats
+from data.generate import TASKS
+from reference import reference_loss
+from trainer.helpers import batch_of, build, make_model, step_of
+
+
+@pytest.mark.parametrize("R", [1, 2])
+def test_accumulation_equals_one_large_batch(R):
+    rows = [f"[copy] {'7' * n} | {'7' * n}" for n in (1, 2, 3, 5, 8, 13, 20, 1, 1, 2, 6, 9)]
+    examples = build(rows)
+    chosen = np.stack([np.random.default_rng(r).permutation(12) for r in range(R)])
+    start = make_model(seeds=range(R), std=0.2)
+    results = []
+    for cuts in ([], [6], [1, 4, 9]):  # uneven pieces too
+        model = make_model(seeds=range(R), std=0.2)
+        pieces = np.split(chosen, cuts, axis=1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)  # a step is minus the gradient
+        loss, norms = step_of(model, optimizer, [batch_of(examples, piece) for piece in pieces])
+        moved = [q - p for p, q in zip(model.parameters(), start.parameters(), strict=True)]
+        results.append([loss, norms, *moved])
+        assert all(p.grad is None for p in model.parameters())
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-6)
+    expected = [reference_loss(start, r, [rows[i] for i in chosen[r]]) for r in range(R)]
+    torch.testing.assert_close(results[0][0], torch.stack(expected).detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_weight_decay_is_for_matrices_only():
+    model = make_model("learned", std=0.2)
+    optimizer = t.make_optimizer(model, 0.5)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    for name, p in model.named_parameters():
+        bias = name.split(".")[-1].startswith("b_")
+        torch.testing.assert_close(p.detach(), before[name] * (1 if bias else 0.95))
+
+
+def test_learning_rate_at_its_boundaries():
+    def lr(step):
+        return t.learning_rate(step, 101, 10, 2.0, 0.1)
+
+    assert [lr(0), lr(4), lr(9), lr(10)] == pytest.approx([0.2, 1.0, 2.0, 2.0])
+    assert lr(55) == pytest.approx(2.0 * (0.1 + 0.9 / 2))
+    assert lr(100) == pytest.approx(0.2)
+    assert all(lr(s) >= lr(s + 1) for s in range(10, 100))
+    assert t.learning_rate(0, 5, 0, 1.0, 0.0) == 1.0
+    assert t.learning_rate(4, 5, 0, 1.0, 0.0) == pytest.approx(0.0, abs=1e-12)
+    assert t.learning_rate(0, 1, 0, 1.0, 0.5) == 1.0
+
+
+def test_stages_are_spread_evenly_and_the_last_goes_on():
+    stages = [t.stage_of_epoch(epoch, 5, 20) for epoch in range(1, 51)]
+    assert stages == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4 + [4] * 34
+    assert [t.stage_of_epoch(e, 5, 7) for e in range(1, 9)] == [0, 0, 1, 2, 2, 3, 4, 4]
+    assert [t.stage_of_epoch(e, 5, 0) for e in (1, 2)] == [4, 4]
+    assert [t.stage_of_epoch(e, 1, 10) for e in (1, 10, 11)] == [0, 0, 0]
+
+
+def test_stages_are_cumulative_in_curriculum_order():
+    tasks = formats.Labels(["rel", "add", "copy", "sort", "rev"], np.array([0, 1, 2, 3, 4, 2]))
+    stages = t.plan_stages(tasks, 50, 20)
+    assert [stage.first_epoch for stage in stages] == [1, 5, 9, 13, 17]
+    assert [stage.tasks for stage in stages] == [TASKS[: n + 1] for n in range(5)]
+    assert [stage.rows.tolist() for stage in stages] == [
+        [2, 5],
+        [2, 4, 5],
+        [1, 2, 4, 5],
+        [1, 2, 3, 4, 5],
+        [0, 1, 2, 3, 4, 5],
+    ]
+    at = [t.stage_at(stages, epoch) for epoch in (1, 4, 5, 16, 17, 50)]
+    assert at == [0, 0, 1, 3, 4, 4]
+    # Too few epochs for all stages: some are passed over, none is lost.
+    assert [s.tasks for s in t.plan_stages(tasks, 3, 2)] == [TASKS[:1], TASKS[:3], TASKS]
+    assert [s.tasks for s in t.plan_stages(tasks, 50, 0)] == [TASKS]
+
+
+def test_sort_tags_belong_to_the_sort_stage():
+    rows = ["[sort_asc] 2 1 | 1 2", "[copy] 1 | 1", "[sort_desc] 1 2 | 2 1", "[sort] 3 | 3"]
+    examples = build(rows)
+    stages = t.plan_stages(examples.tasks, 10, 4)
+    assert [stage.tasks for stage in stages] == [("copy",), ("copy", "sort")]
+    assert stages[1].rows.tolist() == [0, 1, 2, 3]
+
+
+def test_unknown_tags_join_the_last_stage():
+    examples = build(["[mul] 2 3 | 6", "[copy] 1 | 1", "[max] 3 | 3", "[add] 1 + 1 | 2"])
+    stages = t.plan_stages(examples.tasks, 10, 4)
+    assert [stage.tasks for stage in stages] == [("copy",), ("copy", "add", "max", "mul")]
+    assert t.plan_stages(build(["[mul] 2 3 | 6"]).tasks, 10, 4)[0].tasks == ("mul",)

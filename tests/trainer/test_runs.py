@@ -1,0 +1,331 @@
+"""Whole command lines, and what their run folders hold."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import train_minigpt_4070 as t
+from data import run_folder, samples
+from reference import TOKENIZER, reference_answer, reference_decode, reference_loss
+from trainer.helpers import (
+    CPU,
+    SEEN_ROWS,
+    TRAIN_ROWS,
+    VAL_ROWS,
+    all_files,
+    assert_same_weights,
+    build,
+    go,
+    lines_of,
+    timeless,
+    weights_of,
+    words,
+    write_pickle,
+)
+
+# 46 rows of copy, rev, add, sort_desc and mul; 10 of copy, and so on, and 4 repeats.
+STAGES = [
+    {"epoch": 1, "tasks": ["copy"], "rows": 11},
+    {"epoch": 2, "tasks": ["copy", "rev"], "rows": 22},
+    {"epoch": 3, "tasks": ["copy", "rev", "add"], "rows": 34},
+    {"epoch": 4, "tasks": ["copy", "rev", "add", "sort", "mul"], "rows": 47},
+]
+
+
+def test_steps_and_schedule_cover_the_whole_stage_plan(shared):
+    folder = shared[0] / "run"
+    config = json.loads((folder / "config.json").read_text())
+    derived = config["derived"]
+    assert derived["stages"] == STAGES
+    steps = [math.ceil(rows / 8) for rows in (11, 22, 34, *([47] * 7))]
+    assert derived["steps_per_epoch"] == steps
+    assert derived["steps_total"] == sum(steps)
+    peak = 1e-3 * 1024 / 32
+    assert derived["lr_scaled"] == pytest.approx(peak)
+    assert derived["lr_min"] == pytest.approx(0.1 * peak)
+    for line in lines_of(folder / "seed_1/metrics.jsonl"):
+        epoch = line["epoch"]
+        assert line["step"] == sum(steps[:epoch])
+        assert line["examples_seen"] == sum([11, 22, 34, *([47] * 7)][:epoch])
+        assert line["stage"] == min(epoch, 4) - 1
+        assert line["tasks"] == STAGES[line["stage"]]["tasks"]
+        assert line["lr"] == pytest.approx(
+            t.learning_rate(line["step"] - 1, sum(steps), 2, peak, 0.1)
+        )
+    assert line["lr"] == pytest.approx(0.1 * peak)
+    assert "mul" in next(x for x in shared[1].splitlines() if "outside the curriculum" in x)
+
+
+METRICS_KEYS = set(
+    words(
+        "epoch step seed stage tasks lr train_loss val_loss val_exact_match val_exact_match_low "
+        "val_exact_match_high val_n val_exact_match_seen val_exact_match_by_task val_n_by_task "
+        "val_tf_token_acc train_exact_match train_n generalization_gap gap_low gap_high "
+        "examples_seen seconds best val_token_accuracy val_edit_distance val_failures"
+    )
+)
+
+
+def test_run_folder_of_several_seeds(shared):
+    world, said = shared
+    run = world / "run"
+    config = json.loads((run / "config.json").read_text())
+    assert set(config) >= set(words("arguments derived data versions device threads git_commit"))
+    derived = config["derived"]
+    C, V, d_ff = 32, len(TOKENIZER), 128
+    per_layer = C * 3 * C + 3 * C + C * C + C + C * d_ff + d_ff + d_ff * C + C
+    assert derived["n_params"] == V * C + per_layer
+    assert (derived["vocab_size"], derived["effective_batch"]) == (V, 8)
+    assert derived["max_len"] == max(map(len, TRAIN_ROWS + VAL_ROWS)) + t.RUN_ON
+    assert config["arguments"]["lr"] == 1e-3
+    for name, file in (("train", "train.pkl"), ("val", "val.pkl"), ("tokenizer", "tokenizer.json")):
+        assert config["data"][name]["sha256"] == t.sha256_of(world / file)
+    for seed in range(3):
+        folder = run / f"seed_{seed}"
+        files = {p.name for p in folder.iterdir() if p.is_file()}
+        expected = "config.json metrics.jsonl samples.jsonl memorization.json best_model.pth"
+        assert files == {*expected.split(), "last.pth", "previous.pth", ".lock"}
+        assert json.loads((folder / "config.json").read_text())["seed"] == seed
+        lines = lines_of(folder / "metrics.jsonl")
+        assert [line["epoch"] for line in lines] == list(range(1, 11))
+        for line in lines:
+            assert set(line) >= METRICS_KEYS
+            assert not [k for k in line if "accuracy" in k and k != "val_token_accuracy"]
+            assert line["seed"] == seed
+            assert line["val_n"] == 12
+            assert line["val_n_by_task"] == {"add": 3, "copy": 3, "rev": 3, "sort": 3}
+            assert line["val_exact_match_low"] <= line["val_exact_match"]
+            assert line["val_exact_match"] <= line["val_exact_match_high"]
+            gap = line["train_exact_match"] - line["val_exact_match"]
+            assert line["generalization_gap"] == pytest.approx(gap)
+            assert line["gap_low"] <= gap <= line["gap_high"]
+        samples = lines_of(folder / "samples.jsonl")
+        assert len(samples) == 10 * 4
+        assert set(samples[0]) == set(words("epoch step task prompt answer prediction correct"))
+        for sample in samples:
+            assert sample["prompt"] + sample["answer"] in VAL_ROWS[:12]
+            assert sample["correct"] == (sample["prediction"] == sample["answer"])
+    assert not (run / "metrics.jsonl").exists()
+    assert "evaluate_ood.py --model" in said
+    seeds = [weights_of(run / f"seed_{s}/best_model.pth")["w_tokens"] for s in range(3)]
+    assert seeds[0].shape == (1, V, C)
+    assert not torch.equal(seeds[0], seeds[1])
+
+
+def test_checkpoints_hold_plain_containers_and_what_is_needed(shared):
+    folder = shared[0] / "run/seed_2"
+    for name in ("best_model.pth", "last.pth", "previous.pth"):
+        checkpoint = torch.load(folder / name, weights_only=True)
+        assert checkpoint["arch"]["d_model"] == 32
+        assert checkpoint["vocab"] == TOKENIZER.itos
+        assert checkpoint["seed"] == 2
+    assert checkpoint["epoch"] == 9
+    last = torch.load(folder / "last.pth", weights_only=True)
+    assert (last["epoch"], last["trained_tags"]) == (10, ["add", "copy", "mul", "rev", "sort_desc"])
+    assert last["trained_length"] == max(map(len, TRAIN_ROWS))
+    model, tokenizer, _ = t.load_model(folder / "last.pth", CPU)
+    assert (model.R, tokenizer.itos, model.training) == (1, TOKENIZER.itos, False)
+
+
+def test_records_agree_with_naive_decoding(shared):
+    """The best model, read back and decoded token by token, gives the numbers of its epoch."""
+    folder = shared[0] / "run/seed_0"
+    model, _, checkpoint = t.load_model(folder / "best_model.pth", CPU)
+    line = lines_of(folder / "metrics.jsonl")[checkpoint["epoch"] - 1]
+    assert line["best"] is True
+    with torch.no_grad():
+        right, predictions = {}, {}
+        for row in VAL_ROWS:
+            prompt, answer = row[: row.rindex("| ") + 2], row[row.rindex("| ") + 2 :]
+            ids, _, _ = reference_decode(model, 0, prompt, len(answer))
+            predictions[row] = TOKENIZER.decode(ids)
+            right[row] = predictions[row] == answer
+        unseen = VAL_ROWS[:12]
+        assert line["val_exact_match"] == pytest.approx(sum(right[r] for r in unseen) / 12)
+        seen = sum(right[row] for row in SEEN_ROWS) / len(SEEN_ROWS)
+        assert line["val_exact_match_seen"] == pytest.approx(seen)
+        losses = [float(reference_loss(model, 0, [row])) for row in unseen]
+        assert line["val_loss"] == pytest.approx(sum(losses) / 12, rel=1e-3)
+        hits = n = 0
+        for row in unseen:
+            logits, targets = reference_answer(model, 0, row)
+            hits, n = hits + int((logits.argmax(-1) == targets).sum()), n + len(targets)
+        assert line["val_tf_token_acc"] == pytest.approx(hits / n)
+        distances = [
+            1 - sum(a == b for a, b in zip(p, row.split("| ")[1], strict=False))
+            / max(len(p), len(row.split("| ")[1]))
+            for row, p in predictions.items()
+            if row in unseen
+        ]  # fmt: skip
+        assert line["val_token_accuracy"] == pytest.approx(1 - sum(distances) / 12)
+        for task, rate in line["val_exact_match_by_task"].items():
+            rows = [row for row in unseen if row.startswith(f"[{task}")]
+            assert rate == pytest.approx(sum(right[row] for row in rows) / len(rows))
+        sample = samples.matched_sample(build(TRAIN_ROWS), build(VAL_ROWS), np.arange(12))
+        known = []
+        for row in (TRAIN_ROWS[i] for i in sample):
+            logits, targets = reference_answer(model, 0, row)
+            known.append(bool((logits.argmax(-1) == targets).all()))
+        assert line["train_exact_match"] == pytest.approx(sum(known) / len(known))
+    report = json.loads((folder / "memorization.json").read_text())
+    assert report["epoch"] == checkpoint["epoch"]
+    assert report["unseen"]["exact_match"] == pytest.approx(line["val_exact_match"])
+    assert report["unseen"]["loss"] == pytest.approx(line["val_loss"], rel=1e-4)
+    assert report["train"]["exact_match"] == pytest.approx(line["train_exact_match"])
+    assert report["seen"]["exact_match"] == pytest.approx(line["val_exact_match_seen"])
+    # Two of each of the five tasks; no row of [mul] is repeated, so 2 is left out.
+    assert [(g["group"], g["n"]) for g in report["by_repeat_count"]] == [(0, 12), (1, 10)]
+
+
+def test_a_seed_among_three_equals_the_same_seed_alone(world):
+    flags = words("--epochs 3 --dropout 0 --task_curriculum")
+    assert go(world, *flags, "--seeds", "0-2", out="three") == 0
+    assert go(world, *flags, "--seed", "1", out="one") == 0
+    assert go(world, *flags, "--seeds", "1", out="list") == 0
+    for name in ("last.pth", "best_model.pth"):
+        assert_same_weights(world / "three/seed_1" / name, world / "one" / name, exact=False)
+        assert_same_weights(world / "list" / name, world / "one" / name)
+    pairs = zip(
+        timeless(world / "three/seed_1/metrics.jsonl"),
+        timeless(world / "one/metrics.jsonl"),
+        strict=True,
+    )
+    for among, alone in pairs:
+        assert among.keys() == alone.keys()
+        for key, value in alone.items():
+            if isinstance(value, float):
+                assert among[key] == pytest.approx(value, rel=1e-3, abs=1e-4), key
+            elif not isinstance(value, dict):
+                assert among[key] == value, key
+
+
+def test_second_run_is_refused_and_overwrite_replaces_it(world, capsys):
+    assert go(world, "--epochs", "2", "--seeds", "0,1") == 0
+    before = all_files(world)
+    capsys.readouterr()
+    for flags in (["--seeds", "0,1"], ["--seed", "5"], ["--seeds", "5,6"]):
+        assert go(world, "--epochs", "1", *flags) == 2
+        error = capsys.readouterr().err
+        assert all(word in error for word in ("holds a run", "--resume", "--overwrite"))
+        assert all_files(world) == before
+    (world / "run/plots/deeper").mkdir(parents=True)
+    (world / "run/plots/deeper/old.png").write_text("old")
+    (world / "run/mine.txt").write_text("kept")
+    assert go(world, "--epochs", "1", "--seed", "5", "--overwrite") == 0
+    assert len(lines_of(world / "run/metrics.jsonl")) == 1
+    assert not run_folder.holds_run(world / "run/seed_0")
+    assert not run_folder.holds_run(world / "run/seed_1")
+    assert not (world / "run/seed_0").exists()
+    assert torch.load(world / "run/previous.pth", weights_only=True)["step"] == 0
+    assert (world / "run/mine.txt").read_text() == "kept"
+
+
+def test_dry_run_writes_nothing_and_says_what_would_run(world, capsys):
+    before = all_files(world)
+    assert go(world, "--dry_run", "--epochs", "10", "--task_curriculum", "--seeds", "0-2") == 0
+    assert all_files(world) == before
+    assert not (world / "run").exists()
+    said = capsys.readouterr().out
+    C, V = 16, len(TOKENIZER)
+    n_params = V * C + C * 3 * C + 3 * C + C * C + C + 2 * C * 4 * C + 4 * C + C
+    steps = [math.ceil(rows / 8) for rows in (11, 22, 34, *([47] * 7))]
+    facts = [f"{n_params:,} parameters", f"{sum(steps):,} of 8", "47 rows", "43 distinct"]
+    facts += ["12 of 16 validation rows are unseen", "4 are in the training set", "MiB"]
+    facts += [f"({stage['rows']} rows" for stage in STAGES]
+    facts += [f"{3e-4 * 1024 / 16:.2e}"]
+    assert [fact for fact in facts if fact not in said] == []
+
+
+def test_no_lr_scaling_takes_the_rate_literally(world):
+    assert go(world, "--epochs", "1", "--no_lr_scaling") == 0
+    config = json.loads((world / "run/config.json").read_text())
+    assert config["derived"]["lr_scaled"] == 3e-4
+    assert lines_of(world / "run/metrics.jsonl")[0]["lr"] == pytest.approx(3e-5)
+
+
+def test_without_generation_its_keys_are_absent(world):
+    assert go(world, "--epochs", "1", "--no-autoreg_eval", "--no-show_samples") == 0
+    line = lines_of(world / "run/metrics.jsonl")[0]
+    generated = {"val_token_accuracy", "val_edit_distance", "val_failures"}
+    assert METRICS_KEYS - set(line) == generated
+
+
+def test_eval_every_validates_every_other_epoch_and_the_last(world):
+    assert go(world, "--epochs", "5", "--eval_every", "2") == 0
+    lines = lines_of(world / "run/metrics.jsonl")
+    validated = [line["epoch"] for line in lines if line.get("val_exact_match") is not None]
+    assert validated == [2, 4, 5]
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5]
+
+
+def test_validation_is_split_into_seen_and_unseen(world, capsys):
+    write_pickle(world / "val.pkl", SEEN_ROWS)
+    assert go(world, "--epochs", "1") == 0
+    said = capsys.readouterr().out
+    assert "0 of 4 validation rows are unseen" in said
+    assert "the headline goes by the seen ones" in said
+    line = lines_of(world / "run/metrics.jsonl")[0]
+    assert line["val_n"] == 4
+    assert line["val_exact_match_seen"] == line["val_exact_match"]
+    report = json.loads((world / "run/memorization.json").read_text())
+    assert 0 not in [g["group"] for g in report["by_repeat_count"]]
+    write_pickle(world / "val.pkl", VAL_ROWS[:12] + VAL_ROWS[:3])  # repeats count once
+    assert go(world, "--epochs", "1", out="unseen") == 0
+    line = lines_of(world / "unseen/metrics.jsonl")[0]
+    assert (line["val_n"], line["val_exact_match_seen"]) == (12, None)
+
+
+def test_best_model_holds_the_weights_of_its_epoch(world, monkeypatch):
+    """Training is wrecked after the third epoch: the best weights must not be the last ones."""
+    steps = math.ceil(len(TRAIN_ROWS) / 8)
+    monkeypatch.setattr(t, "learning_rate", lambda step, *_: 0.01 if step < 3 * steps else 2.0)
+    assert go(world, "--epochs", "5", out="five") == 0
+    lines = lines_of(world / "five/metrics.jsonl")
+    ranks = [(line["val_exact_match"], -line["val_loss"]) for line in lines]
+    best = 1 + ranks.index(max(ranks))
+    assert best <= 3
+    checkpoint = torch.load(world / "five/best_model.pth", weights_only=True)
+    assert checkpoint["epoch"] == best
+    assert [line["epoch"] for line in lines if line["best"]][-1] == best
+    assert go(world, "--epochs", str(best), out="short") == 0
+    assert_same_weights(world / "five/best_model.pth", world / "short/last.pth")
+    last = weights_of(world / "five/last.pth")["w_tokens"]
+    assert not torch.equal(checkpoint["model"]["w_tokens"], last)
+
+
+def test_positions_are_trained_with_each_kind_and_generation_fits_the_table(world):
+    """The longest row is a validation row: generation past its end stays inside the table."""
+    longest = "[copy] " + "1 " * 20 + "| " + "1 " * 20
+    write_pickle(world / "val.pkl", [*VAL_ROWS, longest])
+    assert go(world, "--epochs", "1", "--pos", "learned", "--seeds", "0,1") == 0
+    examples = build([*VAL_ROWS, longest])
+    models = [t.load_model(world / f"run/seed_{s}/last.pth", CPU)[0] for s in (0, 1)]
+    both = t.GPT(models[0].config, [0, 1])
+    with torch.no_grad():
+        for p, *ps in zip(*(m.parameters() for m in (both, *models)), strict=True):
+            p.copy_(torch.cat(ps))
+    rows = np.broadcast_to(np.arange(len(examples)), (2, len(examples)))
+    generated = t.generate(both, examples, rows, TOKENIZER.eos, CPU)
+    for r in range(2):
+        for i in range(len(examples)):
+            prompt, n_answer = examples.prompt(i), len(examples.answer(i))
+            assert generated.ids[r][i] == reference_decode(models[r], 0, prompt, n_answer)[0]
+
+
+def test_the_table_tells_seeds_apart_and_a_single_task_once():
+    def report(rate, tasks):
+        stats = {"n": 10, "exact_match": rate, "exact_match_low": 0.1, "exact_match_high": 0.9}
+        gap = {"gap": 0.1, "low": 0.0, "high": 0.2, "train": 0.6, "unseen": 0.5}
+        by_task = [{"group": task, **stats} for task in tasks]
+        return {"by_task": by_task, "unseen": stats, "seen": None, "gap": gap, "epoch": 7}
+
+    _, row, gap = t.results_table([report(0.5, ["add"])], [4])
+    assert row.split() == ["add", "10", "50.0%", "[10.0%,", "90.0%]"]
+    assert gap.startswith("generalization gap +10.0% [+0.0%, +20.0%]: 60.0% on training")
+    lines = t.results_table([report(0.5, ["add", "rel"]), report(0.5, ["add", "rel"])], [4, 9])
+    assert [line.split()[0] for line in lines[1:4]] == ["add", "rel", "all"]
+    assert all(line.endswith("50.0%  (seeds all equal)") for line in lines[1:4])
+    assert [line.split(":")[0] for line in lines[4:]] == ["seed 4", "seed 9"]
