@@ -84,7 +84,8 @@ from data.run_folder import (
     writing,
 )
 from data.samples import matched_sample, sample_by_count
-from data.scripts import Halt, HelpFormatter, Parser, leave, number, outcome
+from data.scripts import HelpFormatter, Parser, leave, number, outcome
+from runtime.errors import Halt
 
 IGNORED = -1  # a target that is padding
 RUN_ON = 8  # generation may run this many characters past the answer's length before it is cut

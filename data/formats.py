@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from data.generate import canonical_key, make_missing, split_example, task_of_tag, write_atomically
-from data.scripts import UserError
+from runtime.errors import UserError
 
 PAD, UNK, EOS = "<pad>", "<unk>", "<eos>"
 TAG = re.compile(r"\[([^\[\]]+)\]")  # of a prompt, which may have several

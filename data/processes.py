@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from data.scripts import Halt
+from runtime.errors import Halt
 
 
 @dataclass
