@@ -56,8 +56,9 @@ from data.generate import (
     write_atomically,
 )
 from data.records import CATEGORIES, CONFIG, in_order, read_json
-from data.scripts import check_writable, run_main, seed_folders
+from data.scripts import check_writable, seed_folders
 from plots import write_figures
+from runtime.cli import run_main
 from runtime.errors import UserError
 from train_minigpt_4070 import GPT, RUN_ON, choose_device, generate, load_model
 

@@ -51,8 +51,9 @@ from data.records import (
     stage_starts,
     task_names,
 )
-from data.scripts import check_writable, run_main
+from data.scripts import check_writable
 from metrics import over_seeds, repeat_effects, wilson_interval
+from runtime.cli import run_main
 from runtime.errors import UserError
 
 # What `level` counts, for which tasks, and the range of the standard training data.

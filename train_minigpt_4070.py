@@ -84,18 +84,11 @@ from data.run_folder import (
     writing,
 )
 from data.samples import matched_sample, sample_by_count
-from data.scripts import HelpFormatter, Parser, leave, number, outcome
+from runtime.cli import EXIT_CODES, HelpFormatter, Parser, leave, number, outcome
 from runtime.errors import Halt
 
 IGNORED = -1  # a target that is padding
 RUN_ON = 8  # generation may run this many characters past the answer's length before it is cut
-
-
-EXIT_CODES = (
-    "0 done, 2 a mistake in the command or its files, 3 a seed diverged, 4 the run folder is in "
-    "use by another process, 5 a file cannot be read or a folder written, 130, 143 and 138 stopped "
-    "by SIGINT, SIGTERM or SIGUSR1 (128 + its number), 141 broken pipe"
-)
 
 
 # ----------------------------------------------------------------------------------------------

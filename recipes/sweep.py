@@ -29,7 +29,8 @@ import submitit
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from data.scripts import check_writable, number, run_main  # noqa: E402
+from data.scripts import check_writable  # noqa: E402
+from runtime.cli import number, run_main  # noqa: E402
 from runtime.errors import Halt, UserError  # noqa: E402
 
 TRAINER = ROOT / "train_minigpt_4070.py"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from data.scripts import check_writable, run_main, seed_folder, seed_folders
+from data.scripts import check_writable, seed_folder, seed_folders
+from runtime.cli import run_main
 from runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
