@@ -38,8 +38,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.formats import write_json
-from data.generate import TASKS, write_atomically
+from data.generate import TASKS
 from data.records import (
     CATEGORIES,
     Run,
@@ -51,10 +50,10 @@ from data.records import (
     stage_starts,
     task_names,
 )
-from data.scripts import check_writable
 from metrics import over_seeds, repeat_effects, wilson_interval
 from runtime.cli import run_main
 from runtime.errors import UserError
+from runtime.files import check_writable, write_atomically, write_json
 
 # What `level` counts, for which tasks, and the range of the standard training data.
 LEVELS = {"items": ("copy", "rev", "sort"), "digits": ("add",), "hops": ("rel",)}

@@ -36,17 +36,7 @@ from torch import nn
 from tqdm import tqdm
 
 import metrics
-from data.formats import (
-    Examples,
-    Tokenizer,
-    UserError,
-    check_archive,
-    load_examples,
-    load_tokenizer,
-    require_file,
-    sha256_of,
-    write_json,
-)
+from data.formats import Examples, Tokenizer, UserError, load_examples, load_tokenizer, require_file
 from data.generate import TASKS
 from data.machine import (
     DTYPES,
@@ -86,6 +76,7 @@ from data.run_folder import (
 from data.samples import matched_sample, sample_by_count
 from runtime.cli import EXIT_CODES, HelpFormatter, Parser, leave, number, outcome
 from runtime.errors import Halt
+from runtime.files import check_archive, sha256_of, write_json
 
 IGNORED = -1  # a target that is padding
 RUN_ON = 8  # generation may run this many characters past the answer's length before it is cut

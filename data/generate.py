@@ -17,7 +17,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import pickle
 import random
 import re
@@ -28,9 +27,10 @@ from functools import lru_cache, partial
 from itertools import combinations, pairwise, product
 from pathlib import Path
 
+from runtime.files import ROOT, write_atomically
+
 TASKS = ("copy", "rev", "add", "sort", "rel")  # in curriculum order
 SEQUENCE_TASKS = ("copy", "rev", "sort")
-ROOT = Path(__file__).resolve().parents[1]
 SEED = 1337
 
 
@@ -716,20 +716,6 @@ def make_missing(path: Path, root: Path = ROOT) -> list[Path]:
         if wanted or (path == home and not any(home.glob("*.pkl"))):
             return make_standard_data(root, [part], only_missing=True)
     return []
-
-
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write beside the file, then rename: readers see the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------------------

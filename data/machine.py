@@ -7,7 +7,7 @@ import subprocess
 import numpy as np
 import torch
 
-from data.generate import ROOT
+from runtime.files import ROOT
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

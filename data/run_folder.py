@@ -12,10 +12,10 @@ from contextlib import ExitStack, contextmanager
 import torch
 from filelock import FileLock, Timeout
 
-from data.generate import write_atomically
 from data.machine import DTYPES, machine
 from data.scripts import seed_folder, seed_folders
 from runtime.errors import Halt, UserError
+from runtime.files import write_atomically
 
 RUN_FILES = ("config.json", "metrics.jsonl", "samples.jsonl", "memorization.json")
 CHECKPOINTS = ("best_model.pth", "last.pth", "previous.pth", "next.pth")

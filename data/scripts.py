@@ -1,31 +1,7 @@
 """What every command line does alike: exit codes, one line a failure, folders tried before work."""
 
-import contextlib
 import re
-import tempfile
 from pathlib import Path
-
-from runtime.errors import UserError
-
-
-def check_writable(folder, flag="--out_dir"):
-    """Raise UserError unless files can be written into `folder`; one that is missing stays so."""
-    made = []
-    try:
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{flag} {folder} is a file, or lies in one; give a folder") from None
-    except OSError as error:
-        raise UserError(
-            f"{flag} {folder} cannot be written ({error.strerror}); give another folder"
-        ) from None
-    finally:
-        for path in made:
-            with contextlib.suppress(OSError):
-                path.rmdir()
 
 
 def seed_folder(folder, seed, seeds):

@@ -29,9 +29,9 @@ import submitit
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from data.scripts import check_writable  # noqa: E402
 from runtime.cli import number, run_main  # noqa: E402
 from runtime.errors import Halt, UserError  # noqa: E402
+from runtime.files import check_writable  # noqa: E402
 
 TRAINER = ROOT / "train_minigpt_4070.py"
 OUTCOMES = {0: "done", 4: "left to somebody else, who has the folder"}

@@ -16,9 +16,10 @@ import torch
 
 import evaluate_ood
 import metrics
-from data.formats import Tokenizer, sha256_of
+from data.formats import Tokenizer
 from data.generate import SUITES as SUITES_MADE
 from data.generate import build_tokenizer, make_missing
+from runtime.files import sha256_of
 from train_minigpt_4070 import GPT, RUN_ON, Batch, Generation, GPTConfig
 
 ROOT = Path(__file__).resolve().parents[1]
