@@ -38,14 +38,6 @@ from tqdm import tqdm
 import metrics
 from data.formats import Examples, Tokenizer, UserError, load_examples, load_tokenizer, require_file
 from data.generate import TASKS
-from data.machine import (
-    DTYPES,
-    cpu_bf16_instructions,
-    free_memory_bytes,
-    git_commit,
-    machine,
-    versions,
-)
 from data.processes import (
     ALONE,
     EndTogether,
@@ -75,6 +67,14 @@ from data.run_folder import (
 )
 from data.samples import matched_sample, sample_by_count
 from runtime.cli import EXIT_CODES, HelpFormatter, Parser, leave, number, outcome
+from runtime.device import (
+    DTYPES,
+    cpu_bf16_instructions,
+    free_memory_bytes,
+    git_commit,
+    machine,
+    versions,
+)
 from runtime.errors import Halt
 from runtime.files import check_archive, sha256_of, write_json
 

@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager
 import torch
 from filelock import FileLock, Timeout
 
-from data.machine import DTYPES, machine
 from data.scripts import seed_folder, seed_folders
+from runtime.device import DTYPES, machine
 from runtime.errors import Halt, UserError
 from runtime.files import write_atomically
 
