@@ -38,20 +38,6 @@ from tqdm import tqdm
 import metrics
 from data.formats import Examples, Tokenizer, UserError, load_examples, load_tokenizer, require_file
 from data.generate import TASKS
-from data.processes import (
-    ALONE,
-    EndTogether,
-    StopSignals,
-    World,
-    from_first,
-    gather,
-    gradients,
-    join_world,
-    leave_world,
-    meet,
-    share_work,
-    sum_over_processes,
-)
 from data.run_folder import (
     append_lines,
     check_bytes,
@@ -74,6 +60,20 @@ from runtime.device import (
     git_commit,
     machine,
     versions,
+)
+from runtime.distributed import (
+    ALONE,
+    EndTogether,
+    StopSignals,
+    World,
+    from_first,
+    gather,
+    gradients,
+    join_world,
+    leave_world,
+    meet,
+    share_work,
+    sum_over_processes,
 )
 from runtime.errors import Halt
 from runtime.files import check_archive, sha256_of, write_json

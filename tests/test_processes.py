@@ -12,7 +12,7 @@ import torch
 import torch.multiprocessing as mp
 
 import train_minigpt_4070 as t
-from data import processes
+from runtime import processes
 from trainer.helpers import CPU, build, draw_rows, make_model, no_scaler
 
 ROWS = draw_rows(40, seed=3)
