@@ -38,19 +38,6 @@ from tqdm import tqdm
 import metrics
 from data.formats import Examples, Tokenizer, UserError, load_examples, load_tokenizer, require_file
 from data.generate import TASKS
-from data.run_folder import (
-    append_lines,
-    check_bytes,
-    claim_folders,
-    cut_lines_after,
-    find_resumable,
-    find_run,
-    hashes,
-    save_last,
-    seed_folder,
-    write_checkpoint,
-    writing,
-)
 from data.samples import matched_sample, sample_by_count
 from runtime.cli import EXIT_CODES, HelpFormatter, Parser, leave, number, outcome
 from runtime.device import (
@@ -77,6 +64,19 @@ from runtime.distributed import (
 )
 from runtime.errors import Halt
 from runtime.files import check_archive, sha256_of, write_json
+from runtime.run_folder import (
+    append_lines,
+    check_bytes,
+    claim_folders,
+    cut_lines_after,
+    find_resumable,
+    find_run,
+    hashes,
+    save_last,
+    seed_folder,
+    write_checkpoint,
+    writing,
+)
 
 IGNORED = -1  # a target that is padding
 RUN_ON = 8  # generation may run this many characters past the answer's length before it is cut

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import chain
 
 from data.generate import TASKS
-from data.scripts import seed_folders
 from runtime.errors import UserError
+from runtime.run_folder import seed_folders
 
 CATEGORIES = (  # of OOD suites, in the order of tables and figures: the control first
     "interpolation",

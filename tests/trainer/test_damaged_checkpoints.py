@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import train_minigpt_4070 as t
-from data import run_folder
+from runtime import run_folder
 from trainer.helpers import CPU, LONG, assert_same_run, at_step, go, interrupt_at_step, resume
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import train_minigpt_4070 as t
-from data import run_folder, samples
+from data import samples
 from reference import TOKENIZER, reference_answer, reference_decode, reference_loss
+from runtime import run_folder
 from trainer.helpers import (
     CPU,
     SEEN_ROWS,

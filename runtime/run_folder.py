@@ -5,14 +5,15 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import zipfile
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
 
-from data.scripts import seed_folder, seed_folders
 from runtime.device import DTYPES, machine
 from runtime.errors import Halt, UserError
 from runtime.files import write_atomically
@@ -279,3 +280,14 @@ def cut_lines_after(path, step):
         except (ValueError, KeyError, TypeError):  # whole JSON may still be no record: `5`
             continue
     write_atomically(path, "".join(kept))
+
+
+def seed_folder(folder, seed, seeds):
+    """A run of one seed is the folder itself; of several, each has its own in it."""
+    return folder if len(seeds) == 1 else folder / f"seed_{seed}"
+
+
+def seed_folders(folder):
+    """The folders `seed_<s>` in that of a run of several seeds, ascending in s; [] of one seed."""
+    found = [p for p in Path(folder).glob("seed_*") if re.fullmatch("seed_[0-9]+", p.name)]
+    return sorted(found, key=lambda p: int(p.name[5:]))
