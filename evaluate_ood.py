@@ -49,10 +49,11 @@ from data.generate import TASKS, canonical_tag, make_missing, size_of
 from data.records import CATEGORIES, CONFIG, in_order, read_json
 from plots import write_figures
 from runtime.cli import run_main
+from runtime.device import choose_device
 from runtime.errors import UserError
 from runtime.files import ROOT, check_writable, sha256_of, write_atomically, write_json
 from runtime.run_folder import seed_folders
-from train_minigpt_4070 import GPT, RUN_ON, choose_device, generate, load_model
+from train_minigpt_4070 import GPT, RUN_ON, generate, load_model
 
 STANDARD_SUITES = ROOT / "ood_data_complete"
 REASONS = {  # why an example is left out of the headline; of several the first one counts

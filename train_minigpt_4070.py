@@ -42,6 +42,7 @@ from data.samples import matched_sample, sample_by_count
 from runtime.cli import EXIT_CODES, HelpFormatter, Parser, leave, number, outcome
 from runtime.device import (
     DTYPES,
+    choose_device,
     cpu_bf16_instructions,
     free_memory_bytes,
     git_commit,
@@ -791,32 +792,6 @@ def clip_gradients(model, max_norm):
     for g in grads:
         g.mul_(scale[:, None, None])
     return norms
-
-
-def choose_device(name, team=ALONE):
-    """Return the torch.device that `name` means, made ready; UserError if there is none."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and team.local_rank is not None:
-        name = f"cuda:{team.local_rank}"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device {name} is no device; use auto, cpu, cuda or cuda:<n>") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device {name} is not supported; use auto, cpu, cuda or cuda:<n>")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"--device {name} was asked for, but this torch ({torch.__version__}) sees "
-            f"{torch.cuda.device_count()} CUDA devices; the README says how to get a CUDA build"
-        )
-    if device.type == "cuda":
-        device = torch.device("cuda", device.index or 0)
-        torch.cuda.set_device(device)  # streams, graphs and seeds go by the current one
-        # Torch prefers cuDNN's attention on Hopper and Blackwell. That plans anew for each shape,
-        # on a B200 for a second (modelscope/FunASR#3704), and most batches bring new ones.
-        torch.backends.cuda.enable_cudnn_sdp(False)
-    return device
 
 
 def choose_precision(amp, device, d_model):

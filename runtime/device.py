@@ -7,6 +7,8 @@ import subprocess
 import numpy as np
 import torch
 
+from runtime.distributed import ALONE
+from runtime.errors import UserError
 from runtime.files import ROOT
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -61,3 +63,29 @@ def git_commit():
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def choose_device(name, team=ALONE):
+    """Return the torch.device that `name` means, made ready; UserError if there is none."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and team.local_rank is not None:
+        name = f"cuda:{team.local_rank}"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name} is no device; use auto, cpu, cuda or cuda:<n>") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name} is not supported; use auto, cpu, cuda or cuda:<n>")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"--device {name} was asked for, but this torch ({torch.__version__}) sees "
+            f"{torch.cuda.device_count()} CUDA devices; the README says how to get a CUDA build"
+        )
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)
+        torch.cuda.set_device(device)  # streams, graphs and seeds go by the current one
+        # Torch prefers cuDNN's attention on Hopper and Blackwell. That plans anew for each shape,
+        # on a B200 for a second (modelscope/FunASR#3704), and most batches bring new ones.
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    return device
