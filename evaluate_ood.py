@@ -45,8 +45,9 @@ from data.formats import (
     read_rows,
     require_file,
 )
-from data.generate import TASKS, canonical_tag, make_missing, size_of
+from data.generate import make_missing
 from data.records import CATEGORIES, CONFIG, in_order, read_json
+from data.tasks import TASKS, canonical_tag, size_of
 from plots import write_figures
 from runtime.cli import run_main
 from runtime.device import choose_device

@@ -38,7 +38,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.generate import TASKS
 from data.records import (
     CATEGORIES,
     Run,
@@ -50,6 +49,7 @@ from data.records import (
     stage_starts,
     task_names,
 )
+from data.tasks import TASKS
 from metrics import over_seeds, repeat_effects, wilson_interval
 from runtime.cli import run_main
 from runtime.errors import UserError

@@ -37,8 +37,8 @@ from tqdm import tqdm
 
 import metrics
 from data.formats import Examples, Tokenizer, UserError, load_examples, load_tokenizer, require_file
-from data.generate import TASKS
 from data.samples import matched_sample, sample_by_count
+from data.tasks import TASKS
 from runtime.cli import EXIT_CODES, HelpFormatter, Parser, leave, number, outcome
 from runtime.device import (
     DTYPES,

@@ -22,7 +22,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from data.generate import TASKS, build_tokenizer, draw_example  # noqa: E402
+from data.generate import build_tokenizer  # noqa: E402
+from data.tasks import TASKS, draw_example  # noqa: E402
 from runtime.files import write_json  # noqa: E402
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.generate import canonical_key, make_missing, split_example, task_of_tag
+from data.generate import make_missing
+from data.tasks import canonical_key, split_example, task_of_tag
 from runtime.errors import UserError
 from runtime.files import STRICT_JSON, load_pickle, read_bytes
 

@@ -9,7 +9,7 @@ import reprlib
 from dataclasses import dataclass
 from itertools import chain
 
-from data.generate import TASKS
+from data.tasks import TASKS
 from runtime.errors import UserError
 from runtime.run_folder import seed_folders
 

@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from data import formats  # noqa: E402
-from data.generate import TASKS, build_tokenizer, draw_example  # noqa: E402
+from data.generate import build_tokenizer  # noqa: E402
+from data.tasks import TASKS, draw_example  # noqa: E402
 
 TOKENIZER_JSON = build_tokenizer(TASKS)
 TOKENIZER = formats.Tokenizer(TOKENIZER_JSON["itos"].values())

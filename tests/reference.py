@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 
 from data import formats
-from data.generate import TASKS, build_tokenizer
+from data.generate import build_tokenizer
+from data.tasks import TASKS
 
 # Every task, and two more tags that the tests train on.
 TOKENIZER_JSON = build_tokenizer((*TASKS, "sort_desc", "mul"))

@@ -15,7 +15,8 @@ import torch._dynamo  # the first optimizer imports it, which would cost each fo
 
 import plots
 import train_minigpt_4070 as t
-from data.generate import TASKS, build_tokenizer
+from data.generate import build_tokenizer
+from data.tasks import TASKS
 
 SCRIPT = Path(t.__file__)
 SMALL = "--n_layers 1 --n_heads 2 --warmup_steps 2 --device cpu --amp fp32 --lr 3e-4 --patience 0"

@@ -20,14 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import formats
-from data.generate import (
-    TASKS,
-    build_tokenizer,
-    canonical_key,
-    draw_example,
-    split_example,
-    task_of_tag,
-)
+from data.generate import build_tokenizer
+from data.tasks import TASKS, canonical_key, draw_example, split_example, task_of_tag
 
 TOKENIZER_JSON = build_tokenizer((*TASKS, "sort_desc", "mul"))
 TOKENIZER = formats.Tokenizer(TOKENIZER_JSON["itos"].values())

@@ -15,7 +15,7 @@ from string import ascii_uppercase
 import pytest
 
 from data import generate
-from data.generate import split_of
+from data.tasks import split_of
 from solvers import halves, insertion_sort, own_key, own_keys, solve
 
 SCRIPT = Path(generate.__file__)

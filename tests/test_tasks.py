@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import generate
-from data.generate import canonical_key, canonical_tag, split_example, split_of, task_of_tag
+from data.tasks import canonical_key, canonical_tag, split_example, split_of, task_of_tag
 from solvers import halves, insertion_sort, solve
 
 

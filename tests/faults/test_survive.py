@@ -22,7 +22,8 @@ if os.name == "nt":
     pytest.skip("needs fork and POSIX signals", allow_module_level=True)
 
 import train_minigpt_4070 as t
-from data.generate import TASKS, build_tokenizer, draw_example
+from data.generate import build_tokenizer
+from data.tasks import TASKS, draw_example
 from runtime import run_folder
 from tests.faults.victims import Victims, fingerprint
 

@@ -14,7 +14,7 @@ import torch
 import plots
 import train_minigpt_4070 as t
 from data import formats
-from data.generate import TASKS
+from data.tasks import TASKS
 from reference import TOKENIZER
 
 SCRIPT = Path(t.__file__)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import train_minigpt_4070 as t
-from data.generate import TASKS, draw_example
+from data.tasks import TASKS, draw_example
 from reference import TOKENIZER
 from trainer.helpers import build, draw_rows, make_model
 

@@ -6,7 +6,7 @@ import torch
 
 import train_minigpt_4070 as t
 from data import formats
-from data.generate import TASKS
+from data.tasks import TASKS
 from reference import reference_loss
 from trainer.helpers import batch_of, build, make_model, step_of
 
