@@ -46,13 +46,13 @@ from data.formats import (
     require_file,
 )
 from data.generate import make_missing
-from data.records import CATEGORIES, CONFIG, in_order, read_json
 from data.tasks import TASKS, canonical_tag, size_of
 from plots import write_figures
 from runtime.cli import run_main
 from runtime.device import choose_device
 from runtime.errors import UserError
 from runtime.files import ROOT, check_writable, sha256_of, write_atomically, write_json
+from runtime.records import CATEGORIES, CONFIG, in_order, read_json
 from runtime.run_folder import seed_folders
 from train_minigpt_4070 import GPT, RUN_ON, generate, load_model
 

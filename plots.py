@@ -38,7 +38,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.records import (
+from data.tasks import TASKS
+from metrics import over_seeds, repeat_effects, wilson_interval
+from runtime.cli import run_main
+from runtime.errors import UserError
+from runtime.files import check_writable, write_atomically, write_json
+from runtime.records import (
     CATEGORIES,
     Run,
     best_rows,
@@ -49,11 +54,6 @@ from data.records import (
     stage_starts,
     task_names,
 )
-from data.tasks import TASKS
-from metrics import over_seeds, repeat_effects, wilson_interval
-from runtime.cli import run_main
-from runtime.errors import UserError
-from runtime.files import check_writable, write_atomically, write_json
 
 # What `level` counts, for which tasks, and the range of the standard training data.
 LEVELS = {"items": ("copy", "rev", "sort"), "digits": ("add",), "hops": ("rel",)}

@@ -6,7 +6,7 @@ import pytest
 
 import plots
 from data.formats import UserError
-from data.records import load_run
+from runtime.records import load_run
 
 GOOD = {
     "config.json": {"seeds": [0], "data": {"audit": {"val_unseen": 5}}, "derived": {"stages": []}},
