@@ -36,8 +36,8 @@ from torch import nn
 from tqdm import tqdm
 
 import metrics
-from data.formats import Examples, Tokenizer, UserError, load_examples, load_tokenizer, require_file
-from data.samples import matched_sample, sample_by_count
+from data.audit import load_data, sample_by_count
+from data.formats import Tokenizer, UserError
 from data.tasks import TASKS
 from runtime.cli import EXIT_CODES, HelpFormatter, Parser, leave, number, outcome
 from runtime.device import (
@@ -64,7 +64,7 @@ from runtime.distributed import (
     sum_over_processes,
 )
 from runtime.errors import Halt
-from runtime.files import check_archive, sha256_of, write_json
+from runtime.files import check_archive, write_json
 from runtime.run_folder import (
     append_lines,
     check_bytes,
@@ -1379,77 +1379,6 @@ def load_training_state(run, keep, checkpoints):
 # ----------------------------------------------------------------------------------------------
 # Training
 # ----------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Data:
-    tokenizer: Tokenizer
-    train: Examples
-    val: Examples
-    headline: np.ndarray  # distinct validation rows of the headline: the unseen ones, if any
-    seen_rows: np.ndarray  # validation rows whose example is in the training set
-    sample: np.ndarray  # training rows matched to `headline` by tag and length
-    files: dict  # {"train" | "val" | "tokenizer": {"path", "sha256"}}
-    audit: dict
-
-    @property
-    def shown(self):
-        """One headline row of each task, to look at."""
-        return self.headline[np.unique(self.val.tasks[self.headline], return_index=True)[1]]
-
-
-def load_data(args):
-    """Load and audit the training and validation set; every mistake in them is a UserError."""
-    require_file(args.data, "the training set")
-    val_path = args.val_data or Path(args.data).with_name("val.pkl")
-    require_file(val_path, "the validation set")
-    tokenizer = load_tokenizer(args.tokenizer)
-    train, val = load_examples(args.data, tokenizer), load_examples(val_path, tokenizer)
-    for examples, path in ((train, args.data), (val, val_path)):
-        unknown = examples.with_unknown()
-        if len(unknown):
-            first = unknown[0]
-            raise UserError(
-                f"{path} has characters that the tokenizer {args.tokenizer} lacks; rows concerned: "
-                f"{len(unknown)}, the first is {examples.place(first)}: "
-                f"{examples.raw(first)[:60]!r}; give the tokenizer the data was made with"
-            )
-        longest = int(examples.lengths.argmax())
-        if args.max_len and examples.lengths[longest] > args.max_len:
-            raise UserError(
-                f"{examples.place(longest)} of {path} has {examples.lengths[longest]} characters, "
-                f"more than --max_len {args.max_len}; raise it, or leave it out to fit the data"
-            )
-    seen = np.isin(val.keys, train.keys)
-    first_of_key = np.zeros(len(val), bool)  # an example counts once, or its interval is too narrow
-    first_of_key[np.unique(val.keys, return_index=True)[1]] = True
-    untrained = sorted(set(val.tags.names) - set(train.tags.names))
-    counted = first_of_key & ~val.tags.isin(untrained)
-    if not counted.any():
-        raise UserError(
-            f"{val_path} has none of the training set's tags {sorted(train.tags.names)}; give "
-            "--val_data of the same tasks"
-        )
-    headline = np.flatnonzero(counted & ~seen if (counted & ~seen).any() else counted)
-    _, counts = train.distinct()
-    audit = {
-        "train_rows": len(train),
-        "train_distinct": len(counts),
-        "train_rows_by_task": train.tasks.counts(),
-        "most_repeated": int(counts.max()),
-        "val_rows": len(val),
-        "val_seen": int(seen.sum()),
-        "val_unseen": int((counted & ~seen).sum()),
-        "val_repeated": len(val) - len(np.unique(val.keys)),
-        "val_untrained_tags": untrained,
-        "longest_example": int(max(train.lengths.max(), val.lengths.max())),
-    }
-    paths = {"train": args.data, "val": val_path, "tokenizer": args.tokenizer}
-    files = {
-        name: {"path": str(Path(p).resolve()), "sha256": sha256_of(p)} for name, p in paths.items()
-    }
-    sample = matched_sample(train, val, headline)
-    return Data(tokenizer, train, val, headline, np.flatnonzero(seen), sample, files, audit)
 
 
 @dataclass

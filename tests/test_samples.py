@@ -4,9 +4,9 @@ import random
 
 import numpy as np
 
+from data.audit import matched_sample, sample_by_count
 from data.formats import Tokenizer, build_examples
 from data.generate import build_tokenizer
-from data.samples import matched_sample, sample_by_count
 from data.tasks import TASKS
 
 TOKENIZER = Tokenizer(build_tokenizer(TASKS)["itos"].values())

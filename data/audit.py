@@ -1,0 +1,123 @@
+"""Training rows that stand for the training set in a comparison."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data.formats import Examples, Tokenizer, load_examples, load_tokenizer, require_file
+from runtime.errors import UserError
+from runtime.files import sha256_of
+
+
+def matched_sample(train, like, rows, seed=0):
+    """Distinct training rows with the tags and lengths of `like[rows]`, int64 [<= len(rows)].
+
+    The generalization gap compares equals: same tasks, same lengths. Where no row of a length is
+    left the next longer one stands in, and at the end the longest.
+    """
+    rng = np.random.default_rng(seed)
+    distinct = rng.permutation(train.distinct()[0])
+    like_tags, chosen = like.tags[rows], []
+    for tag in np.unique(like_tags):
+        candidates = distinct[train.tags.isin([tag])[distinct]]
+        candidates = candidates[np.argsort(train.lengths[candidates], kind="stable")]
+        wanted = np.sort(like.lengths[rows][like_tags == tag])[: len(candidates)]
+        at = np.searchsorted(train.lengths[candidates], wanted)
+        steps = np.arange(len(wanted))
+        at = np.maximum.accumulate(at - steps) + steps  # no row twice
+        last = len(candidates) - len(wanted)
+        chosen.append(candidates[np.minimum(at - steps, last) + steps])
+    return np.concatenate(chosen) if chosen else np.empty(0, np.int64)
+
+
+def sample_by_count(train, per_count, rng):
+    """Distinct training rows at each repeat count, the same number of each task.
+
+    Counts, grouped by powers of two, are compared over equal task mixes: a count that some task
+    lacks is left out (by chance only short sums are drawn often). Returns the rows, the count of
+    each, and whether grouping changed any count.
+    """
+    distinct, repeats = train.distinct()
+    groups, tasks = 2 ** np.log2(repeats).astype(int), train.tasks.codes[distinct]
+    names, counts, chosen = sorted(train.tasks.names), [], []
+    for count in np.unique(groups):
+        cells = [
+            np.flatnonzero((groups == count) & (tasks == train.tasks.names.index(name)))
+            for name in names
+        ]
+        size = min(per_count // len(names), *(len(cell) for cell in cells))
+        chosen += [distinct[rng.permutation(cell)[:size]] for cell in cells]
+        counts += [int(count)] * size * len(names)
+    return np.concatenate(chosen), counts, bool((groups != repeats).any())
+
+
+@dataclass
+class Data:
+    tokenizer: Tokenizer
+    train: Examples
+    val: Examples
+    headline: np.ndarray  # distinct validation rows of the headline: the unseen ones, if any
+    seen_rows: np.ndarray  # validation rows whose example is in the training set
+    sample: np.ndarray  # training rows matched to `headline` by tag and length
+    files: dict  # {"train" | "val" | "tokenizer": {"path", "sha256"}}
+    audit: dict
+
+    @property
+    def shown(self):
+        """One headline row of each task, to look at."""
+        return self.headline[np.unique(self.val.tasks[self.headline], return_index=True)[1]]
+
+
+def load_data(args):
+    """Load and audit the training and validation set; every mistake in them is a UserError."""
+    require_file(args.data, "the training set")
+    val_path = args.val_data or Path(args.data).with_name("val.pkl")
+    require_file(val_path, "the validation set")
+    tokenizer = load_tokenizer(args.tokenizer)
+    train, val = load_examples(args.data, tokenizer), load_examples(val_path, tokenizer)
+    for examples, path in ((train, args.data), (val, val_path)):
+        unknown = examples.with_unknown()
+        if len(unknown):
+            first = unknown[0]
+            raise UserError(
+                f"{path} has characters that the tokenizer {args.tokenizer} lacks; rows concerned: "
+                f"{len(unknown)}, the first is {examples.place(first)}: "
+                f"{examples.raw(first)[:60]!r}; give the tokenizer the data was made with"
+            )
+        longest = int(examples.lengths.argmax())
+        if args.max_len and examples.lengths[longest] > args.max_len:
+            raise UserError(
+                f"{examples.place(longest)} of {path} has {examples.lengths[longest]} characters, "
+                f"more than --max_len {args.max_len}; raise it, or leave it out to fit the data"
+            )
+    seen = np.isin(val.keys, train.keys)
+    first_of_key = np.zeros(len(val), bool)  # an example counts once, or its interval is too narrow
+    first_of_key[np.unique(val.keys, return_index=True)[1]] = True
+    untrained = sorted(set(val.tags.names) - set(train.tags.names))
+    counted = first_of_key & ~val.tags.isin(untrained)
+    if not counted.any():
+        raise UserError(
+            f"{val_path} has none of the training set's tags {sorted(train.tags.names)}; give "
+            "--val_data of the same tasks"
+        )
+    headline = np.flatnonzero(counted & ~seen if (counted & ~seen).any() else counted)
+    _, counts = train.distinct()
+    audit = {
+        "train_rows": len(train),
+        "train_distinct": len(counts),
+        "train_rows_by_task": train.tasks.counts(),
+        "most_repeated": int(counts.max()),
+        "val_rows": len(val),
+        "val_seen": int(seen.sum()),
+        "val_unseen": int((counted & ~seen).sum()),
+        "val_repeated": len(val) - len(np.unique(val.keys)),
+        "val_untrained_tags": untrained,
+        "longest_example": int(max(train.lengths.max(), val.lengths.max())),
+    }
+    paths = {"train": args.data, "val": val_path, "tokenizer": args.tokenizer}
+    files = {
+        name: {"path": str(Path(p).resolve()), "sha256": sha256_of(p)} for name, p in paths.items()
+    }
+    sample = matched_sample(train, val, headline)
+    return Data(tokenizer, train, val, headline, np.flatnonzero(seen), sample, files, audit)
