@@ -1,4 +1,4 @@
-"""Training rows that stand for the training set in a comparison."""
+"""Training and validation data side by side: what is unseen, and rows that stand for a set."""
 
 from dataclasses import dataclass
 from pathlib import Path

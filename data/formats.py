@@ -1,8 +1,7 @@
 """Data sets and tokenizers on disk and in memory: what may be read, and the arrays it becomes.
 
-A file from a stranger is harmless: pickles may hold plain containers only, sizes are capped, and
-whatever is wrong with a file is one UserError that names it. Rows become flat arrays (Examples);
-one example is one line, `[tag] prompt | answer`, and characters are tokens.
+Whatever is wrong with a file is one UserError that names it. Rows become flat arrays (Examples).
+One example is one line, `[tag] prompt | answer`, and characters are tokens.
 """
 
 import hashlib
@@ -21,12 +20,6 @@ from runtime.files import STRICT_JSON, load_pickle, read_bytes
 
 PAD, UNK, EOS = "<pad>", "<unk>", "<eos>"
 TAG = re.compile(r"\[([^\[\]]+)\]")  # of a prompt, which may have several
-
-
-# ----------------------------------------------------------------------------------------------
-# Files: read nothing that could run code, write nothing by halves
-# ----------------------------------------------------------------------------------------------
-
 MAX_TOKENIZER_BYTES = 2**23
 MAX_VOCABULARY = 2**16
 

@@ -27,6 +27,9 @@ from functools import partial
 from itertools import combinations, product
 from pathlib import Path
 
+if __name__ == "__main__":  # Python looks for modules beside the script, not above it
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from data.tasks import (
     ANSWER_SEQUENCE,
     EXTRAPOLATION_SIZES,
@@ -51,26 +54,9 @@ from data.tasks import (
 from runtime.files import ROOT, write_atomically
 
 SEED = 1337
-
-
 ROWS_PER_TASK = 10_000  # in each of the three training sets
 REPEAT_COUNTS = (2, 4, 8, 16, 32)
 ROWS_PER_REPEAT_COUNT = 680  # per task, so 3,400 over the five; 16 and 32 go into 672
-
-# ---------------------------------------------------------------------------
-# Examples: the parser, task families, canonical keys and who owns them
-# ---------------------------------------------------------------------------
-
-
-# ---------------------------------------------------------------------------
-# The five tasks: what is answered
-# ---------------------------------------------------------------------------
-
-
-# ---------------------------------------------------------------------------
-# The five tasks: how examples are drawn. Chance comes from Random.random() alone, whose stream no
-# version of Python changes.
-# ---------------------------------------------------------------------------
 
 
 def take(n: int, draw, owner: str | None, by_key: bool = False) -> list[str]:

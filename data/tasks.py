@@ -24,6 +24,13 @@ TRAINING_SIZES = _sizes(items=range(3, 11), digits=range(1, 4), hops=range(1, 4)
 EXTRAPOLATION_SIZES = _sizes(items=range(11, 21), digits=range(4, 6), hops=range(4, 7))
 SYSTEMATIC_SIZES = _sizes(items=range(3, 25), digits=range(1, 7), hops=range(1, 7))
 SHORTEST_CHAIN, LONGEST_CHAIN = 4, 8  # people in a rel chain
+
+
+# ----------------------------------------------------------------------------------------------
+# Examples: the parser, task families, canonical keys and who owns them
+# ----------------------------------------------------------------------------------------------
+
+
 NUMBER = re.compile("[0-9]+")
 EXAMPLE = re.compile(r"\[([^\[\]\n]+)\] (.*) \| (.*)")
 REL_PROMPT = re.compile(r"([A-Z]>[A-Z](?: [A-Z]>[A-Z])*)\?(up|down) ([0-9]+) ([A-Z])")
@@ -129,6 +136,11 @@ def split_of(key: str) -> str:
     return {0: "val", 1: "ood"}.get(eighth, "train")
 
 
+# ----------------------------------------------------------------------------------------------
+# What is answered
+# ----------------------------------------------------------------------------------------------
+
+
 def answer_copy(items: list[int]) -> list[int]:
     """`[copy] 5 27 9 | 5 27 9`: the items in the order given.
 
@@ -193,6 +205,12 @@ def answer_rel(facts: list[str], direction: str, hops: int, person: str) -> str:
 
 
 ANSWER_SEQUENCE = {"copy": answer_copy, "rev": answer_rev, "sort": answer_sort}
+
+
+# ----------------------------------------------------------------------------------------------
+# How examples are drawn. Chance comes from Random.random() alone, whose stream no version of
+# Python changes.
+# ----------------------------------------------------------------------------------------------
 
 
 def pick(rng, choices):
