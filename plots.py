@@ -52,7 +52,6 @@ from runtime.records import (
     is_number,
     load_run,
     stage_starts,
-    task_names,
 )
 
 # What `level` counts, for which tasks, and the range of the standard training data.
@@ -143,6 +142,16 @@ def curve(run: Run, x: str, *path: str, n: tuple[str, ...] = ("none",)) -> Curve
 def examples_or_epoch(runs: list[Run]) -> str:
     rows = chain(*(rows for run in runs for rows in run.seeds))
     return "epoch" if any(math.isnan(number(r, "examples_seen")) for r in rows) else "examples_seen"
+
+
+def task_names(run):
+    """Every task that the run validates, trains or will train, in curriculum order."""
+    names = set()
+    for row in chain(*run.seeds):
+        names |= {*row.get("val_exact_match_by_task", {}), *row.get("tasks", [])}
+    for stage in run.config.get("derived", {}).get("stages", []):
+        names |= set(stage.get("tasks", []))
+    return in_order(names, TASKS)
 
 
 # ------------------------------------------------------------------------------------------------

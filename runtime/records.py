@@ -7,9 +7,7 @@ or one UserError names the file, the place in it, and what should stand there.
 import json
 import reprlib
 from dataclasses import dataclass
-from itertools import chain
 
-from data.tasks import TASKS
 from runtime.errors import UserError
 from runtime.run_folder import seed_folders
 
@@ -221,16 +219,6 @@ def best_rows(run):
 
 def in_order(names, first):
     return [n for n in first if n in names] + sorted(n for n in names if n not in first)
-
-
-def task_names(run):
-    """Every task that the run validates, trains or will train, in curriculum order."""
-    names = set()
-    for row in chain(*run.seeds):
-        names |= {*row.get("val_exact_match_by_task", {}), *row.get("tasks", [])}
-    for stage in run.config.get("derived", {}).get("stages", []):
-        names |= set(stage.get("tasks", []))
-    return in_order(names, TASKS)
 
 
 def stage_starts(run):
