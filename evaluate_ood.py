@@ -52,8 +52,7 @@ from runtime.cli import run_main
 from runtime.device import choose_device
 from runtime.errors import UserError
 from runtime.files import ROOT, check_writable, sha256_of, write_atomically, write_json
-from runtime.records import CATEGORIES, CONFIG, in_order, read_json
-from runtime.run_folder import seed_folders
+from runtime.records import CATEGORIES, CONFIG, in_order, read_json, seed_folders
 from train_minigpt_4070 import GPT, RUN_ON, generate, load_model
 
 STANDARD_SUITES = ROOT / "ood_data_complete"

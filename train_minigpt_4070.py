@@ -65,6 +65,7 @@ from runtime.distributed import (
 )
 from runtime.errors import Halt
 from runtime.files import check_archive, write_json
+from runtime.records import seed_folder
 from runtime.run_folder import (
     append_lines,
     check_bytes,
@@ -74,7 +75,6 @@ from runtime.run_folder import (
     find_run,
     hashes,
     save_last,
-    seed_folder,
     write_checkpoint,
     writing,
 )

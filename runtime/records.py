@@ -5,11 +5,12 @@ or one UserError names the file, the place in it, and what should stand there.
 """
 
 import json
+import re
 import reprlib
 from dataclasses import dataclass
+from pathlib import Path
 
 from runtime.errors import UserError
-from runtime.run_folder import seed_folders
 
 CATEGORIES = (  # of OOD suites, in the order of tables and figures: the control first
     "interpolation",
@@ -103,6 +104,17 @@ def check(value, shape, where):
 # ----------------------------------------------------------------------------------------------
 # Run folders
 # ----------------------------------------------------------------------------------------------
+
+
+def seed_folder(folder, seed, seeds):
+    """A run of one seed is the folder itself; of several, each has its own in it."""
+    return folder if len(seeds) == 1 else folder / f"seed_{seed}"
+
+
+def seed_folders(folder):
+    """The folders `seed_<s>` in that of a run of several seeds, ascending in s; [] of one seed."""
+    found = [p for p in Path(folder).glob("seed_*") if re.fullmatch("seed_[0-9]+", p.name)]
+    return sorted(found, key=lambda p: int(p.name[5:]))
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,9 @@ import hashlib
 import io
 import json
 import os
-import re
 import shutil
 import zipfile
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
@@ -17,6 +15,7 @@ from filelock import FileLock, Timeout
 from runtime.device import DTYPES, machine
 from runtime.errors import Halt, UserError
 from runtime.files import write_atomically
+from runtime.records import seed_folder, seed_folders
 
 RUN_FILES = ("config.json", "metrics.jsonl", "samples.jsonl", "memorization.json")
 CHECKPOINTS = ("best_model.pth", "last.pth", "previous.pth", "next.pth")
@@ -280,14 +279,3 @@ def cut_lines_after(path, step):
         except (ValueError, KeyError, TypeError):  # whole JSON may still be no record: `5`
             continue
     write_atomically(path, "".join(kept))
-
-
-def seed_folder(folder, seed, seeds):
-    """A run of one seed is the folder itself; of several, each has its own in it."""
-    return folder if len(seeds) == 1 else folder / f"seed_{seed}"
-
-
-def seed_folders(folder):
-    """The folders `seed_<s>` in that of a run of several seeds, ascending in s; [] of one seed."""
-    found = [p for p in Path(folder).glob("seed_*") if re.fullmatch("seed_[0-9]+", p.name)]
-    return sorted(found, key=lambda p: int(p.name[5:]))

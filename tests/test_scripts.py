@@ -12,7 +12,7 @@ import pytest
 from runtime.cli import run_main
 from runtime.errors import UserError
 from runtime.files import check_writable
-from runtime.run_folder import seed_folder, seed_folders
+from runtime.records import seed_folder, seed_folders
 
 ROOT = Path(__file__).resolve().parents[1]
 
