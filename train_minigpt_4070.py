@@ -2016,7 +2016,7 @@ def train(args, stop, world=ALONE):
         make_deterministic()
     seeds, folder = args.seeds or [args.seed], Path(args.out_dir)
     own_seeds, team = share_work(seeds, world)
-    data = load_data(args)
+    data = load_data(args.data, args.val_data, args.tokenizer, args.max_len)
     plan, n_params = make_plan(args, data, len(own_seeds), team)
     if args.dry_run:
         print("\n".join(describe(args, data, plan, n_params, own_seeds)), flush=True)

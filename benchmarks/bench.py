@@ -38,6 +38,7 @@ sys.path.insert(0, str(ROOT))
 
 import train_minigpt_4070 as minigpt  # noqa: E402
 from data import formats  # noqa: E402
+from runtime import errors, files  # noqa: E402
 
 SECTIONS = ("train", "generate", "evaluate", "growth", "large")
 LEARNING_RATE, WEIGHT_DECAY, MAX_GRAD_NORM = 4e-4, 0.01, 1.0
@@ -933,7 +934,7 @@ def main(argv=None):
     started = time.perf_counter()
     try:
         bench = prepare(args.device)
-    except formats.UserError as error:
+    except errors.UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     rounds = 2 if args.quick else args.rounds
@@ -967,7 +968,7 @@ def main(argv=None):
     result["seconds"] = round(time.perf_counter() - started, 1)
     print(f"\n{result['seconds']:.0f} s in all")
     if args.out:
-        formats.write_json(Path(args.out), result)
+        files.write_json(Path(args.out), result)
     return 0
 
 

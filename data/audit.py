@@ -69,27 +69,31 @@ class Data:
         return self.headline[np.unique(self.val.tasks[self.headline], return_index=True)[1]]
 
 
-def load_data(args):
-    """Load and audit the training and validation set; every mistake in them is a UserError."""
-    require_file(args.data, "the training set")
-    val_path = args.val_data or Path(args.data).with_name("val.pkl")
+def load_data(train_path, val_path=None, tokenizer_path=None, max_len=None):
+    """Load and audit the training and validation set; every mistake in them is a UserError.
+
+    The validation set is by default val.pkl beside the training set; no example may have more than
+    `max_len` characters.
+    """
+    require_file(train_path, "the training set")
+    val_path = val_path or Path(train_path).with_name("val.pkl")
     require_file(val_path, "the validation set")
-    tokenizer = load_tokenizer(args.tokenizer)
-    train, val = load_examples(args.data, tokenizer), load_examples(val_path, tokenizer)
-    for examples, path in ((train, args.data), (val, val_path)):
+    tokenizer = load_tokenizer(tokenizer_path)
+    train, val = load_examples(train_path, tokenizer), load_examples(val_path, tokenizer)
+    for examples, path in ((train, train_path), (val, val_path)):
         unknown = examples.with_unknown()
         if len(unknown):
             first = unknown[0]
             raise UserError(
-                f"{path} has characters that the tokenizer {args.tokenizer} lacks; rows concerned: "
+                f"{path} has characters that the tokenizer {tokenizer_path} lacks; rows concerned: "
                 f"{len(unknown)}, the first is {examples.place(first)}: "
                 f"{examples.raw(first)[:60]!r}; give the tokenizer the data was made with"
             )
         longest = int(examples.lengths.argmax())
-        if args.max_len and examples.lengths[longest] > args.max_len:
+        if max_len and examples.lengths[longest] > max_len:
             raise UserError(
                 f"{examples.place(longest)} of {path} has {examples.lengths[longest]} characters, "
-                f"more than --max_len {args.max_len}; raise it, or leave it out to fit the data"
+                f"more than --max_len {max_len}; raise it, or leave it out to fit the data"
             )
     seen = np.isin(val.keys, train.keys)
     first_of_key = np.zeros(len(val), bool)  # an example counts once, or its interval is too narrow
@@ -115,7 +119,7 @@ def load_data(args):
         "val_untrained_tags": untrained,
         "longest_example": int(max(train.lengths.max(), val.lengths.max())),
     }
-    paths = {"train": args.data, "val": val_path, "tokenizer": args.tokenizer}
+    paths = {"train": train_path, "val": val_path, "tokenizer": tokenizer_path}
     files = {
         name: {"path": str(Path(p).resolve()), "sha256": sha256_of(p)} for name, p in paths.items()
     }

@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 from data import formats  # noqa: E402
 from data.generate import build_tokenizer  # noqa: E402
 from data.tasks import TASKS, draw_example  # noqa: E402
+from runtime import errors  # noqa: E402
 
 TOKENIZER_JSON = build_tokenizer(TASKS)
 TOKENIZER = formats.Tokenizer(TOKENIZER_JSON["itos"].values())
@@ -58,7 +59,7 @@ def call(rng):
             ("builtins", "open", "ran"),
             ("subprocess", "getoutput", "touch ran"),
             ("importlib", "import_module", "colorsys"),
-            ("data.formats", "load_pickle", "ran"),
+            ("runtime.files", "load_pickle", "ran"),
             ("socket", "gethostbyname", "localhost"),
             ("collections", "OrderedDict", ""),
             ("numpy", "array", "1"),
@@ -512,7 +513,7 @@ def watch(kind, folder):
         try:
             read(name)
             outcome = "loaded"
-        except formats.UserError as error:
+        except errors.UserError as error:
             outcome = "refused"
             message = str(error)
             if name not in message or "\n" in message or len(message) > 600:

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from data import formats
 from data.generate import build_tokenizer
 from data.tasks import TASKS, canonical_key, draw_example, split_example, task_of_tag
+from runtime import errors, files
 
 TOKENIZER_JSON = build_tokenizer((*TASKS, "sort_desc", "mul"))
 TOKENIZER = formats.Tokenizer(TOKENIZER_JSON["itos"].values())
@@ -109,12 +110,12 @@ def test_tokenizer_of_the_earlier_program_gets_eos_as_the_next_id(tmp_path, caps
 def test_malformed_tokenizers_are_user_errors(tmp_path, text):
     path = tmp_path / "tokenizer.json"
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(formats.UserError, match=re.escape(str(path))):
+    with pytest.raises(errors.UserError, match=re.escape(str(path))):
         formats.load_tokenizer(path)
 
 
 def test_missing_tokenizer_is_a_user_error(tmp_path):
-    with pytest.raises(formats.UserError, match=r"absent\.json does not exist"):
+    with pytest.raises(errors.UserError, match=r"absent\.json does not exist"):
         formats.load_tokenizer(tmp_path / "absent.json")
 
 
@@ -208,7 +209,7 @@ def test_encoded_that_disagrees_names_the_first_row(tmp_path):
     encoded = encode_all(ROWS)
     encoded[1], encoded[2] = encoded[1][:-1], []
     path = write_pickle(tmp_path / "a.pkl", encoded=encoded)
-    with pytest.raises(formats.UserError, match=r"a\.pkl: row 1 .*tokenizer"):
+    with pytest.raises(errors.UserError, match=r"a\.pkl: row 1 .*tokenizer"):
         formats.load_examples(path, TOKENIZER)
 
 
@@ -241,13 +242,13 @@ def test_encoded_that_disagrees_names_the_first_row(tmp_path):
 def test_wrong_shapes_are_user_errors(tmp_path, content):
     path = tmp_path / "a.pkl"
     path.write_bytes(pickle.dumps(content))
-    with pytest.raises(formats.UserError, match=r"a\.pkl"):
+    with pytest.raises(errors.UserError, match=r"a\.pkl"):
         formats.load_examples(path, TOKENIZER)
 
 
 def test_row_without_bar_is_named(tmp_path):
     path = write_pickle(tmp_path / "a.pkl", [*ROWS, "[copy] 5 5", "also bad"])
-    with pytest.raises(formats.UserError, match=r"row 3 .*\[copy\] 5 5"):
+    with pytest.raises(errors.UserError, match=r"row 3 .*\[copy\] 5 5"):
         formats.load_examples(path, TOKENIZER)
 
 
@@ -271,7 +272,7 @@ def test_row_without_bar_is_named(tmp_path):
 def test_malformed_text_files_are_user_errors(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(formats.UserError, match=re.escape(name)):
+    with pytest.raises(errors.UserError, match=re.escape(name)):
         formats.load_examples(path, TOKENIZER)
 
 
@@ -310,7 +311,7 @@ def test_pickle_that_names_a_global_is_refused_and_not_run(tmp_path, protocol):
     path = tmp_path / "a.pkl"
     payload = {"raw": ROWS, "labels": [Malicious(tmp_path / "ran")]}
     path.write_bytes(pickle.dumps(payload, protocol=protocol))
-    with pytest.raises(formats.UserError, match=r"a\.pkl"):
+    with pytest.raises(errors.UserError, match=r"a\.pkl"):
         formats.load_examples(path, TOKENIZER)
     assert not (tmp_path / "ran").exists()
 
@@ -327,8 +328,8 @@ PLAIN |= set(words("SETITEMS DICT EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 TUPLE"))
 def test_each_forbidden_opcode_is_refused_by_name(tmp_path, opcode):
     path = tmp_path / "a.pkl"
     path.write_bytes(b"\x80\x04]" + opcode.code.encode("latin-1") + b"\x00" * 16 + b".")
-    with pytest.raises(formats.UserError, match=rf"\b{opcode.name}\b"):
-        formats.load_pickle(path)
+    with pytest.raises(errors.UserError, match=rf"\b{opcode.name}\b"):
+        files.load_pickle(path)
 
 
 @pytest.mark.parametrize(
@@ -351,14 +352,14 @@ def test_each_forbidden_opcode_is_refused_by_name(tmp_path, opcode):
 def test_damaged_and_crafted_pickles_are_user_errors(tmp_path, data):
     path = tmp_path / "a.pkl"
     path.write_bytes(data)
-    with pytest.raises(formats.UserError, match=r"a\.pkl"):
-        formats.load_pickle(path)
+    with pytest.raises(errors.UserError, match=r"a\.pkl"):
+        files.load_pickle(path)
 
 
 def test_nested_tuples_as_a_key_are_refused():
     """Hashing them overflows the C stack, which nothing catches."""
-    with pytest.raises(formats.UserError):
-        formats.check_opcodes(b"\x80\x04})" + b"\x85" * 1_000_000 + b"Ns.")
+    with pytest.raises(errors.UserError):
+        files.check_opcodes(b"\x80\x04})" + b"\x85" * 1_000_000 + b"Ns.")
 
 
 def test_every_truncation_is_a_user_error(tmp_path):
@@ -366,7 +367,7 @@ def test_every_truncation_is_a_user_error(tmp_path):
     whole = pickle.dumps({"raw": ROWS, "encoded": encode_all(ROWS)}, protocol=4)
     for n in range(len(whole)):
         path.write_bytes(whole[:n])
-        with pytest.raises(formats.UserError):
+        with pytest.raises(errors.UserError):
             formats.load_examples(path, TOKENIZER)
 
 
@@ -381,7 +382,7 @@ def test_flipped_bytes_are_a_user_error_or_plain_data(tmp_path):
         path.write_bytes(data)
         try:
             formats.load_examples(path, TOKENIZER)
-        except formats.UserError:
+        except errors.UserError:
             n_refused += 1
     assert n_refused > 300
 
@@ -393,17 +394,17 @@ def test_an_error_message_does_not_spell_out_what_it_found():
         def __repr__(self):
             raise AssertionError("spelled out")
 
-    with pytest.raises(formats.UserError, match="row 0"):
+    with pytest.raises(errors.UserError, match="row 0"):
         formats.build_examples([[Endless()]], TOKENIZER, "test")
 
 
 def test_written_files_are_whole_and_leave_nothing_beside(tmp_path):
     path = tmp_path / "a.json"
-    formats.write_json(path, {"a": 1})
-    formats.write_json(path, {"a": 2})
+    files.write_json(path, {"a": 1})
+    files.write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 2}
     with pytest.raises(ValueError, match="JSON"):
-        formats.write_json(path, {"a": math.nan})
+        files.write_json(path, {"a": math.nan})
     assert json.loads(path.read_text()) == {"a": 2}
     assert os.listdir(tmp_path) == ["a.json"]
 
@@ -427,7 +428,7 @@ def test_the_watch_sees_what_an_unsafe_reader_does(tmp_path):
 
 def refused(path, *facts, tokenizer=TOKENIZER):
     """Loading `path` is one sentence that has every fact."""
-    with pytest.raises(formats.UserError) as told:
+    with pytest.raises(errors.UserError) as told:
         formats.load_examples(path, tokenizer)
     message = str(told.value)
     assert path.name in message
@@ -440,36 +441,36 @@ def test_nesting_is_bounded(depth):
     nested = b"\x80\x04" + b"]" * depth + b"a" * (depth - 1) + b"."
     chain = b"".join(b"]\x94j" + k.to_bytes(4, "little") + b"a" for k in range(depth - 1))
     for data in (nested, b"\x80\x04]\x94" + chain + b"."):
-        if depth <= formats.MAX_DEPTH:
-            assert formats.check_opcodes(data) == 0
+        if depth <= files.MAX_DEPTH:
+            assert files.check_opcodes(data) == 0
         else:
-            with pytest.raises(formats.UserError, match=r"more than 8 deep|more containers"):
-                formats.check_opcodes(data)
+            with pytest.raises(errors.UserError, match=r"more than 8 deep|more containers"):
+                files.check_opcodes(data)
 
 
 def test_containers_are_bounded_by_size():
     """An empty list takes 1 byte in a pickle and 56 in memory."""
-    with pytest.raises(formats.UserError, match="more containers"):
-        formats.check_opcodes(b"\x80\x04](" + b"]" * 10_000 + b"e.")
+    with pytest.raises(errors.UserError, match="more containers"):
+        files.check_opcodes(b"\x80\x04](" + b"]" * 10_000 + b"e.")
 
 
 @pytest.mark.parametrize("flood", [b"N", b"(", b"K\x01", b"\x88", b"](", b"\x8c\x00"])
 def test_values_that_wait_on_the_stack_are_bounded(flood, monkeypatch):
     """A pointer takes 8 bytes in memory, here and once more on the unpickler's own stack."""
-    monkeypatch.setattr(formats, "MAX_WAITING", 2**13)  # the true one takes long under tracemalloc
+    monkeypatch.setattr(files, "MAX_WAITING", 2**13)  # the true one takes long under tracemalloc
     data = b"\x80\x04" + flood * (2**20 // len(flood)) + b"."
     tracemalloc.start()
     try:
-        with pytest.raises(formats.UserError, match=r"in no container|more containers"):
-            formats.check_opcodes(data)
+        with pytest.raises(errors.UserError, match=r"in no container|more containers"):
+            files.check_opcodes(data)
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
         tracemalloc.stop()
 
 
 def test_a_long_list_that_is_filled_in_batches_does_not_wait():
-    values = [None] * (2 * formats.MAX_WAITING)
-    assert formats.check_opcodes(pickle.dumps({"raw": values})) == 1
+    values = [None] * (2 * files.MAX_WAITING)
+    assert files.check_opcodes(pickle.dumps({"raw": values})) == 1
 
 
 def test_shared_lists_load_and_a_list_in_itself_does_not(tmp_path):
@@ -553,25 +554,25 @@ def test_lines_are_counted_from_one_and_blank_ones_too(tmp_path, monkeypatch):
 
 
 def test_folders_are_told_as_such(tmp_path):
-    with pytest.raises(formats.UserError, match="is a folder"):
+    with pytest.raises(errors.UserError, match="is a folder"):
         formats.load_tokenizer(tmp_path)
-    with pytest.raises(formats.UserError, match="is a folder"):
+    with pytest.raises(errors.UserError, match="is a folder"):
         formats.require_file(tmp_path, "the training set")
     (tmp_path / "a.pkl").mkdir()
     refused(tmp_path / "a.pkl", "is a folder")
 
 
 def test_files_too_large_are_told_what_to_use_instead(tmp_path, monkeypatch):
-    monkeypatch.setattr(formats, "MAX_PICKLE_BYTES", 100)
+    monkeypatch.setattr(files, "MAX_PICKLE_BYTES", 100)
     refused(write_pickle(tmp_path / "a.pkl", ROWS * 9), "100 bytes", ".txt")
     monkeypatch.setattr(formats, "MAX_TOKENIZER_BYTES", 100)
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(TOKENIZER_JSON))
-    with pytest.raises(formats.UserError, match="more than 100 bytes"):
+    with pytest.raises(errors.UserError, match="more than 100 bytes"):
         formats.load_tokenizer(path)
     monkeypatch.undo()
     monkeypatch.setattr(formats, "MAX_VOCABULARY", len(TOKENIZER) - 1)
-    with pytest.raises(formats.UserError, match=f"{len(TOKENIZER)} tokens"):
+    with pytest.raises(errors.UserError, match=f"{len(TOKENIZER)} tokens"):
         formats.load_tokenizer(path)
 
 
@@ -640,7 +641,7 @@ def test_examples_give_back_every_row_and_agree_with_the_parser(parts, rows_at_o
 def test_any_row_is_an_example_or_the_one_error(row):
     try:
         examples = build([row])
-    except formats.UserError as error:
+    except errors.UserError as error:
         assert "row 0" in str(error)  # noqa: PT017
     else:
         assert examples.raw(0) == row
@@ -661,10 +662,10 @@ def test_plain_data_loads_as_it_was_and_any_file_is_data_or_the_one_error(
     path = tmp_path_factory.mktemp("x", numbered=True) / "a.pkl"
     path.write_bytes(pickle.dumps(value, n))
     try:
-        assert repr(formats.load_pickle(path)) == repr(value)
-    except formats.UserError as error:  # deeper than a data set is, or a number beyond 255 bytes
+        assert repr(files.load_pickle(path)) == repr(value)
+    except errors.UserError as error:  # deeper than a data set is, or a number beyond 255 bytes
         assert re.search("deep|LONG4", str(error))  # noqa: PT017
-    with pytest.raises(formats.UserError):
+    with pytest.raises(errors.UserError):
         formats.load_examples(write_pickle(path, [value]), TOKENIZER)
 
 

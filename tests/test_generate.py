@@ -14,8 +14,9 @@ from string import ascii_uppercase
 
 import pytest
 
-from data import generate
+from data import generate, tasks
 from data.tasks import split_of
+from runtime.files import write_atomically
 from solvers import halves, insertion_sort, own_key, own_keys, solve
 
 SCRIPT = Path(generate.__file__)
@@ -143,17 +144,17 @@ def test_training_shares_no_example_with_validation_or_any_suite(files):
 def test_every_key_is_owned_by_its_side_so_any_other_seed_is_disjoint_too(files):
     """What training owns is the same for every seed and size; the suites own all they may draw."""
     for name in TRAINING_SETS + VALIDATION_SETS:
-        owners = Counter(split_of(generate.key_of(raw)) for raw in set(files[name]["raw"]))
+        owners = Counter(split_of(tasks.key_of(raw)) for raw in set(files[name]["raw"]))
         assert set(owners) == {"val" if name in VALIDATION_SETS else "train"}
     for name in OOD:
         for raw, level in zip(files[name]["raw"], files[name]["level"], strict=True):
             if level == "one_item":
                 assert len(halves(raw)[1].split()) == 1  # training has at least three
             elif "] [" not in raw:
-                assert split_of(generate.key_of(raw)) == "ood", raw
+                assert split_of(tasks.key_of(raw)) == "ood", raw
 
 
-@pytest.mark.parametrize("task", generate.TASKS)
+@pytest.mark.parametrize("task", tasks.TASKS)
 def test_another_seed_draws_other_rows_and_stays_disjoint(files, task):
     held_out = set().union(*(own_keys(files[name]["raw"]) for name in VALIDATION_SETS + OOD))
     sets = generate.training_rows(task, seed=7)
@@ -181,8 +182,8 @@ def of_task(content, task) -> list[str]:
 
 def test_rows_and_task_mix(files):
     for name in TRAINING_SETS[:3]:
-        assert Counter(files[name]["labels"]) == dict.fromkeys(generate.TASKS, 10_000)
-    assert Counter(files["data/processed/val.pkl"]["labels"]) == dict.fromkeys(generate.TASKS, 500)
+        assert Counter(files[name]["labels"]) == dict.fromkeys(tasks.TASKS, 10_000)
+    assert Counter(files["data/processed/val.pkl"]["labels"]) == dict.fromkeys(tasks.TASKS, 500)
     assert Counter(files["data/add_only/train.pkl"]["labels"]) == {"add": 5000}
     assert Counter(files["data/add_only/val.pkl"]["labels"]) == {"add": 500}
     for name in TRAINING_SETS + VALIDATION_SETS:
@@ -192,7 +193,7 @@ def test_rows_and_task_mix(files):
 
 
 def test_encoded_rows_are_the_characters_and_the_tokenizers_are_exact(root, files):
-    for folder, tasks in (("processed", generate.TASKS), ("add_only", ("add",))):
+    for folder, trained in (("processed", tasks.TASKS), ("add_only", ("add",))):
         tokenizer = json.loads((root / "data" / folder / "tokenizer.json").read_text())
         itos = {int(i): token for i, token in tokenizer["itos"].items()}
         assert [itos[i] for i in range(3)] == ["<pad>", "<unk>", "<eos>"]
@@ -205,14 +206,14 @@ def test_encoded_rows_are_the_characters_and_the_tokenizers_are_exact(root, file
             for raw, ids in zip(content["raw"], content["encoded"], strict=True):
                 assert "".join([itos[i] for i in ids]) == raw
             used |= set("".join(content["raw"]))
-        assert used == set(itos.values()) - {"<pad>", "<unk>", "<eos>"}, tasks
+        assert used == set(itos.values()) - {"<pad>", "<unk>", "<eos>"}, trained
 
 
 def test_files_are_shuffled(files):
     for name in [*TRAINING_SETS[:3], "data/processed/val.pkl"]:
         labels = files[name]["labels"]
         tenth = len(labels) // 10
-        for task in generate.TASKS:
+        for task in tasks.TASKS:
             share = labels[:tenth].count(task) / tenth
             assert share == pytest.approx(0.2, abs=0.09), (name, task)
     raws = files["data/processed/train_duplicated.pkl"]["raw"]
@@ -228,7 +229,7 @@ def test_dedup_repeats_nothing_and_holds_all_that_normal_holds(files):
 def test_repeat_counts_are_exact_and_repeated_examples_are_a_random_choice(files):
     duplicated, dedup = (files[name] for name in (TRAINING_SETS[2], TRAINING_SETS[1]))
     assert set(duplicated["raw"]) < set(dedup["raw"])
-    for task in generate.TASKS:
+    for task in tasks.TASKS:
         counts = Counter(of_task(duplicated, task))
         assert Counter(counts.values()) == {1: 6616, 2: 340, 4: 170, 8: 85, 16: 42, 32: 21}
         assert len(own_keys(counts)) == len(counts)
@@ -352,7 +353,7 @@ def test_suites_use_trained_tags_and_characters_except_novel_tasks(root, files):
         if name == "ood_novel_tasks":
             assert tags == {"sub", "mul", "max", "count", "dedup"}
         else:
-            assert tags <= set(generate.TASKS)
+            assert tags <= set(tasks.TASKS)
             assert set("".join(raws)) <= set(tokenizer["stoi"])
 
 
@@ -403,7 +404,7 @@ def test_interpolation_is_drawn_as_validation_is(files):
     interpolation = files["ood_data_complete/ood_interpolation.pkl"]
     val = files["data/processed/val.pkl"]
     assert Counter(interpolation["labels"]) == Counter(val["labels"])
-    for task in generate.TASKS:
+    for task in tasks.TASKS:
         lengths = [[len(raw) for raw in of_task(c, task)] for c in (interpolation, val)]
         assert sum(lengths[0]) == pytest.approx(sum(lengths[1]), rel=0.05)
     for tag, prompt, _, level in suite(files, "interpolation"):
@@ -460,7 +461,7 @@ def test_robustness_changes_the_writing_and_not_the_answer(files):
         assert (level == "no_spaces") == (" " not in prompt)
         assert answer == " ".join(str(int(w)) if w.isdigit() else w for w in answer.split())
         assert prompt != plain or level == "no_spaces"
-    expected = {(task, "extra_spaces"): 100 for task in generate.TASKS}
+    expected = {(task, "extra_spaces"): 100 for task in tasks.TASKS}
     expected |= {(task, "leading_zeros"): 100 for task in ("copy", "rev", "add", "sort")}
     expected[("add", "no_spaces")] = 100
     assert Counter((tag, level) for tag, _, _, level in rows) == expected
@@ -594,9 +595,9 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(generate.os, "fsync", fail)
+    monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="disk full"):
-        generate.write_atomically(path, b"new")
+        write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -12,20 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import generate
+from data import generate, tasks
 from data.tasks import canonical_key, canonical_tag, split_example, split_of, task_of_tag
 from solvers import halves, insertion_sort, solve
 
 
 def test_worked_examples():
-    result = doctest.testmod(generate)
+    result = doctest.testmod(tasks)
     assert result.attempted >= 15
     assert result.failed == 0
 
 
-@pytest.mark.parametrize("task", generate.TASKS)
+@pytest.mark.parametrize("task", tasks.TASKS)
 def test_every_task_documents_two_worked_examples(task):
-    documentation = getattr(generate, f"answer_{task}").__doc__
+    documentation = getattr(tasks, f"answer_{task}").__doc__
     assert documentation.count(">>>") == 2
     raw = re.match("`(.*?)`", documentation)[1]
     tag, prompt, answer = halves(raw)
@@ -86,7 +86,7 @@ def test_split_example_shows_the_row_but_not_all_of_a_long_one():
 @pytest.mark.parametrize(
     ("tag", "task", "canonical"),
     [
-        *((task, task, task) for task in generate.TASKS),
+        *((task, task, task) for task in tasks.TASKS),
         ("sort_asc", "sort", "sort"),
         ("sort_desc", "sort", "sort_desc"),
         ("sorting_desc_extrap", "sort", "sorting_desc_extrap"),
@@ -164,10 +164,10 @@ def test_rel_keys_ignore_the_order_of_facts_and_nothing_else(people, rng, direct
     assert canonical_key("rel", f"{' '.join(facts)} ? {direction} {hops} {people[1]}") != key
 
 
-@given(st.randoms(use_true_random=False), st.sampled_from(generate.TASKS))
+@given(st.randoms(use_true_random=False), st.sampled_from(tasks.TASKS))
 @settings(max_examples=200)
 def test_keys_ignore_spaces_and_leading_zeros(rng, task):
-    tag, prompt, _ = split_example(generate.draw_example(rng, task))
+    tag, prompt, _ = split_example(tasks.draw_example(rng, task))
     key = canonical_key(tag, prompt)
     spaced = re.sub(" ", lambda _: " " * rng.randint(1, 3), f" {prompt} ")
     zeros = re.sub(r"\d+", lambda number: "0" * rng.randint(0, 2) + number[0], prompt)
@@ -178,16 +178,16 @@ def test_keys_ignore_spaces_and_leading_zeros(rng, task):
         assert canonical_key(tag, re.sub(r" ?([+>?]) ?", r"\1", prompt)) == key
 
 
-@given(st.randoms(use_true_random=False), st.sampled_from(generate.TASKS), st.integers(0, 9))
+@given(st.randoms(use_true_random=False), st.sampled_from(tasks.TASKS), st.integers(0, 9))
 @settings(max_examples=200)
 def test_any_draw_of_any_size_is_right_has_its_size_and_one_owner(rng, task, size):
-    sizes = list(generate.SYSTEMATIC_SIZES[task])
+    sizes = list(tasks.SYSTEMATIC_SIZES[task])
     wanted = sizes[size * len(sizes) // 10]
-    raw = generate.draw_example(rng, task, wanted)
+    raw = tasks.draw_example(rng, task, wanted)
     tag, prompt, answer = split_example(raw)
     assert (tag, prompt, answer) == halves(raw)
     assert answer == solve(tag, prompt)
-    assert generate.size_of(raw) == wanted
+    assert tasks.size_of(raw) == wanted
     # Other writings of the example have its owner, whatever else may be there.
     owner = split_of(canonical_key(tag, prompt))
     if task == "add":
@@ -281,17 +281,17 @@ def test_ownership_is_a_hash_of_the_key_in_six_one_one_eighths():
 
 def test_take_stops_where_there_is_no_more():
     rng = random.Random(0)
-    rows = generate.take(10, lambda: generate.add_row(generate.pick(rng, (1, 2)), 0), None)
+    rows = generate.take(10, lambda: tasks.add_row(tasks.pick(rng, (1, 2)), 0), None)
     assert sorted(rows) == ["[add] 1 + 0 | 1", "[add] 2 + 0 | 2"]
 
 
 def test_chance_is_uniform_and_a_shuffle_loses_nothing():
     rng = random.Random(3)
-    picked = Counter(generate.pick(rng, "abc") for _ in range(9000))
+    picked = Counter(tasks.pick(rng, "abc") for _ in range(9000))
     assert all(n == pytest.approx(3000, abs=200) for n in picked.values())
-    orders = Counter("".join(generate.shuffled(rng, "abc")) for _ in range(6000))
+    orders = Counter("".join(tasks.shuffled(rng, "abc")) for _ in range(6000))
     assert len(orders) == 6
     assert all(n == pytest.approx(1000, abs=130) for n in orders.values())
-    assert {generate.draw_number(rng, 1) for _ in range(500)} == set(range(10))
-    three = [generate.draw_number(rng, 3) for _ in range(20_000)]
+    assert {tasks.draw_number(rng, 1) for _ in range(500)} == set(range(10))
+    three = [tasks.draw_number(rng, 3) for _ in range(20_000)]
     assert (min(three), max(three)) == (100, 999)

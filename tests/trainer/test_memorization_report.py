@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import train_minigpt_4070 as t
-from data import samples
+from data import audit
 from reference import TOKENIZER
 from trainer.helpers import CPU, build
 
@@ -15,9 +15,9 @@ def data_of(train_rows, val_rows):
     train, val = build(train_rows), build(val_rows)
     seen = np.isin(val.keys, train.keys)
     headline = np.flatnonzero(~seen) if not seen.all() else np.arange(len(val))
-    sample = samples.matched_sample(train, val, headline)
-    audit = {"val_seen": int(seen.sum()), "val_unseen": int((~seen).sum())}
-    return t.Data(TOKENIZER, train, val, headline, np.flatnonzero(seen), sample, {}, audit)
+    sample = audit.matched_sample(train, val, headline)
+    facts = {"val_seen": int(seen.sum()), "val_unseen": int((~seen).sum())}
+    return audit.Data(TOKENIZER, train, val, headline, np.flatnonzero(seen), sample, {}, facts)
 
 
 def report_of(monkeypatch, data, predictions, right_in_training=()):

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import train_minigpt_4070 as t
-from data import samples
+from data import audit
 from reference import TOKENIZER, reference_answer, reference_decode, reference_loss
 from runtime import run_folder
+from runtime.files import sha256_of
 from trainer.helpers import (
     CPU,
     SEEN_ROWS,
@@ -83,7 +84,7 @@ def test_run_folder_of_several_seeds(shared):
     assert derived["max_len"] == max(map(len, TRAIN_ROWS + VAL_ROWS)) + t.RUN_ON
     assert config["arguments"]["lr"] == 1e-3
     for name, file in (("train", "train.pkl"), ("val", "val.pkl"), ("tokenizer", "tokenizer.json")):
-        assert config["data"][name]["sha256"] == t.sha256_of(world / file)
+        assert config["data"][name]["sha256"] == sha256_of(world / file)
     for seed in range(3):
         folder = run / f"seed_{seed}"
         files = {p.name for p in folder.iterdir() if p.is_file()}
@@ -165,7 +166,7 @@ def test_records_agree_with_naive_decoding(shared):
         for task, rate in line["val_exact_match_by_task"].items():
             rows = [row for row in unseen if row.startswith(f"[{task}")]
             assert rate == pytest.approx(sum(right[row] for row in rows) / len(rows))
-        sample = samples.matched_sample(build(TRAIN_ROWS), build(VAL_ROWS), np.arange(12))
+        sample = audit.matched_sample(build(TRAIN_ROWS), build(VAL_ROWS), np.arange(12))
         known = []
         for row in (TRAIN_ROWS[i] for i in sample):
             logits, targets = reference_answer(model, 0, row)

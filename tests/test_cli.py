@@ -49,7 +49,8 @@ def test_done_is_zero_and_a_bug_keeps_its_traceback():
 
 LOUD = """
 import sys
-from data.scripts import UserError, run_main
+from runtime.cli import run_main
+from runtime.errors import UserError
 def work():
     print("x" * {n})
     if {fail}:

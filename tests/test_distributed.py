@@ -12,7 +12,7 @@ import torch
 import torch.multiprocessing as mp
 
 import train_minigpt_4070 as t
-from runtime import processes
+from runtime import distributed
 from trainer.helpers import CPU, build, draw_rows, make_model, no_scaler
 
 ROWS = draw_rows(40, seed=3)
@@ -42,18 +42,18 @@ def one_of_two(rank, port, folder):
     """What a process does in the test below; torchrun would set these variables."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
-    world = processes.join_world()
+    world = distributed.join_world()
     found = {"steps": steps(world)}
-    found["gathered"] = processes.gather(world, rank * 10)
-    found["most"] = [processes.most_of_processes(world, value) for value in (0, 15 * rank)]
-    found["first"] = [processes.meet(world, value=rank), processes.from_first(world, rank)]
+    found["gathered"] = distributed.gather(world, rank * 10)
+    found["most"] = [distributed.most_of_processes(world, value) for value in (0, 15 * rank)]
+    found["first"] = [distributed.meet(world, value=rank), distributed.from_first(world, rank)]
     try:
-        processes.meet(world, (2, "error: mine") if rank == 1 else None)
-    except processes.EndTogether as end:
+        distributed.meet(world, (2, "error: mine") if rank == 1 else None)
+    except distributed.EndTogether as end:
         found["end"] = end.args
     found["meeting"] = world.meeting
     torch.save(found, folder / f"{rank}.pt")
-    processes.leave_world(world, 0)
+    distributed.leave_world(world, 0)
 
 
 def free_port():
@@ -65,7 +65,7 @@ def free_port():
 def test_two_processes_step_as_one(tmp_path):
     mp.spawn(one_of_two, (free_port(), tmp_path), nprocs=2)
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2)]
-    losses, norms, weights = steps(processes.ALONE)
+    losses, norms, weights = steps(distributed.ALONE)
     for own in found:
         torch.testing.assert_close(own["steps"][0], losses, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(own["steps"][1], norms, rtol=1e-4, atol=1e-6)
@@ -90,10 +90,10 @@ def test_two_processes_step_as_one(tmp_path):
 )
 def test_seeds_are_shared_out_in_runs(n_seeds, size, shares):
     for rank, share in enumerate(shares):
-        seeds, team = processes.share_work(list(range(n_seeds)), processes.World(rank, size))
+        seeds, team = distributed.share_work(list(range(n_seeds)), distributed.World(rank, size))
         assert (seeds, team.size, team.rank) == (share, 1, 0)
 
 
 def test_with_fewer_seeds_than_processes_all_train_all_together():
-    world = processes.World(2, 3)
-    assert processes.share_work([5, 6], world) == ([5, 6], world)
+    world = distributed.World(2, 3)
+    assert distributed.share_work([5, 6], world) == ([5, 6], world)
