@@ -884,6 +884,380 @@ def memory_null(
 
 
 # ------------------------------------------------------------------------------------------------
+# exposure of canaries
+# ------------------------------------------------------------------------------------------------
+
+
+def _log2_factorials(n: int) -> np.ndarray:
+    """log2(k!) for k = 0..n. float64 [n + 1]."""
+    return np.concatenate([[0.0], np.cumsum(np.log2(np.arange(1, n + 1)))])
+
+
+def exposure(candidate_log2_probs: np.ndarray, canary: Sequence[int]) -> np.ndarray:
+    """log2(candidates) - log2(rank) of each canary among all candidates. float64 [n], bits.
+
+    candidate_log2_probs float [n, C], finite: log2-probability of every candidate answer; canary
+    int [n]: the column of the canary's own. Rank 1 is the most probable, so 0 .. log2(C) (Carlini
+    et al. 2019, arXiv:1802.08232, definition 5). Ties are broken at random and log2(rank) is
+    averaged over the ways to break them, so that a model to which all candidates are alike has
+    exactly the `expected_exposure` of one that was not trained on the canary. ValueError for other
+    shapes, and for columns that are not there.
+    """
+    values, canary = np.asarray(candidate_log2_probs, dtype=np.float64), np.asarray(canary)
+    if values.ndim != 2 or canary.shape != values.shape[:1] or not np.isfinite(values).all():
+        raise ValueError(
+            f"need finite [n, C] and canary [n], got {values.shape} and {canary.shape}"
+        )
+    n_candidates = values.shape[1]
+    if ((canary < 0) | (canary >= n_candidates)).any():
+        raise ValueError(f"canary must lie within 0..{n_candidates - 1}, got {canary}")
+    own = values[np.arange(len(values)), canary][:, None]
+    better, alike = (values > own).sum(axis=1), (values == own).sum(axis=1)
+    factorials = _log2_factorials(n_candidates)
+    return math.log2(n_candidates) - (factorials[better + alike] - factorials[better]) / alike
+
+
+def expected_exposure(n_candidates: int) -> float:
+    """Mean exposure of a canary that was not trained on: log2(C) - log2(C!) / C. Bits.
+
+    Its rank is uniform over 1..C. 1.143 for 10 candidates, 1.396 for 100, 1.436 for 1,000, towards
+    1 / ln 2 = 1.4427. ValueError for fewer than 1 candidate.
+    """
+    if n_candidates < 1:
+        raise ValueError(f"n_candidates must be at least 1, got {n_candidates}")
+    return math.log2(n_candidates) - math.lgamma(n_candidates + 1) / math.log(2) / n_candidates
+
+
+def exposure_tail(threshold: float, n_candidates: int) -> float:
+    """P(exposure >= threshold) of a canary that was not trained on. 0..1.
+
+    floor(C 2^-threshold) / C, which is 2^-threshold where that is a whole number of ranks, and
+    never above it. So 5 bits or more come from noise once in 32 canaries. ValueError for fewer than
+    1 candidate.
+    """
+    if n_candidates < 1:
+        raise ValueError(f"n_candidates must be at least 1, got {n_candidates}")
+    return min(1.0, math.floor(n_candidates * 2.0**-threshold) / n_candidates)
+
+
+def exposure_by_reference(losses: Sequence[float], reference_losses: Sequence[float]) -> np.ndarray:
+    """Exposure against a sample of other answers, where candidates are too many. float64 [n], bits.
+
+    log2(m) - log2(1 + how many of the m references have a smaller loss): log2(m) at most, and
+    log2(m / (m + 1)), just below 0, if every reference is better. losses float [n] and
+    reference_losses float [m], in any one unit, finite: minus the log-probability of the canaries,
+    and of answers drawn as theirs were but not trained on. Cannot exceed log2(m): draw many.
+    ValueError without references.
+    """
+    losses = _as_finite("losses", losses)
+    references = np.sort(_as_finite("reference_losses", reference_losses))
+    if not len(references):
+        raise ValueError("exposure by reference needs at least one reference loss")
+    return math.log2(len(references)) - np.log2(1 + np.searchsorted(references, losses))
+
+
+# ------------------------------------------------------------------------------------------------
+# membership inference: which examples was this replica trained on
+#
+# Each replica is the target in turn. What is known of an example comes from the other replicas
+# only. A score is higher the more the target seems to have trained on the example. The score of the
+# LOSS attack (Yeom et al. 2018, arXiv:1709.01604) is the outcome itself.
+# ------------------------------------------------------------------------------------------------
+
+
+def _without_rounding_errors(scores: np.ndarray) -> np.ndarray:
+    # Equal examples reach their scores by different sums. Their last digits would break ties, and
+    # not evenly between members and non-members: a constant model had an AUC of 0.41.
+    return np.round(scores, 9)
+
+
+def calibrated_scores(log2_probs: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """The target's log2_probs minus the mean of the other OUT replicas. float64 [R, N], bits.
+
+    Takes away how hard the example is (Watson et al. 2022, arXiv:2111.08440). nan where no other
+    replica is OUT.
+    """
+    outcome, members = _panel(log2_probs, members)
+    _, n_out, _, sum_out = _in_and_out(outcome, members)
+    scores = np.empty_like(outcome)
+    for r, (row, out) in enumerate(zip(outcome, ~members, strict=True)):
+        scores[r] = row - _divide(sum_out - np.where(out, row, 0.0), n_out - out)
+    return _without_rounding_errors(scores)
+
+
+def logit_scale(log2_probs: np.ndarray, cap: float = 30.0) -> np.ndarray:
+    """log2(p / (1 - p)) of the answer, cut at ±cap. float64, shape of log2_probs, bits.
+
+    Carlini et al. 2022 apply LiRA to it because it is close to Gaussian, while log2(p) piles up
+    at 0 for answers that the model is sure of. An answer of p = 1 has no logit: hence the cap.
+    """
+    log2_probs = np.asarray(log2_probs, dtype=np.float64)
+    with np.errstate(divide="ignore"):
+        logits = log2_probs - np.log2(-np.expm1(log2_probs * math.log(2)))
+    return np.clip(logits, -cap, cap)
+
+
+LEAST_SD = 1e-3  # in LiRA, for equal outcomes; float16 tells bits apart no better
+
+
+def lira_scores(outcome: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """Log likelihood ratio of IN to OUT for the target's outcome. float64 [R, N], nats.
+
+    log N(y; mean_in, sd_in²) - log N(y; mean_out, sd_out²), online LiRA (Carlini et al. 2022,
+    arXiv:2112.03570, algorithm 1). The means are those of the example over the other replicas. The
+    variances are pooled: one for IN and one for OUT, over all examples and other replicas, around
+    the examples' means; with few replicas a variance of its own for each example costs more than it
+    gives. outcome float [R, N]: best `logit_scale` of log2-probabilities. nan where no other
+    replica is IN, or none OUT; nan everywhere if no example has two other replicas on a side.
+
+    The masks must be drawn independently for each replica. If each example is in exactly R / 2 of
+    them, the other replicas' count tells the target's membership, and the score of data without any
+    memory has an AUC below 0.5 (measured on Gaussian noise: 0.475 for R = 8, 0.491 for 16; with a
+    variance of its own for each example 0.44 and 0.49).
+    """
+    outcome, members = _panel(outcome, members)
+    # Sums of squares around the examples' means: the outcomes themselves would lose digits.
+    outcome = outcome - outcome.mean(axis=0)
+    sides = []
+    for side in (members, ~members):
+        totals = (side.sum(axis=0), *((outcome**k).sum(axis=0, where=side) for k in (1, 2)))
+        sides.append((side, totals))
+
+    def log_density(target: int, side: np.ndarray, totals: tuple[np.ndarray, ...]) -> np.ndarray:
+        y, own = outcome[target], side[target]
+        powers = (1.0, y, y**2)
+        n, first, second = (
+            total - np.where(own, power, 0.0) for total, power in zip(totals, powers, strict=True)
+        )
+        mean = _divide(first, n)
+        squares = np.where(n > 1, second - first * np.nan_to_num(mean), 0.0).sum()
+        variance = _divide(squares, np.maximum(n - 1, 0).sum())
+        variance = np.maximum(variance, LEAST_SD**2)  # keeps nan
+        return -((y - mean) ** 2) / (2 * variance) - np.log(variance) / 2
+
+    scores = np.empty_like(outcome)
+    for target in range(len(outcome)):
+        log_in, log_out = (log_density(target, *side) for side in sides)
+        scores[target] = log_in - log_out
+    return _without_rounding_errors(scores)
+
+
+def rmia_scores(log2_probs: np.ndarray, members: np.ndarray, gamma: float = 2.0) -> np.ndarray:
+    """Share of the target's non-members that the example clearly beats. float64 [R, N], 0..1.
+
+    P_z(ratio(x) / ratio(z) >= gamma), where ratio(x) = p_target(x) / ((p_in(x) + p_out(x)) / 2),
+    p_in and p_out are the mean probabilities of the other IN and OUT replicas, and z runs over the
+    target's non-members other than x: online RMIA (Zarifzadeh et al. 2024, arXiv:2312.03262).
+    It estimates no variance, so it needs few replicas. log2_probs float [R, N], bits; gamma > 0.
+    nan where no other replica is IN, or none OUT, and for a target without other non-members.
+    """
+    log2_probs, members = _panel(log2_probs, members)
+    # Probabilities relative to the example's largest, since 2^l underflows for long answers.
+    excess = log2_probs - log2_probs.max(axis=0)
+    relative = np.exp2(excess)
+    n_in, n_out, sum_in, sum_out = _in_and_out(relative, members)
+    scores = np.full_like(relative, np.nan)
+    for target, (p, trained) in enumerate(zip(relative, members, strict=True)):
+        p_in = _divide(sum_in - np.where(trained, p, 0), n_in - trained)
+        p_out = _divide(sum_out - np.where(trained, 0, p), n_out - ~trained)
+        average = np.maximum((p_in + p_out) / 2, np.finfo(np.float64).tiny)
+        ratio = _without_rounding_errors(excess[target] - np.log2(average))  # log2, [N]
+        known = ~np.isnan(ratio)
+        population = np.sort(ratio[known & ~trained])
+        least = _without_rounding_errors(ratio[known] - math.log2(gamma))
+        is_own = ~trained[known]  # a non-member stands in the population itself
+        beaten = np.searchsorted(population, least, side="right") - (is_own & (gamma <= 1))
+        scores[target, known] = _divide(beaten, len(population) - is_own)
+    return scores
+
+
+def _scored_pairs(scores: np.ndarray, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    scores, members = np.asarray(scores, dtype=np.float64), np.asarray(members, dtype=bool)
+    if scores.shape != members.shape:
+        raise ValueError(f"shapes differ: scores {scores.shape}, members {members.shape}")
+    defined = ~np.isnan(scores)
+    return scores[defined], members[defined]
+
+
+def roc_curve(scores: np.ndarray, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(fpr, tpr), float64 [distinct scores + 1] each, from (0, 0) to (1, 1).
+
+    At each point the pairs of replica and example that score some value or more are called members.
+    fpr is the share of non-members among whom that is wrong, tpr the share of members found. scores
+    float and members bool have any one shape; nan scores are left out. nan where a side is empty.
+    """
+    scores, members = _scored_pairs(scores, members)
+    order = np.argsort(-scores, kind="stable")
+    scores, members = scores[order], members[order]
+    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True)) if len(scores) else []
+    found, wrong = np.cumsum(members)[last], np.cumsum(~members)[last]
+    fpr, tpr = _divide(wrong, (~members).sum()), _divide(found, members.sum())
+    return np.append(0.0, fpr), np.append(0.0, tpr)
+
+
+def _mid_ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 1; equal values share their mean rank. float64 [n]."""
+    _, place, ties = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(ties) - (ties - 1) / 2)[place]
+
+
+def _auc_interval(scores: np.ndarray, members: np.ndarray) -> tuple[float, float, float]:
+    """(auc, low, high) over all pairs of a panel [R, N], with replicas as clusters."""
+    defined = ~np.isnan(scores)
+    is_in, is_out = members & defined, ~members & defined
+    n_in, n_out = int(is_in.sum()), int(is_out.sum())
+    if not (n_in and n_out):
+        return math.nan, math.nan, math.nan
+    ranks = np.zeros(scores.shape)
+    ranks[defined] = _mid_ranks(scores[defined])
+    # How much of the other side each pair beats: pooled rank less the rank among its own.
+    wins = np.zeros(scores.shape)
+    wins[is_in] = (ranks[is_in] - _mid_ranks(scores[is_in])) / n_out
+    wins[is_out] = 1 - (ranks[is_out] - _mid_ranks(scores[is_out])) / n_in
+    auc = float(wins[is_in].mean())
+    n = len(scores)
+    if n < 2:
+        return auc, math.nan, math.nan
+    own = (wins - auc).sum(axis=1, where=is_in) / n_in
+    own += (wins - auc).sum(axis=1, where=is_out) / n_out
+    half = _student_95(n - 1) * math.sqrt(n / (n - 1) * (own**2).sum())
+    return auc, max(0.0, auc - half), min(1.0, auc + half)
+
+
+CURVE_FPR = tuple(10 ** (k / 10) for k in range(-50, 1))  # for logarithmic axes
+
+
+def membership_inference(scores: np.ndarray, members: np.ndarray) -> dict:
+    """How well the scores of an attack tell members from non-members, over all targets together.
+
+    scores float [R, N], nan where undefined; members bool [R, N]. Returns {"n_members",
+    "n_non_members", "n_left_out", "auc", "auc_low", "auc_high", "tpr_at_fpr_0.01",
+    "tpr_at_fpr_0.01_low", "tpr_at_fpr_0.01_high", the same for 0.001, "curve": {"fpr", "tpr"}}.
+
+    auc: probability that a member scores above a non-member, ties counting half; its interval takes
+    the replicas as clusters (Obuchowski 1997, with Student's t of R - 1). tpr_at_fpr: the largest
+    share of members found with at most that share of non-members called members. Its interval is
+    Wilson's: it takes pairs of replica and example for independent, and is too narrow where
+    replicas differ. At 0.001 None with fewer than 10,000 non-members, whose ten highest decide.
+    curve holds tpr at 51 rates from 1e-5 to 1 for plots. None where a side is empty.
+    """
+    scores, members = np.asarray(scores, dtype=np.float64), np.asarray(members, dtype=bool)
+    if scores.ndim != 2 or scores.shape != members.shape:
+        raise ValueError(
+            f"scores and members must be [R, N], got {scores.shape} and {members.shape}"
+        )
+    fpr, tpr = roc_curve(scores, members)
+    defined = ~np.isnan(scores)
+    n_members = int((members & defined).sum())
+    n_non_members = int((~members & defined).sum())
+
+    def tpr_at(level: float) -> float:
+        return float(tpr[np.searchsorted(fpr, level, side="right") - 1])
+
+    auc, low, high = _auc_interval(scores, members)
+    found = {
+        "n_members": n_members,
+        "n_non_members": n_non_members,
+        "n_left_out": int(scores.size - n_members - n_non_members),
+        "auc": _or_none(auc),
+        "auc_low": _or_none(low),
+        "auc_high": _or_none(high),
+    }
+    both = n_members > 0 and n_non_members > 0
+    for level, least in ((0.01, 1), (0.001, 10_000)):
+        share = tpr_at(level) if both and n_non_members >= least else None
+        ends = (None, None)
+        if share is not None:
+            ends = wilson_interval(round(share * n_members), n_members)
+        key = f"tpr_at_fpr_{level}"
+        found |= {key: share, f"{key}_low": ends[0], f"{key}_high": ends[1]}
+    curve = [tpr_at(level) for level in CURVE_FPR] if both else None
+    return found | {"curve": {"fpr": list(CURVE_FPR), "tpr": curve}}
+
+
+# ------------------------------------------------------------------------------------------------
+# extraction, perturbation
+# ------------------------------------------------------------------------------------------------
+
+
+def samples_to_extract(log2_probs: np.ndarray, p: float = 0.5) -> np.ndarray:
+    """How many samples contain the answer at least once with probability p. float64, at least 1.
+
+    n = ln(1 - p) / ln(1 - p_z), rounded up, where p_z = 2^log2_probs is the probability that one
+    sample at temperature 1 is the whole answer ((n, p)-discoverable extraction, Hayes et al. 2024,
+    arXiv:2410.19482). Of the shape of log2_probs; infinite where p_z is too small for a float64.
+    ValueError unless 0 < p < 1 and log2_probs <= 0.
+    """
+    log2_probs = np.asarray(log2_probs, dtype=np.float64)
+    if not 0 < p < 1 or not (log2_probs <= 0).all():
+        raise ValueError(f"need 0 < p < 1 and log2_probs <= 0, got p = {p} and {log2_probs}")
+    # 1 - 2^l by expm1, or it would round to 1 for improbable and lose digits for sure answers.
+    with np.errstate(divide="ignore", over="ignore"):
+        miss = np.where(
+            log2_probs < -1,
+            np.log1p(-np.exp2(log2_probs)),
+            np.log(-np.expm1(log2_probs * math.log(2))),
+        )
+        n = math.log1p(-p) / miss
+    # A quotient that is whole but for rounding counts as whole.
+    return np.maximum(np.ceil(n * (1 - 1e-12)), 1.0)
+
+
+def extraction_curve(
+    log2_probs: np.ndarray,
+    members: np.ndarray,
+    budgets: Sequence[int] = (1, 10, 100, 1000, 10_000),
+    p: float = 0.5,
+) -> list[dict]:
+    """Share of examples within reach of so many samples, for IN and for OUT replicas.
+
+    One dict for each of budgets: {"samples", and of `memorization_by_group` of the outcome
+    "`samples_to_extract` is at most that many", "n", "n_left_out", "in", "out", "memory" with
+    intervals over replicas}. OUT is what the rule alone gives away; memory is what training on
+    the example adds. log2_probs float [R, N], bits, <= 0.
+    """
+    needed = samples_to_extract(log2_probs, p)
+    curve = []
+    for budget in budgets:
+        (row,) = memorization_by_group(needed <= budget, members)
+        curve.append({"samples": budget, **{k: v for k, v in row.items() if k != "group"}})
+    return curve
+
+
+def limem(correct: Sequence[bool], perturbed_correct: np.ndarray) -> dict:
+    """Local-inconsistency memorization: right on the example, wrong on one like it.
+
+    LiMem = accuracy * (1 - CR), the consistency ratio CR being the share of solved examples still
+    solved after a perturbation that keeps the rule (Xie et al. 2024, arXiv:2410.23123). A rule
+    scores 0, a lookup table its accuracy. Read train minus unseen: a weak rule is inconsistent too.
+
+    correct bool [n]; perturbed_correct float [n, k], 1 right, 0 wrong, nan unknown (no such
+    perturbation, or this replica trained on it). CR averages over the known perturbations of each
+    solved example, then over the solved examples that have any. Returns {"n", "n_perturbed" (those
+    examples), "accuracy", "consistency", "limem"}, 0..1; consistency None if none is known, and
+    limem too unless accuracy is 0. ValueError for other shapes or values.
+    """
+    correct = _as_bool("correct", correct)
+    perturbed = np.asarray(perturbed_correct, dtype=np.float64)
+    known = ~np.isnan(perturbed)
+    if perturbed.ndim != 2 or len(perturbed) != len(correct):
+        raise ValueError(f"perturbed_correct must be [{len(correct)}, k], got {perturbed.shape}")
+    if not np.isin(perturbed[known], (0, 1)).all():
+        raise ValueError("perturbed_correct must hold only 0, 1 and nan")
+    rates = _divide(perturbed.sum(axis=1, where=known), known.sum(axis=1))[correct]
+    rates = rates[~np.isnan(rates)]
+    accuracy = float(correct.mean()) if len(correct) else math.nan
+    consistency = float(rates.mean()) if len(rates) else math.nan
+    return {
+        "n": len(correct),
+        "n_perturbed": len(rates),
+        "accuracy": _or_none(accuracy),
+        "consistency": _or_none(consistency),
+        "limem": 0.0 if accuracy == 0 else _or_none(accuracy * (1 - consistency)),
+    }
+
+
+# ------------------------------------------------------------------------------------------------
 # dynamics: when an example is learned, and forgotten
 # ------------------------------------------------------------------------------------------------
 
@@ -933,12 +1307,6 @@ def expected_forgetting(rate: np.ndarray, n_epochs: int) -> np.ndarray:
     if not ((rate >= 0) & (rate <= 1)).all() or n_epochs < 1:
         raise ValueError(f"need rates in 0..1 and n_epochs >= 1, got {rate} and {n_epochs}")
     return (n_epochs - 1) * rate * (1 - rate)
-
-
-def _mid_ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1; equal values share their mean rank. float64 [n]."""
-    _, place, ties = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(ties) - (ties - 1) / 2)[place]
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
