@@ -19,7 +19,8 @@ from data.baselines import (
     ngram_log2_probs,
     suffix_answers,
 )
-from data.generate import SEED, add_only_sets, processed_sets, split_example
+from data.generate import SEED, add_only_sets, processed_sets
+from data.tasks import split_example
 
 texts = st.text(alphabet="12 ", max_size=5)
 rows = st.lists(st.tuples(st.sampled_from("ab"), texts, texts), min_size=1, max_size=12)
