@@ -293,11 +293,16 @@ def run_suite(model, tokenizer, suite, facts, seeds, device):
 
 
 def stats(rows):
-    """metrics.summarize of those rows that were run; None if there are none."""
+    """metrics.summarize of those rows that were run; None if there are none.
+
+    "outcomes" has the examples' own, in the order of the rows, for `over_seeds` to read and drop.
+    """
     rows = [row for row in rows if row["prediction"] is not None]
     if not rows:
         return None
-    return metrics.summarize([row["prediction"] for row in rows], [row["answer"] for row in rows])
+    predictions, answers = ([row[key] for row in rows] for key in ("prediction", "answer"))
+    right = "".join("01"[p == a] for p, a in zip(predictions, answers, strict=True))
+    return {**metrics.summarize(predictions, answers), "outcomes": right}
 
 
 def grouped(rows, *keys):
@@ -350,19 +355,20 @@ def headline_by_category(rows):
 def over_seeds(results):
     """Merge R like-shaped results: every set of stats in them becomes its mean over seeds.
 
-    The interval of exact match is then that of `metrics.over_seeds`, "values" has each seed's rate,
-    and n stays the examples of one seed. What is no set of stats is the same in all and taken once.
+    The interval of exact match is then that of `metrics.over_seeds`, for other seeds and other
+    examples; "values" has each seed's rate, and n stays the examples of one seed. A single seed
+    keeps Wilson's interval. What is no set of stats is the same in all and taken once. The results
+    have no "outcomes": predictions.jsonl has every example.
     """
     first = results[0]
-    if len(results) == 1:  # one seed keeps Wilson's interval
-        return first
     if isinstance(first, list):
         return [over_seeds(rows) for rows in zip(*results, strict=True)]
     if not isinstance(first, dict):
         return first
-    merged = {key: over_seeds([result[key] for result in results]) for key in first}
-    if "exact_match" in first:
-        means = metrics.over_seeds([result["exact_match"] for result in results])
+    keys = [key for key in first if key != "outcomes"]
+    merged = {key: over_seeds([result[key] for result in results]) for key in keys}
+    if "exact_match" in first and len(results) > 1:
+        means = metrics.over_seeds(results)
         for key, name in (("", "mean"), ("_low", "low"), ("_high", "high")):
             merged[f"exact_match{key}"] = means[name]
         merged["values"] = means["values"]
@@ -389,10 +395,7 @@ def table_line(name, tasks, result):
     start = f"{name.removeprefix('ood_')[:18]:19}{tasks[:23]:24}"
     if result is None:
         return f"{start}{0:>6}   none counts: every example is left out, see below"
-    low, high = result["exact_match_low"], result["exact_match_high"]
-    interval = "" if low is None else f" [{low:.1%}, {high:.1%}]"
-    if low == high and low is not None:  # no spread is no certainty
-        interval = f" ({len(result['values'])} seeds, all equal)"
+    interval = f" [{result['exact_match_low']:.1%}, {result['exact_match_high']:.1%}]"
     kind = max(result["failures"], key=result["failures"].get)
     share = result["failures"][kind] / result["n"]
     return (
@@ -498,7 +501,8 @@ def evaluate(args):
 
     print(f"{args.model}, trained on {in_brackets(trained)}, on {device}")
     if len(seeds) > 1:
-        print(f"means and intervals over seeds {', '.join(map(str, seeds))}")
+        listed = ", ".join(map(str, seeds))
+        print(f"means over seeds {listed}; intervals for other seeds and other examples")
     print(f"\n{HEADER}", flush=True)
     lines, by_suite = [[] for _ in seeds], [{} for _ in seeds]  # [R] each
     for suite in suites:
@@ -524,7 +528,7 @@ def evaluate(args):
     for r, path in enumerate(paths):
         about = {"model": str(path), "seed": seeds[r], "epoch": checkpoints[r]["epoch"], **common}
         each.append({**about, "headline": headline_by_category(lines[r]), "suites": by_suite[r]})
-    together = over_seeds(each)
+    together, each = over_seeds(each), [over_seeds([results]) for results in each]
     if len(seeds) > 1:
         for home, results, rows in zip(homes, each, lines, strict=True):
             write_results(home, results, rows)

@@ -153,6 +153,14 @@ def _check_confidence(confidence: float) -> None:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
 
 
+def _score_interval(p: float, n: float, z: float) -> tuple[float, float]:
+    """Wilson's interval of the rate p of n examples; n need not be whole."""
+    center = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    # At the edges the ends are exactly 0 and 1; rounding would leave them 1e-17 inside or outside.
+    return 0.0 if p == 0 else center - half, 1.0 if p == 1 else center + half
+
+
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson score interval for one rate, (low, high) within 0..1; (nan, nan) for n = 0.
 
@@ -167,15 +175,8 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
         raise ValueError(f"need whole numbers 0 <= successes <= n, got {successes} of {n}")
     if n == 0:
         return math.nan, math.nan
-    successes, n = int(successes), int(n)
-    p = successes / n
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    center = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    # At the edges the ends are exactly 0 and 1; rounding would leave them 1e-17 inside or outside.
-    low = 0.0 if successes == 0 else center - half
-    high = 1.0 if successes == n else center + half
-    return low, high
+    return _score_interval(int(successes) / int(n), int(n), z)
 
 
 def newcombe_interval(
@@ -205,26 +206,37 @@ T_95 = (
 )
 
 
-def seed_interval(values: Sequence[float], least: float = 0.0) -> tuple[float, float]:
-    """95 % interval for the mean of one rate per seed, (low, high) within `least`..1.
+def seed_half_width(values: Sequence[float]) -> float:
+    """Half of the 95 % interval for the mean of one value per seed, if examples were never redrawn.
 
-    `least` is 0 for a rate and -1 for a difference of two. Student's t, mean ∓ t * s / sqrt(n) with
-    n - 1 degrees of freedom, cut at `least` and 1. (nan, nan) for fewer than 2 values; ValueError
-    for values outside `least`..1. A percentile bootstrap, the usual
-    choice, is too narrow for few seeds: of nominal 95 % intervals of normal values, measured, 75 %
-    held the true mean with 3 seeds and 84 % with 5; of these, 95 %.
+    Student's t * s / sqrt(n) with n - 1 degrees of freedom; 0 for a single seed, which says nothing
+    of others. A percentile bootstrap, the usual choice, is too narrow for few seeds: of nominal
+    95 % intervals of normal values, measured, 75 % held the true mean with 3 seeds and 84 % with 5;
+    of these, 95 %.
     """
     values = _as_finite("values", values)
-    if ((values < least) | (values > 1)).any():
-        raise ValueError(f"values must lie between {least:g} and 1: {values}")
     n = len(values)
-    if n < 2:
-        return math.nan, math.nan
+    if n < 2 or not np.ptp(values):  # rounding would give equal values a spread
+        return 0.0
     t = T_95[n - 2] if n - 1 <= len(T_95) else 1.96 + 2.46 / (n - 1)  # within 0.001 from 30 on
-    # Rounding would give equal values a mean and a spread that are not quite theirs.
-    mean = _within(values.mean(), values)
-    half = t * values.std(ddof=1) / math.sqrt(n) if np.ptp(values) else 0.0
-    return max(least, float(mean - half)), min(1.0, float(mean + half))
+    return float(t * values.std(ddof=1) / math.sqrt(n))
+
+
+def example_interval(rights: np.ndarray) -> tuple[float, float]:
+    """95 % interval for the mean rate of these S seeds on other examples of the same kind.
+
+    rights bool [S, n]: the same n examples in every seed. Wilson's interval with n over the design
+    effect in place of n (Kish 1965): the variance over examples of the share of seeds that are
+    right, over what it would be if all seeds were right on the same examples. So n counts S times
+    where seeds err on different examples, once where they err on the same. z²/2 examples that all
+    seeds have right and as many that all have wrong are added to estimate it: a few errors prove no
+    difference between seeds. For one seed this is `wilson_interval`.
+    """
+    shares, n = rights.mean(axis=0), rights.shape[1]  # [n]
+    z = NormalDist().inv_cdf(0.975)
+    p = (shares.sum() + z * z / 2) / (n + z * z)
+    design_effect = ((shares @ shares + z * z / 2) / (n + z * z) - p * p) / (p - p * p)
+    return _score_interval(float(shares.mean()), n / design_effect, z)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -267,14 +279,31 @@ def summarize(predictions: Sequence[str], answers: Sequence[str]) -> dict:
     }
 
 
+def outcomes(examples: Sequence[int], correct: Sequence[bool]) -> dict:
+    """What `over_seeds` reads beside a rate, two texts: {"examples": "0 7 9", "outcomes": "101"}.
+
+    examples [n] are numbers that mean the same example in every seed, correct bool [n].
+    """
+    correct = _as_bool("correct", correct)
+    _check_same_length(examples=examples, correct=correct)
+    return {
+        "examples": " ".join(str(int(i)) for i in examples),
+        "outcomes": "".join("1" if c else "0" for c in correct),
+    }
+
+
 def by_group(
-    groups: Sequence[Hashable], correct: Sequence[bool], loss: Sequence[float] | None = None
+    groups: Sequence[Hashable],
+    correct: Sequence[bool],
+    loss: Sequence[float] | None = None,
+    examples: Sequence[int] | None = None,
 ) -> list[dict]:
     """`rate` for each group, with "group" and the group's mean "loss" (None if not given), sorted.
 
     groups [n] holds repeat counts, levels or names; numbers come before texts, None comes last.
-    correct bool [n]; loss float [n] in nats, finite. For repeat counts give each distinct example
-    once: copies of a row are answered alike, and would only narrow the interval.
+    correct bool [n]; loss float [n] in nats, finite; with examples [n], their numbers, the keys of
+    `outcomes` too. For repeat counts give each distinct example once: copies of a row are answered
+    alike, and would only narrow the interval.
     """
     correct = _as_bool("correct", correct)
     groups = [g.item() if isinstance(g, np.generic) else g for g in groups]
@@ -282,6 +311,9 @@ def by_group(
     if loss is not None:
         loss = _as_finite("loss", loss)
         _check_same_length(groups=groups, loss=loss)
+    if examples is not None:
+        examples = np.asarray(examples)
+        _check_same_length(groups=groups, examples=examples)
     rows = defaultdict(list)
     for row, group in enumerate(groups):
         rows[group].append(row)
@@ -290,6 +322,7 @@ def by_group(
             "group": group,
             **rate(correct[rows[group]]),
             "loss": None if loss is None else float(loss[rows[group]].mean()),
+            **({} if examples is None else outcomes(examples[rows[group]], correct[rows[group]])),
         }
         for group in sorted(rows, key=lambda g: (g is None, isinstance(g, str), g))
     ]
@@ -317,18 +350,65 @@ def generalization_gap(train_correct: Sequence[bool], unseen_correct: Sequence[b
     }
 
 
-def over_seeds(values: Sequence[float], least: float = 0.0) -> dict:
-    """Mean of one rate per seed (`least` 0) or of a difference (-1), with its `seed_interval`.
+def _shared_outcomes(rows: Sequence[dict]) -> np.ndarray | None:
+    """bool [S, n] of rows that have `outcomes` of the same n examples; None where they have not."""
+    if not all("outcomes" in row for row in rows):
+        return None
+    texts = [row["outcomes"] for row in rows]
+    same = len({(row.get("examples"), len(text)) for row, text in zip(rows, texts, strict=True)})
+    return np.array([np.array(list(text)) == "1" for text in texts]) if same == 1 else None
 
-    Returns {"n_seeds", "mean", "low", "high", "values"}; low and high None for fewer than 2 seeds.
+
+def _reach(rows: Sequence[dict]) -> tuple[float, float]:
+    """How far below and above its mean a rate of these seeds may lie on other examples."""
+    rights, z = _shared_outcomes(rows), NormalDist().inv_cdf(0.975)
+    if rights is not None:
+        low, high = example_interval(rights)
+        return float(rights.mean()) - low, high - float(rights.mean())
+    # Standard deviations of a mean are at most the mean of standard deviations, whatever the seeds
+    # have in common.
+    rates = [
+        (row["exact_match"], *_score_interval(row["exact_match"], row["n"], z)) for row in rows
+    ]
+    below, above = np.mean([(p - low, high - p) for p, low, high in rates], axis=0)
+    return float(below), float(above)
+
+
+def over_seeds(rows: Sequence[dict], minus: Sequence[dict] | None = None) -> dict:
+    """Mean over seeds of a rate, or of its difference to the rate in `minus`, other examples there.
+
+    rows holds one dict a seed, as `rate` returns it: "exact_match" 0..1 and "n" >= 1, and for a
+    narrower interval the keys of `outcomes`. Returns {"n_seeds", "mean", "low", "high", "values"}.
+
+    The 95 % interval is for new seeds and new examples of the same kind, both drawn at random. The
+    seeds share their examples, so Student's t over seeds alone is too narrow: with 20 seeds that
+    find the same examples hard it held the true rate in 40 % of simulated cases. To it comes what
+    other examples would change: low = mean - sqrt(t² s²/S + (p - l)²), high alike, where l is from
+    `example_interval`, or without outcomes the mean over seeds of their Wilson intervals, which are
+    about as wide or wider. A difference has the example term of both sides (MOVER: Howe 1974; Zou
+    and Donner 2008). So one seed has Wilson's interval, or Newcombe's, and equal seeds do not look
+    certain. tests/test_intervals.py simulates how often it holds the true rate.
     """
-    values = _as_finite("values", values)
-    low, high = seed_interval(values, least)
+    for row in (*rows, *(minus or ())):
+        if not (0 <= row["exact_match"] <= 1 and 1 <= row["n"] < math.inf):
+            raise ValueError(f"need exact_match within 0..1 and n >= 1: {row}")
+    if minus is not None:
+        _check_same_length(rows=rows, minus=minus)
+    if not rows:
+        return {"n_seeds": 0, "mean": None, "low": None, "high": None, "values": []}
+    values = np.array([row["exact_match"] for row in rows], dtype=np.float64)
+    below, above = _reach(rows)
+    if minus is not None:
+        values = values - [row["exact_match"] for row in minus]
+        base_below, base_above = _reach(minus)
+        below, above = math.hypot(below, base_above), math.hypot(above, base_below)
+    half = seed_half_width(values)
+    mean = float(_within(values.mean(), values))
     return {
-        "n_seeds": len(values),
-        "mean": float(_within(values.mean(), values)) if len(values) else None,
-        "low": _or_none(low),
-        "high": _or_none(high),
+        "n_seeds": len(rows),
+        "mean": mean,
+        "low": max(0.0 if minus is None else -1.0, mean - math.hypot(half, below)),
+        "high": min(1.0, mean + math.hypot(half, above)),
         "values": values.tolist(),
     }
 
@@ -340,8 +420,8 @@ def repeat_effects(seeds: Sequence[Sequence[dict]]) -> list[dict]:
     examples. One dict for each count above 1 that every seed has, ascending; the first compares
     count 1 with 0. Returns {"repeat_count", "minus", "n", "n_minus", "n_seeds", "difference",
     "low", "high", "values"}: n are the examples of one seed. The difference is taken within each
-    seed ("values"), so that how good the seed is overall cancels; the interval is `seed_interval`
-    over seeds, or `newcombe_interval` if there is only one.
+    seed ("values"), so that how good the seed is overall cancels; the interval is that of
+    `over_seeds`, for other seeds and other examples, and Newcombe's if there is one seed.
     """
     by_count = [{row["group"]: row for row in rows if row["n"]} for rows in seeds]
     shared = sorted(set.intersection(*map(set, by_count))) if by_count else []
@@ -349,17 +429,14 @@ def repeat_effects(seeds: Sequence[Sequence[dict]]) -> list[dict]:
     for count, base in [(count, min(count - 1, 1)) for count in shared if count >= 1]:
         if base not in shared:
             continue
-        pairs = [(rows[count], rows[base]) for rows in by_count]
-        stats = over_seeds([a["exact_match"] - b["exact_match"] for a, b in pairs], least=-1.0)
-        if len(pairs) == 1:
-            sides = [(round(row["exact_match"] * row["n"]), row["n"]) for row in pairs[0]]
-            stats["low"], stats["high"] = newcombe_interval(*sides[0], *sides[1])
+        repeated, fewer = ([rows[group] for rows in by_count] for group in (count, base))
+        stats = over_seeds(repeated, minus=fewer)
         effects.append(
             {
                 "repeat_count": count,
                 "minus": base,
-                "n": pairs[0][0]["n"],
-                "n_minus": pairs[0][1]["n"],
+                "n": repeated[0]["n"],
+                "n_minus": fewer[0]["n"],
                 "n_seeds": stats["n_seeds"],
                 "difference": stats["mean"],
                 **{key: stats[key] for key in ("low", "high", "values")},

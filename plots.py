@@ -4,8 +4,9 @@
     python plots.py runs/normal runs/dedup runs/duplicated --out_dir runs/figures
 
 A run folder is what train_minigpt_4070.py writes; one still in training works, and so does a
-folder of seeds (`seed_0/`, `seed_1/`, ...; drawn as mean and 95 % interval over seeds)
-or one that holds nothing but ood_results.json. A figure whose data is not there is not drawn.
+folder of seeds (`seed_0/`, `seed_1/`, ...; drawn as mean and 95 % interval for other seeds and
+other examples) or one that holds nothing but ood_results.json. A figure whose data is not there is
+not drawn.
 One run writes into --out_dir (by default `<run>/plots`):
 
     learning.png            exact match, train against unseen, with the gap; loss
@@ -22,7 +23,7 @@ compare_learning.png, compare_tasks.png, compare_repeat_count.png, compare_ood.p
 
 What repetition is worth is printed, and written to repeat_effects.json in --out_dir: exact match
 at each repeat count minus that of examples seen once, and of those minus unseen ones, taken within
-each seed; with a 95 % interval, Student's t over seeds, or Newcombe's for a single seed.
+each seed; with a 95 % interval for other seeds and other examples, or Newcombe's for a single seed.
 """
 
 import argparse
@@ -116,25 +117,55 @@ def read_point(record: dict, *path: str, n: tuple[str, ...] = ("n",)) -> Point:
 
 
 def combine(points: list[Point], name: str) -> Point:
-    """One seed keeps its interval; several give the mean and its interval over seeds.
+    """One seed keeps its interval; several give the mean and its interval over seeds and examples.
 
     A loss or learning rate, which has no upper bound, gets the lowest and highest seed instead.
     """
     points = [point for point in points if math.isfinite(point.value)]
     if len(points) < 2:
         return points[0] if points else Point(math.nan)
+    if "exact_match" in name:
+        return pool([{"exact_match": point.value, "n": point.n} for point in points])
     values = np.array([point.value for point in points])
-    if "exact_match" not in name and name != "generalization_gap":
-        return Point(values.mean(), values.min(), values.max(), points[0].n)
-    stats = over_seeds(values, least=-1.0 if name == "generalization_gap" else 0.0)
-    return Point(stats["mean"], stats["low"], stats["high"], points[0].n)
+    return Point(values.mean(), values.min(), values.max(), points[0].n)
+
+
+def pool(rows: list[dict], minus: list[dict] | None = None) -> Point:
+    """metrics.over_seeds of one rate a seed as a Point, without an interval where an n is unknown.
+
+    Rows of memorization.json have outcomes; those of metrics.jsonl have rates and n alone, so their
+    intervals are the wider ones.
+    """
+    both = [*rows, *(minus or [])]
+    if not all(row["n"] >= 1 for row in both):
+        below = np.mean([row["exact_match"] for row in minus]) if minus else 0
+        return Point(np.mean([row["exact_match"] for row in rows]) - below)
+    stats, n = over_seeds(rows, minus), math.nan if minus else rows[0]["n"]
+    return Point(stats["mean"], stats["low"], stats["high"], n)
+
+
+def gap_point(rows: list[dict]) -> Point:
+    """Train minus unseen exact match of one epoch, one row of metrics.jsonl a seed."""
+    if len(rows) == 1:
+        return read_point(rows[0], "generalization_gap")
+    train, unseen = (
+        [{"exact_match": number(r, f"{of}_exact_match"), "n": number(r, f"{of}_n")} for r in rows]
+        for of in ("train", "val")
+    )
+    return pool(train, minus=unseen)
 
 
 def curve(run: Run, x: str, *path: str, n: tuple[str, ...] = ("none",)) -> Curve:
     """One number over the epochs for which every seed has it; its n stands at the path `n`."""
+
+    def point(rows: list[dict]) -> Point:
+        if path[0] == "generalization_gap":
+            return gap_point(rows)
+        return combine([read_point(row, *path, n=n) for row in rows], path[0])
+
     seeds = [{r["epoch"]: r for r in rows if math.isfinite(number(r, *path))} for rows in run.seeds]
     epochs = sorted(set.intersection(*map(set, seeds))) if seeds else []
-    points = [combine([read_point(rows[e], *path, n=n) for rows in seeds], path[0]) for e in epochs]
+    points = [point([rows[e] for rows in seeds]) for e in epochs]
     xs = [number(seeds[0][e], x) for e in epochs]
     return Curve(np.array(xs), *np.array(points, dtype=float).reshape(-1, 4).T)
 
@@ -192,8 +223,8 @@ def interval_words(runs: list[Run], what: str) -> str:
     if numbers == {1}:
         return f"{what}: 95 % Wilson interval."
     if len(numbers) == 1:
-        return f"Mean of {numbers.pop()} seeds. {what}: 95 % interval of the mean over seeds."
-    return f"{what}: 95 %; Wilson for a single seed, interval of the mean for several seeds."
+        return f"Mean of {numbers.pop()} seeds. {what}: 95 %, for other seeds and examples."
+    return f"{what}: 95 %; Wilson for a single seed, of several for other seeds and examples."
 
 
 def words(name: str) -> str:
@@ -311,7 +342,7 @@ def learning_figure(run: Run):
         "train": curve(run, key, "train_exact_match", n=("train_n",)),
     }
     if held == "unseen":
-        matches["seen"] = curve(run, key, "val_exact_match_seen")
+        matches["seen"] = curve(run, key, "val_exact_match_seen", n=("val_n_seen",))
     losses = {"validation": curve(run, key, "val_loss"), "train": curve(run, key, "train_loss")}
     panels = [any(len(c.x) for c in curves.values()) for curves in (matches, losses)]
     if not any(panels):
@@ -442,8 +473,13 @@ def repeat_points(run: Run, name: str) -> dict[int, Point]:
     """Repeat count -> "exact_match" or "loss" of the best model on examples repeated so often."""
     by_count = {}
     for row in chain(*(record["by_repeat_count"] for record in run.memorization)):
-        by_count.setdefault(row["group"], []).append(read_point(row, name))
-    points = {count: combine(by_count[count], name) for count in sorted(by_count)}
+        by_count.setdefault(row["group"], []).append(row)
+    points = {}
+    for count, rows in sorted(by_count.items()):
+        if name == "exact_match" and len(rows) > 1:
+            points[count] = pool(rows)
+        else:
+            points[count] = combine([read_point(row, name) for row in rows], name)
     return {count: point for count, point in points.items() if math.isfinite(point.value)}
 
 
@@ -516,14 +552,16 @@ def effect_lines(effects: dict[str, list[dict]]) -> list[str]:
     if not rows:
         return []
     title = "exact match by times in the training set, difference in points with its 95 % interval"
+    if any(effect["n_seeds"] > 1 for _, effect in rows):
+        title += ", over seeds and examples"
     lines = ["", title, f"{'run':26}{'times':>9}  {'less':8}{'n':>6}  difference"]
     for name, effect in rows:
         count, minus = effect["repeat_count"], effect["minus"]
         times = f"{count}–{2 * count - 1}" if effect["grouped"] and count > 1 else f"{count}"
         difference, low, high = (100 * effect[key] for key in ("difference", "low", "high"))
         seeds = effect["n_seeds"]
-        how = f"mean of {seeds} seeds, Student's t" if seeds > 1 else "one seed, Newcombe"
-        interval = f"[{low:+.1f}, {high:+.1f}]" if low < high else "(seeds equal)"
+        how = f"mean of {seeds} seeds" if seeds > 1 else "one seed, Newcombe"
+        interval = f"[{low:+.1f}, {high:+.1f}]"
         less = "1" if minus else "unseen"
         number = f"{difference:+6.1f} {interval:16}"
         lines.append(f"{name:26}{times:>9}  {less:8}{effect['n']:>6,}  {number}  {how}")

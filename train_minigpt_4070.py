@@ -1130,6 +1130,7 @@ def validation_records(scores, sample_scores, data, predictions):
             "val_loss": float(scores.loss[r, headline].mean()),
             **{f"val_{key}": value for key, value in rate.items()},
             "val_exact_match_seen": float(scores.exact[r, seen].mean()) if len(seen) else None,
+            "val_n_seen": len(seen),
             "val_exact_match_by_task": {g["group"]: g["exact_match"] for g in by_task},
             "val_n_by_task": {g["group"]: g["n"] for g in by_task},
             "val_tf_token_acc": float(scores.right[r, headline].sum() / n_tokens),
@@ -1155,8 +1156,10 @@ def memorization_report(
     """What the best model of one replica (R = 1) took from its training set: memorization.json.
 
     Repeat counts are grouped by powers of two; 0 stands for the unseen validation examples. At most
-    `per_count` distinct examples of a count are scored, chosen at random, the same number of each
-    task. Predictions are compared with at most `compared_with` distinct training examples.
+    `per_count` distinct examples of a count are scored, chosen at random, the same of every seed,
+    and the same number of each task. Predictions are compared with at most `compared_with` distinct
+    training examples. "examples" are rows of the training set ("train" and counts from 1 on) or of
+    the validation set, from 0.
     """
     train, val, headline = data.train, data.val, data.headline
     rng = np.random.default_rng(0)
@@ -1166,8 +1169,9 @@ def memorization_report(
     answers = [val.answer(i) for i in headline]
     right = metrics.exact_match(predictions, answers)
 
-    def stats(scores):
-        return {**metrics.rate(scores.exact[0]), "loss": float(scores.loss[0].mean())}
+    def stats(scores, rows):
+        exact, loss = scores.exact[0], float(scores.loss[0].mean())
+        return {**metrics.rate(exact), "loss": loss, **metrics.outcomes(rows, exact)}
 
     held_out, sample = score(model, val, headline, device), score(model, train, data.sample, device)
     any_unseen = data.audit["val_unseen"] > 0
@@ -1180,17 +1184,19 @@ def memorization_report(
         distinct = rng.choice(distinct, compared_with, replace=False)
     exact, loss = counted.exact[0], counted.loss[0]
     if any_unseen:
-        counts = [0] * len(headline) + counts
+        counts, chosen = [0] * len(headline) + counts, np.concatenate((headline, chosen))
         exact = np.concatenate((held_out.exact[0], exact))
         loss = np.concatenate((held_out.loss[0], loss))
     return {
         "epoch": epoch,
-        "train": stats(sample),
-        "unseen": stats(held_out) if any_unseen else None,
-        "seen": stats(seen) if seen else None,
-        "by_task": metrics.by_group(val.tasks[headline].tolist(), right, held_out.loss[0]),
+        "train": stats(sample, data.sample),
+        "unseen": stats(held_out, headline) if any_unseen else None,
+        "seen": stats(seen, data.seen_rows) if seen else None,
+        "by_task": metrics.by_group(
+            val.tasks[headline].tolist(), right, held_out.loss[0], examples=headline
+        ),
         "gap": metrics.generalization_gap(sample.exact[0], held_out.exact[0]),
-        "by_repeat_count": metrics.by_group(counts, exact, loss),
+        "by_repeat_count": metrics.by_group(counts, exact, loss, examples=chosen),
         "repeat_counts_grouped": grouped,
         "n_compared_with": len(distinct),
         **metrics.compare_with_training(
@@ -1929,19 +1935,15 @@ def results_table(reports, seeds):
     """Exact match per task of the best models, one report a seed: lines to print."""
     unseen = all(report["unseen"] for report in reports)
     kind, many = "unseen" if unseen else "seen", len(reports) > 1
-    what = f"95 % interval over {len(reports)} seeds" if many else "95 % interval"
+    what = f"95 % interval over {len(reports)} seeds and examples" if many else "95 % interval"
     lines = [f"{'task':10}{'n':>6}{'exact match on ' + kind:>24}  {what}"]
     columns = [[*r["by_task"], {"group": "all", **(r["unseen"] or r["seen"])}] for r in reports]
     if len(columns[0]) == 2:  # one task is all there is
         columns = [column[:1] for column in columns]
     for rows in zip(*columns, strict=True):
-        rate, low, high = (rows[0][f"exact_match{end}"] for end in ("", "_low", "_high"))
-        if many:
-            stats = metrics.over_seeds([row["exact_match"] for row in rows])
-            rate, low, high = stats["mean"], stats["low"], stats["high"]
-        name, n = rows[0]["group"], rows[0]["n"]
-        interval = f"[{low:.1%}, {high:.1%}]" if low < high else "(seeds all equal)"
-        lines.append(f"{name:10}{n:>6}{rate:>24.1%}  {interval}")
+        stats, name, n = metrics.over_seeds(rows), rows[0]["group"], rows[0]["n"]
+        interval = f"[{stats['low']:.1%}, {stats['high']:.1%}]"
+        lines.append(f"{name:10}{n:>6}{stats['mean']:>24.1%}  {interval}")
     for seed, report in zip(seeds, reports, strict=True):
         gap, who = report["gap"], f"seed {seed}: " if many else ""
         lines.append(

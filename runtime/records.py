@@ -38,9 +38,10 @@ KINDS = {  # in words -> whether a value is one
     "a number from 0 on": lambda v: is_number(v) and v >= 0,
     "a whole number from 0 on": lambda v: is_number(v) and v >= 0 and v == int(v),
     "a pair of numbers": lambda v: isinstance(v, list) and len(v) == 2 and all(map(is_number, v)),
+    "a text of 0 and 1": lambda v: isinstance(v, str) and set(v) <= set("01"),
     "a text": lambda v: isinstance(v, str) and v.isprintable(),
 }
-NUMBER, RATE, DIFFERENCE, AMOUNT, COUNT, PAIR, TEXT = KINDS
+NUMBER, RATE, DIFFERENCE, AMOUNT, COUNT, PAIR, BITS, TEXT = KINDS
 EACH = object()  # stands for every key
 
 
@@ -54,7 +55,7 @@ CONFIG = {
     "derived": {"stages": [{"tasks": [TEXT]}]},
 }
 EPOCH = {
-    **dict.fromkeys(("epoch", "step", "examples_seen", "val_n", "train_n"), COUNT),
+    **dict.fromkeys(("epoch", "step", "examples_seen", "val_n", "val_n_seen", "train_n"), COUNT),
     **dict.fromkeys(("lr", "train_loss", "val_loss"), NUMBER),
     **with_ends(RATE, "val_exact_match", "train_exact_match", "val_exact_match_seen"),
     **with_ends(DIFFERENCE, "generalization_gap", "gap"),
@@ -64,6 +65,7 @@ EPOCH = {
     "val_failures": {EACH: AMOUNT},
 }
 RATES = {"n": COUNT, **with_ends(RATE, "exact_match"), "loss": NUMBER}
+RATES |= {"examples": TEXT, "outcomes": BITS}  # which examples, and which of them are right
 MEMORIZATION = {"by_repeat_count": [{"group": COUNT, **RATES}]}
 STATS = {**RATES, "oracle_length_exact_match": RATE, "failures": {EACH: AMOUNT}}
 SUITE = {

@@ -362,8 +362,12 @@ def test_seeds_are_stacked_and_averaged(home, tmp_path, monkeypatch):
     stats = together["headline"]["extrapolation"]  # answers of 4, 2, 7 and 3 characters
     assert stats["values"] == [1.0, 0.75, 0.5]
     assert (stats["n"], stats["exact_match"]) == (4, 0.75)
-    means = metrics.over_seeds([1.0, 0.75, 0.5])
+    rights = ("1111", "1011", "1010")
+    rows = [{"exact_match": own.count("1") / 4, "n": 4, "outcomes": own} for own in rights]
+    means = metrics.over_seeds(rows)
     assert (stats["exact_match_low"], stats["exact_match_high"]) == (means["low"], means["high"])
+    assert "outcomes" not in (tmp_path / "out/ood_results.json").read_text()
+    assert "outcomes" not in (home / "seeds/seed_0/ood_results/ood_results.json").read_text()
     assert stats["failures"] == {"stopped_early": 0, "ran_on": 0, "wrong_content": 1}
     each = [read(home / f"seeds/seed_{s}/ood_results")[0]["suites"] for s in range(3)]
     for name, suite in together["suites"].items():
@@ -475,13 +479,32 @@ def test_a_write_that_fails_leaves_the_earlier_results_whole(home, tmp_path, mon
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
-def test_equal_seeds_show_no_interval(home, tmp_path, monkeypatch, capsys):
+def test_equal_seeds_are_as_sure_as_their_examples(home, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evaluate_ood, "generate", answering(lambda e, i, r: e.answer(i)))
     results, _ = evaluate(home / "seeds", home / "suites", tmp_path / "out")
-    assert results["headline"]["extrapolation"]["exact_match_low"] == 1.0
+    stats = results["headline"]["extrapolation"]
+    low, _ = metrics.wilson_interval(4, 4)
+    assert (stats["exact_match_low"], stats["exact_match_high"]) == (pytest.approx(low), 1.0)
     said = capsys.readouterr().out
-    assert "100.0% (3 seeds, all equal)" in said
+    low, _ = metrics.wilson_interval(2, 2)  # the table is by suite
+    assert said.count(f"100.0% [{low:.1%}, 100.0%]") == 3
     assert "[100.0%" not in said
+
+
+def test_over_seeds_tells_seeds_that_err_alike_from_seeds_that_err_apart():
+    def result(right):
+        rows = [{"prediction": p, "answer": "1"} for p in right]
+        return {"by_task": {"add": evaluate_ood.stats(rows)}, "overlap": 0.25, "all": None}
+
+    half = "1" * 200 + "0" * 200
+    alike = evaluate_ood.over_seeds([result(half), result(half)])["by_task"]["add"]
+    apart = evaluate_ood.over_seeds([result(half), result(half[::-1])])["by_task"]["add"]
+    wilson = pytest.approx(metrics.wilson_interval(200, 400))
+    assert (alike["exact_match_low"], alike["exact_match_high"]) == wilson
+    assert apart["exact_match_low"] > 0.49
+    one = evaluate_ood.over_seeds([result(half)])
+    assert one["overlap"] == 0.25
+    assert one["by_task"]["add"] == metrics.summarize(list(half), ["1"] * 400)
 
 
 def test_a_folder_of_seeds_with_a_broken_config_is_told(home, tmp_path, capsys):

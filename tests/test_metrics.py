@@ -29,10 +29,7 @@ from metrics import (
     newcombe_interval,
     ngram_overlap,
     oracle_length_exact_match,
-    over_seeds,
     rate,
-    repeat_effects,
-    seed_interval,
     summarize,
     token_accuracy,
     wilson_interval,
@@ -184,41 +181,11 @@ def test_newcombe_contains_the_difference_and_mirrors(kn_1, kn_2):
     assert newcombe_interval(*kn_2, *kn_1) == pytest.approx((-high, -low), abs=1e-12)
 
 
-@pytest.mark.parametrize("n", [2, 3, 10, 31, 32, 40, 200])
-def test_seed_interval_agrees_with_scipy(n):
-    values = np.random.default_rng(n).uniform(0.4, 0.6, size=n)
-    expected = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    low, high = max(0, expected.low), min(1, expected.high)
-    assert seed_interval(values) == pytest.approx((low, high), abs=2e-4)
-
-
-def test_seed_interval_hand_worked_and_cut():
-    # mean 0.5, s = 0.1, t(2) = 4.303: 0.5 -+ 4.303 * 0.1 / sqrt(3)
-    assert seed_interval([0.4, 0.5, 0.6]) == pytest.approx((0.25157, 0.74843), abs=1e-4)
-    assert seed_interval([0.98, 1.0, 0.99])[1] == 1.0
-    assert seed_interval([0.0, 0.3])[0] == 0.0
-
-
-def test_seed_interval_of_differences_is_cut_at_minus_one():
-    low, high = seed_interval([-0.1, 0.0, 0.1], least=-1)
-    assert (low, high) == pytest.approx((-0.24843, 0.24843), abs=1e-4)
-    assert seed_interval([-1.0, -0.2], least=-1)[0] == -1.0
-
-
-def test_seed_interval_holds_the_mean_as_often_as_it_says():
-    draws = np.random.default_rng(0).normal(0.5, 0.02, size=(2000, 3))
-    intervals = np.array([seed_interval(row) for row in draws])
-    held = ((intervals[:, 0] <= 0.5) & (intervals[:, 1] >= 0.5)).mean()
-    assert held == pytest.approx(0.95, abs=0.02)
-
-
 def test_intervals_that_do_not_exist_are_nan():
     intervals = [
         wilson_interval(0, 0),
         newcombe_interval(0, 0, 1, 2),
         newcombe_interval(1, 2, 0, 0),
-        seed_interval([]),
-        seed_interval([0.7]),
     ]
     assert all(math.isnan(low) and math.isnan(high) for low, high in intervals)
 
@@ -321,17 +288,6 @@ def test_the_gap_holds_its_value_and_changes_sign_with_its_sides(train, unseen):
     )
 
 
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=9), st.randoms(use_true_random=False))
-def test_over_seeds_ignores_their_order_and_holds_the_mean(values, rng):
-    mixed = list(values)
-    rng.shuffle(mixed)
-    one, other = over_seeds(values), over_seeds(mixed)
-    for key in ("mean", "low", "high"):
-        assert one[key] == pytest.approx(other[key], abs=1e-9)
-    assert one["low"] - 1e-12 <= one["mean"] <= one["high"] + 1e-12
-    assert min(values) - 1e-12 <= one["mean"] <= max(values) + 1e-12
-
-
 def test_by_group_orders_numbers_then_texts_then_none():
     rows = by_group(["one_item", None, 10, 9, np.int64(10), "all_equal"], [True] * 6)
     assert [row["group"] for row in rows] == [9, 10, "all_equal", "one_item", None]
@@ -361,65 +317,6 @@ def test_generalization_gap_without_one_side():
     assert gap == {
         "unseen": None, "gap": None, "low": None, "high": None, "n_train": 2, "n_unseen": 0
     }  # fmt: skip
-
-
-def test_over_seeds_hand_worked():
-    values = np.array([0.5, 0.25, 0.75], dtype=np.float32)
-    low, high = seed_interval(values)
-    stats = over_seeds(values)
-    assert stats == {
-        "n_seeds": 3, "mean": 0.5, "low": low, "high": high, "values": [0.5, 0.25, 0.75]
-    }  # fmt: skip
-    assert plain(stats)
-
-
-def test_over_seeds_of_one_seed_of_none_and_of_equal_seeds():
-    one = {"n_seeds": 1, "mean": 0.5, "low": None, "high": None, "values": [0.5]}
-    none = {"n_seeds": 0, "mean": None, "low": None, "high": None, "values": []}
-    assert over_seeds([0.5]) == one
-    assert over_seeds([]) == none
-    # numpy's mean of three times 0.1 is 0.10000000000000002: no error bar may come out negative.
-    equal = {"n_seeds": 3, "mean": 0.1, "low": 0.1, "high": 0.1, "values": [0.1, 0.1, 0.1]}
-    assert over_seeds([0.1, 0.1, 0.1]) == equal
-
-
-def test_repeat_effects_hand_worked():
-    def rows(*rates):  # unseen, once, twice, 4 times
-        counts, ns = (0, 1, 2, 4), (500, 100, 50, 20)
-        return [
-            {"group": c, "n": n, "exact_match": r}
-            for c, n, r in zip(counts, ns, rates, strict=True)
-        ]
-
-    once, twice, four = repeat_effects(
-        [rows(0.5, 0.5, 0.5, 0.8), rows(0.6, 0.5, 0.6, 0.7), rows(0.1, 0.3, 0.5, 0.9)]
-    )
-    # Differences 0, -0.1, 0.2: mean 1/30, s = sqrt(7)/sqrt(300), half = 4.303 * s / sqrt(3).
-    assert (once["repeat_count"], once["minus"]) == (1, 0)
-    assert (once["n"], once["n_minus"], once["n_seeds"]) == (100, 500, 3)
-    assert once["values"] == pytest.approx([0, -0.1, 0.2])
-    assert once["difference"] == pytest.approx(1 / 30)
-    assert (once["low"], once["high"]) == pytest.approx((-0.346151, 0.412818), abs=1e-5)
-    # 0, 0.1, 0.2: mean 0.1, s = 0.1.
-    assert (twice["repeat_count"], twice["minus"], twice["n"]) == (2, 1, 50)
-    assert (twice["low"], twice["high"]) == pytest.approx((-0.148434, 0.348434), abs=1e-5)
-    # 0.3, 0.2, 0.6: mean 11/30, s = 0.208167.
-    assert (four["repeat_count"], four["minus"], four["n"]) == (4, 1, 20)
-    assert four["difference"] == pytest.approx(11 / 30)
-    assert (four["low"], four["high"]) == pytest.approx((-0.150493, 0.883826), abs=1e-5)
-
-
-def test_repeat_effects_of_one_seed_are_newcombe_and_counts_that_a_seed_lacks_stay_out():
-    # Newcombe (1998), table II, row a: 56 of 70 against 48 of 80, 0.2 [0.0524, 0.3339].
-    rows = [{"group": 1, "n": 80, "exact_match": 0.6}, {"group": 8, "n": 70, "exact_match": 0.8}]
-    (effect,) = repeat_effects([rows])
-    assert (effect["repeat_count"], effect["minus"], effect["n_seeds"]) == (8, 1, 1)
-    assert effect["difference"] == pytest.approx(0.2)
-    assert (effect["low"], effect["high"]) == pytest.approx((0.0524, 0.3339), abs=1e-4)
-    assert repeat_effects([rows, rows[:1]]) == repeat_effects([rows[1:]]) == []
-    assert repeat_effects([]) == repeat_effects([[]]) == []
-    empty = [rows[0], {"group": 8, "n": 0, "exact_match": None}]
-    assert repeat_effects([empty]) == []
 
 
 # ------------------------------------------------------------------------------------------------
@@ -584,10 +481,6 @@ def test_texts_that_do_not_pair_are_refused(function):
         (lambda: wilson_interval(1, math.inf), "1 of inf"),
         (lambda: wilson_interval(1, 2, 95), "got 95"),
         (lambda: newcombe_interval(1, 2, 3, 2), "3 of 2"),
-        (lambda: seed_interval([0.1, math.nan]), "nan"),
-        (lambda: seed_interval([[0.1, 0.2]]), r"\(1, 2\)"),
-        (lambda: seed_interval([0.1, 1.2]), "between 0 and 1"),
-        (lambda: over_seeds([0.1, None]), "nan"),
         (lambda: rate([True, 2]), "2"),
         (lambda: rate([0.5]), "0.5"),
         (lambda: rate([[True]]), r"\(1, 1\)"),

@@ -10,7 +10,7 @@ import pytest
 from matplotlib import rc_context
 
 import plots
-from metrics import newcombe_interval, over_seeds, seed_interval, wilson_interval
+from metrics import newcombe_interval, outcomes, over_seeds, repeat_effects, wilson_interval
 
 ROOT = Path(__file__).resolve().parent.parent
 FIVE = ["copy", "rev", "add", "sort", "rel"]
@@ -231,8 +231,13 @@ def study(root, epochs=50):
     return [root / name for name in levels]
 
 
-def ends_over_seeds(values):
-    interval = over_seeds(values)
+def ends_over_seeds(values, n, less=None):
+    """The interval of one rate a seed of n examples, or of its difference to the rates `less`."""
+    rows, minus = (
+        side if side is None else [{"exact_match": value, "n": n} for value in side]
+        for side in (values, less)
+    )
+    interval = over_seeds(rows, minus)
     return interval["low"], interval["high"]
 
 
@@ -240,7 +245,7 @@ def over_seeds_results(seeds):
     results = {**seeds[0], "seeds": list(range(len(seeds)))}
     for category in results["headline"]:
         values = [record["headline"][category]["exact_match"] for record in seeds]
-        low, high = ends_over_seeds(values)
+        low, high = ends_over_seeds(values, seeds[0]["headline"][category]["n"])
         results["headline"][category].update(
             exact_match=float(np.mean(values)),
             exact_match_low=low,
@@ -534,7 +539,7 @@ def test_a_folder_of_seeds_is_mean_and_interval_over_seeds(tmp_path):
     seeds = np.array([column(rows, "val_exact_match") for rows in run.seeds])  # [S, E]
     match, loss = plots.learning_figure(run).axes
     np.testing.assert_allclose(lines(match)["unseen"].get_ydata(), seeds.mean(axis=0))
-    expected = [ends_over_seeds(values) for values in seeds.T]
+    expected = [ends_over_seeds(values, 2500) for values in seeds.T]
     np.testing.assert_allclose(np.array(bands(match)[1][1:]).T, expected)
     losses = np.array([column(rows, "val_loss") for rows in run.seeds])
     np.testing.assert_allclose(lines(loss)["validation"].get_ydata(), losses.mean(axis=0))
@@ -543,9 +548,39 @@ def test_a_folder_of_seeds_is_mean_and_interval_over_seeds(tmp_path):
     by_seed = [[row["exact_match"] for row in m["by_repeat_count"]] for m in run.memorization]
     ax = plots.repeat_count_figure([run]).axes[0]
     np.testing.assert_allclose(ax.lines[0].get_ydata(), np.mean(by_seed, axis=0)[1:])
-    expected = [ends_over_seeds(values) for values in np.transpose(by_seed)]
+    ns = [row["n"] for row in run.memorization[0]["by_repeat_count"]]
+    columns = zip(np.transpose(by_seed), ns, strict=True)
+    expected = [ends_over_seeds(values, n) for values, n in columns]
     np.testing.assert_allclose(np.array(bars(ax))[:, :, 1], expected)
     assert "Mean of 3 seeds" in ax.figure._supxlabel.get_text()
+
+
+def test_outcomes_of_the_same_examples_narrow_the_bars_of_repeat_counts(tmp_path):
+    rng = np.random.default_rng(0)
+    rights = rng.random((3, 400)) < 0.6  # seeds that err independently
+    rows = [{**stats(int(right.sum()), 400), **outcomes(range(400), right)} for right in rights]
+    for seed, row in enumerate(rows):
+        record = {"by_repeat_count": [{"group": 1, **row}]}
+        write_json(tmp_path / f"seed_{seed}/memorization.json", record)
+    point = plots.repeat_points(load(tmp_path), "exact_match")[1]
+    expected = over_seeds(rows)
+    assert (point.low, point.high) == (expected["low"], expected["high"])
+    low, high = ends_over_seeds(rights.mean(axis=1), 400)
+    assert low < point.low < point.high < high
+
+
+def test_a_rate_over_seeds_without_its_n_has_no_interval(tmp_path):
+    for seed in range(2):
+        rows = add_only_rows(3, seed)
+        for i, row in enumerate(rows):
+            row["val_exact_match_seen"] = 0.5 + 0.1 * seed
+            row |= {"val_n_seen": 40} if i < 2 else {}
+        write_rows(tmp_path / f"seed_{seed}", rows)
+    seen = plots.curve(load(tmp_path), "epoch", "val_exact_match_seen", n=("val_n_seen",))
+    np.testing.assert_allclose(seen.value, 0.55)
+    expected = ends_over_seeds((0.5, 0.6), 40)
+    np.testing.assert_allclose([seen.low[0], seen.high[0]], expected)
+    assert np.isnan(seen.low).tolist() == [False, False, True]
 
 
 def test_seeds_of_different_length_are_averaged_over_the_epochs_that_all_have(tmp_path):
@@ -564,10 +599,10 @@ def test_runs_side_by_side(tmp_path):
     for run in runs:
         gaps = np.mean([column(rows, "generalization_gap") for rows in run.seeds], axis=0)
         np.testing.assert_allclose(lines(gap)[run.name].get_ydata(), gaps)
-    # A gap lies in -1..1: the interval of a rate, stretched.
-    last = np.array([rows[-1]["generalization_gap"] for rows in runs[0].seeds])
-    low, high = ends_over_seeds((last + 1) / 2)
-    np.testing.assert_allclose([end[-1] for end in bands(gap)[0][1:]], [2 * low - 1, 2 * high - 1])
+    last = [rows[-1] for rows in runs[0].seeds]
+    train, val = ([row[f"{of}_exact_match"] for row in last] for of in ("train", "val"))
+    expected = ends_over_seeds(train, 2500, less=val)
+    np.testing.assert_allclose([end[-1] for end in bands(gap)[0][1:]], expected)
     match, _ = plots.repeat_count_figure(runs).axes
     assert list(lines(match)) == names
     (ax,) = plots.compare_ood_figure(runs).axes
@@ -705,32 +740,31 @@ def test_what_repetition_is_worth_is_printed_and_written(tmp_path, monkeypatch, 
     assert plots.main([*map(str, folders), "--out_dir", str(tmp_path / "out")]) == 0
     written = json.loads((tmp_path / "out" / "repeat_effects.json").read_text())
     assert list(written) == ["normal", "dedup"]
-    rows = [
-        {row["group"]: row["exact_match"] for row in memorization(seed, 0.085)["by_repeat_count"]}
-        for seed in range(3)
-    ]
+    seeds = [memorization(seed, 0.085)["by_repeat_count"] for seed in range(3)]
+    rows = [{row["group"]: row["exact_match"] for row in own} for own in seeds]
     values = [row[32] - row[1] for row in rows]
     effect = written["normal"][-1]
     assert (effect["repeat_count"], effect["minus"], effect["n_seeds"]) == (32, 1, 3)
     assert effect["values"] == values
-    low, high = seed_interval(values, least=-1)
+    low, high = (repeat_effects(seeds)[-1][end] for end in ("low", "high"))
     assert (effect["low"], effect["high"]) == (low, high)
     shown = f"{100 * np.mean(values):+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
     (line,) = [
         x for x in capsys.readouterr().out.splitlines() if x.split()[:3] == ["normal", "32", "1"]
     ]
     assert shown in line
-    assert line.endswith("mean of 3 seeds, Student's t")
+    assert line.endswith("mean of 3 seeds")
 
 
-def test_effect_lines_name_groups_of_counts_a_single_seed_and_equal_seeds():
+def test_effect_lines_name_groups_of_counts_and_a_single_seed():
     effect = {"repeat_count": 4, "minus": 1, "n": 1200, "difference": 0.125, "grouped": True}
     one = {**effect, "n_seeds": 1, "low": -0.01, "high": 0.2}
-    equal = {**effect, "n_seeds": 3, "low": 0.125, "high": 0.125, "grouped": False}
-    lines = plots.effect_lines({"a": [one], "b": [equal], "none": []})
+    three = {**effect, "n_seeds": 3, "low": 0.1, "high": 0.15, "grouped": False}
+    lines = plots.effect_lines({"a": [one], "b": [three], "none": []})
+    assert lines[1].endswith("95 % interval, over seeds and examples")
     assert " ".join(lines[3].split()) == "a 4–7 1 1,200 +12.5 [-1.0, +20.0] one seed, Newcombe"
-    assert "+12.5 (seeds equal)" in lines[4]
-    assert lines[4].split()[1] == "4"
+    assert " ".join(lines[4].split()) == "b 4 1 1,200 +12.5 [+10.0, +15.0] mean of 3 seeds"
+    assert plots.effect_lines({"a": [one]})[1].endswith("95 % interval")
     assert plots.effect_lines({"none": []}) == []
 
 

@@ -74,6 +74,13 @@ def test_memorization_report_on_a_hand_made_case(monkeypatch):
     losses = [g["loss"] for g in report["by_repeat_count"]]
     assert losses == pytest.approx([1.625, 2.0, 1.25])
     assert all(g["exact_match_low"] <= g["exact_match"] for g in report["by_repeat_count"])
+    unseen, _, repeated = report["by_repeat_count"]
+    assert (unseen["examples"], unseen["outcomes"]) == ("0 1 2 3", "0100")
+    rows = map(int, repeated["examples"].split())
+    assert repeated["outcomes"] == "10"
+    assert {data.train.raw(i) for i in rows} <= {twice, thrice, "[rev] 14 | 41"}
+    assert [g["outcomes"] for g in report["by_task"]] == ["010", "0"]
+    assert report["unseen"]["outcomes"] == "0100"
     wrong = report["wrong_predictions"]
     assert (wrong["n"], wrong["answer_of_another_example"]) == (3, 1)
     # Prompts with their bar, "[copy] 1112 | " is 14 long: one slip; "4444" differs in four places.

@@ -319,15 +319,17 @@ def test_positions_are_trained_with_each_kind_and_generation_fits_the_table(worl
 
 def test_the_table_tells_seeds_apart_and_a_single_task_once():
     def report(rate, tasks):
-        stats = {"n": 10, "exact_match": rate, "exact_match_low": 0.1, "exact_match_high": 0.9}
+        stats = {"n": 10, "exact_match": rate}
         gap = {"gap": 0.1, "low": 0.0, "high": 0.2, "train": 0.6, "unseen": 0.5}
         by_task = [{"group": task, **stats} for task in tasks]
         return {"by_task": by_task, "unseen": stats, "seen": None, "gap": gap, "epoch": 7}
 
     _, row, gap = t.results_table([report(0.5, ["add"])], [4])
-    assert row.split() == ["add", "10", "50.0%", "[10.0%,", "90.0%]"]
+    assert row.split() == ["add", "10", "50.0%", "[23.7%,", "76.3%]"]  # Wilson's, of 5 of 10
     assert gap.startswith("generalization gap +10.0% [+0.0%, +20.0%]: 60.0% on training")
     lines = t.results_table([report(0.5, ["add", "rel"]), report(0.5, ["add", "rel"])], [4, 9])
     assert [line.split()[0] for line in lines[1:4]] == ["add", "rel", "all"]
-    assert all(line.endswith("50.0%  (seeds all equal)") for line in lines[1:4])
+    # That both seeds are equal makes nothing surer than 10 examples do.
+    assert all(line.endswith("50.0%  [23.7%, 76.3%]") for line in lines[1:4])
+    assert lines[0].endswith("95 % interval over 2 seeds and examples")
     assert [line.split(":")[0] for line in lines[4:]] == ["seed 4", "seed 9"]
