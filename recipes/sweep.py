@@ -22,14 +22,11 @@ import sys
 import time
 from pathlib import Path
 
-# The signal before a time limit or a preemption reaches the trainer too, which knows this one.
-os.environ.setdefault("SUBMITIT_PREEMPT_SIGNAL", "USR1")
-import submitit
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from runtime.cli import number, run_main  # noqa: E402
+from data.formats import require_file  # noqa: E402
+from runtime.cli import Parser, number, run_main  # noqa: E402
 from runtime.errors import Halt, UserError  # noqa: E402
 from runtime.files import check_writable  # noqa: E402
 
@@ -37,15 +34,28 @@ TRAINER = ROOT / "train_minigpt_4070.py"
 OUTCOMES = {0: "done", 4: "left to somebody else, who has the folder"}
 
 
-class Run:
-    """A task: the trainer's command in a process of its own, in the folder the sweep began in."""
+def load_submitit():
+    """The package submitit, which nothing but a sweep needs; UserError where it is missing."""
+    # The signal before a time limit or a preemption reaches the trainer too, which knows this one.
+    os.environ.setdefault("SUBMITIT_PREEMPT_SIGNAL", "USR1")
+    try:
+        import submitit
+    except ImportError:
+        raise UserError(
+            f"{Path(__file__).name} needs the package submitit; pip install submitit"
+        ) from None
+    return submitit
+
+
+class SweepTask:
+    """The trainer's command in a process of its own, in the folder the sweep began in."""
 
     trainer = None
 
-    def __init__(self, command, folder=None):
+    def __init__(self, command: list[str], folder: Path | None = None):
         self.command, self.folder = command, folder or Path.cwd()
 
-    def __call__(self):
+    def __call__(self) -> str:
         self.trainer = subprocess.Popen(self.command, cwd=self.folder)
         code = self.trainer.wait()
         if code not in OUTCOMES:
@@ -59,13 +69,11 @@ class Run:
             # Not `wait()`, whose lock is held by the call above; this one interrupts it for good.
             with contextlib.suppress(ChildProcessError):  # unless that had the exit code already
                 os.waitpid(self.trainer.pid, 0)
-        return submitit.helpers.DelayedSubmission(Run(self.command, self.folder))
+        return load_submitit().helpers.DelayedSubmission(SweepTask(self.command, self.folder))
 
 
-def build_parser():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flag = parser.add_argument
     flag("--data", nargs="+", type=Path, required=True, help="training sets")
     flag("--tokenizer", type=Path, help="their tokenizer (default: tokenizer.json beside each)")
@@ -91,7 +99,7 @@ def build_parser():
     return parser
 
 
-def commands(args):
+def commands(args) -> dict[str, list[str]]:
     """{folder name: command} of every run."""
     runs = {}
     for data, width, seeds in itertools.product(args.data, args.d_model, args.seeds):
@@ -110,7 +118,7 @@ def commands(args):
 
 
 def make_executor(args):
-    executor = submitit.AutoExecutor(
+    executor = load_submitit().AutoExecutor(
         args.out_dir / "submitit", cluster=args.cluster, slurm_max_num_timeout=1000
     )
     executor.update_parameters(
@@ -121,20 +129,39 @@ def make_executor(args):
     return executor
 
 
-def sweep(args):
+@contextlib.contextmanager
+def writing(folder):
+    """An error that names no file, as of a full disk, names this folder."""
+    try:
+        yield
+    except BrokenPipeError:  # standard output's
+        raise
+    except OSError as error:
+        raise Halt(5, f"cannot write in {folder} ({error.strerror or error})") from None
+
+
+def sweep(args) -> None:
     """Start every run; on this machine also wait for them and tell how each ended."""
+    load_submitit()
+    runs = commands(args)
+    for path in args.data:
+        require_file(path, "the training set")  # and make a standard one, once for all tasks
     check_writable(args.out_dir)
-    runs, jobs = commands(args), {}
-    executor = make_executor(args)
+    with writing(args.out_dir / "submitit"):
+        submit(args, runs)
+
+
+def submit(args, runs):
+    executor, jobs = make_executor(args), {}
     if args.cluster == "slurm":
         with executor.batch():
-            jobs = {name: executor.submit(Run(command)) for name, command in runs.items()}
+            jobs = {name: executor.submit(SweepTask(command)) for name, command in runs.items()}
         print(f"{len(jobs)} runs submitted as Slurm array; logs in {args.out_dir / 'submitit'}")
         return
     for name, command in runs.items():
         while sum(not job.done() for job in jobs.values()) >= args.workers:
             time.sleep(0.2)
-        jobs[name] = executor.submit(Run(command))
+        jobs[name] = executor.submit(SweepTask(command))
     errors = {name: job.exception() for name, job in jobs.items()}  # waits for each
     for name, job in jobs.items():
         error = f"failed; see {job.paths.stderr}" if errors[name] else job.result()
@@ -143,7 +170,7 @@ def sweep(args):
         raise Halt(1, f"{len(failed)} of {len(jobs)} runs failed")
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     return run_main(lambda: sweep(build_parser().parse_args(argv)))
 
 

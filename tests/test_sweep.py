@@ -3,8 +3,10 @@
 The campaign of 40 runs is in tests/faults/test_scale.py.
 """
 
+import errno
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -52,15 +54,15 @@ def test_every_combination_is_the_trainers_command_with_resume(tmp_path):
 
 def test_a_run_that_somebody_else_has_is_left_to_them():
     code = [sys.executable, "-c", "import sys; sys.exit(int(sys.argv[1]))"]
-    assert sweep.Run([*code, "0"])() == "done"
-    assert sweep.Run([*code, "4"])().startswith("left to somebody else")
+    assert sweep.SweepTask([*code, "0"])() == "done"
+    assert sweep.SweepTask([*code, "4"])().startswith("left to somebody else")
     with pytest.raises(sweep.subprocess.CalledProcessError):
-        sweep.Run([*code, "2"])()
+        sweep.SweepTask([*code, "2"])()
 
 
 def test_paths_after_the_dashes_start_where_the_sweep_is_given(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    task = sweep.Run([sys.executable, "-c", "open('here', 'w')"])
+    task = sweep.SweepTask([sys.executable, "-c", "open('here', 'w')"])
     monkeypatch.chdir(sweep.ROOT)  # where a task wakes up is not said
     assert task() == "done"
     assert (tmp_path / "here").exists()
@@ -74,6 +76,43 @@ def test_two_sets_that_would_share_a_folder_are_refused(tmp_path, capsys):
     assert error.startswith(f"error: two runs would have the folder {tmp_path}/runs/sets_train_d16")
     assert error.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+def without_submitit(*flags):
+    """The sweep as where submitit is not installed."""
+    code = "import sys; sys.modules['submitit'] = None; from recipes import sweep; "
+    command = [sys.executable, "-c", code + "sys.exit(sweep.main(sys.argv[1:]))", *map(str, flags)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=sweep.ROOT, check=False)
+
+
+def test_help_needs_no_submitit_and_a_sweep_without_it_says_what_to_install(tmp_path):
+    shown = without_submitit("--help")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "--workers" in shown.stdout
+    flags = ["--data", tmp_path / "a.txt", "--d_model", 16, "--seeds", 0]
+    done = without_submitit(*flags, "--out_dir", tmp_path / "runs")
+    assert done.returncode == 2
+    assert done.stderr == "error: sweep.py needs the package submitit; pip install submitit\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_training_set_is_told_before_any_task_starts(tmp_path, capsys):
+    flags = ["--d_model", "16", "--seeds", "0", "--out_dir", str(tmp_path / "runs")]
+    assert sweep.main(["--data", str(tmp_path / "gone.pkl"), *flags]) == 2
+    assert f"the training set {tmp_path}/gone.pkl does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_full_disk_names_the_folder(tmp_path, monkeypatch, capsys):
+    def full(*_, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "train.txt").write_text("[add] 1 + 1 | 2\n")
+    monkeypatch.setattr(sweep.load_submitit(), "AutoExecutor", full)
+    flags = ["--d_model", "16", "--seeds", "0", "--out_dir", str(tmp_path / "runs")]
+    assert sweep.main(["--data", str(tmp_path / "train.txt"), *flags]) == 5
+    said = f"stopped: cannot write in {tmp_path}/runs/submitit (No space left on device)\n"
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="Slurm's signal")
@@ -90,7 +129,7 @@ def test_a_preempted_task_waits_until_its_trainer_has_saved(tmp_path, monkeypatc
         "open('ready', 'w')\n"
         "time.sleep(60)"
     )
-    task = sweep.Run([sys.executable, "-c", code], tmp_path)
+    task = sweep.SweepTask([sys.executable, "-c", code], tmp_path)
     again = []
 
     def preempt(*_):

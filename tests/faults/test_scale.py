@@ -17,7 +17,7 @@ import pytest
 import scaling
 import train_minigpt_4070 as t
 from recipes import sweep
-from recipes.sweep import ROOT, submitit
+from recipes.sweep import ROOT
 from scaling import (
     SCRIPT,
     assert_same_run,
@@ -251,10 +251,10 @@ def test_preempted_submitit_task_saves_and_goes_on(sets, tmp_path, monkeypatch):
     run_one(flags(sets, tmp_path / "calm", *arguments))
     folder = tmp_path / "preempted"
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    executor = submitit.LocalExecutor(tmp_path / "logs")
+    executor = sweep.load_submitit().LocalExecutor(tmp_path / "logs")
     executor.update_parameters(timeout_min=60)
     job = executor.submit(
-        sweep.Run([sys.executable, str(SCRIPT), *flags(sets, folder, *arguments)])
+        sweep.SweepTask([sys.executable, str(SCRIPT), *flags(sets, folder, *arguments)])
     )
     while lines_in(folder) < 2:
         time.sleep(0.02)
