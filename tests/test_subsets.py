@@ -1,0 +1,105 @@
+"""data/subsets.py: random parts of a training set, one a seed, whole examples, fixed in size."""
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.formats import build_examples
+from data.subsets import Subsets
+from data.tasks import TASKS, draw_example
+from metrics import auroc
+from reference import TOKENIZER
+
+
+def build(raws):
+    return build_examples(raws, TOKENIZER, "rows")
+
+
+def repeated(n, seed=0, tasks=("add", "sort")):
+    """n examples of `tasks`, in turn repeated 1, 2, 4 and 8 times, shuffled."""
+    rng = random.Random(seed)
+    raws = list(dict.fromkeys(draw_example(rng, tasks[i % len(tasks)]) for i in range(n)))
+    rows = [raw for i, raw in enumerate(raws) for _ in range(2 ** (i // 2 % 4))]
+    rng.shuffle(rows)
+    return build(rows)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 60), st.floats(0.01, 1), st.integers(0, 2**32 - 1))
+def test_size_is_fixed_and_copies_stay_together(n, share, seed):
+    train = repeated(n)
+    subsets = Subsets(train, share)
+    member = subsets.members(seed)
+    assert member.sum() == subsets.n_members == max(1, round(share * len(subsets.keys)))
+    rows = subsets.rows(seed)
+    inside, outside = train.keys[rows], np.delete(train.keys, rows)
+    assert not set(inside) & set(outside)
+    assert set(inside) == set(subsets.keys[member])
+    assert subsets.epoch_rows(train.tasks.names) <= len(rows)
+
+
+def test_each_stratum_is_represented_to_within_one_example():
+    train = repeated(400)
+    subsets = Subsets(train, 0.5)
+    tasks = train.tasks.codes[subsets.first_rows]
+    for seed in range(20):
+        member = subsets.members(seed)
+        for task in np.unique(tasks):
+            for count in np.unique(subsets.repeat_counts):
+                stratum = (tasks == task) & (subsets.repeat_counts == count)
+                assert abs(member[stratum].sum() - stratum.sum() / 2) < 1
+
+
+def test_the_same_data_share_and_seed_give_the_same_part_whatever_the_order_of_rows():
+    rng = random.Random(1)
+    rows = [draw_example(rng, "add") for _ in range(300)]
+    a, b = Subsets(build(rows), 0.3), Subsets(build(rows[::-1]), 0.3)
+    assert np.array_equal(a.members(7), b.members(7))
+    assert not np.array_equal(a.members(7), a.members(8))
+
+
+def test_every_example_is_drawn_with_the_same_probability():
+    subsets = Subsets(repeated(40), 0.35)
+    drawn = np.mean([subsets.members(seed) for seed in range(4000)], axis=0)
+    share = subsets.n_members / len(subsets.keys)
+    error = (share * (1 - share) / 4000) ** 0.5
+    assert np.abs(drawn - share).max() < 4.5 * error
+
+
+def test_seeds_draw_independently_so_the_others_do_not_tell_who_is_a_member():
+    """With each example in exactly half of 8 replicas the AUC would be 0.445 or less."""
+    subsets = Subsets(repeated(600), 0.5)
+    members = np.stack([subsets.members(seed) for seed in range(64)])
+    aucs = []
+    for start in range(0, 64, 8):
+        panel = members[start : start + 8]
+        others = panel.sum(0) - panel
+        aucs += [auroc(count, own) for count, own in zip(others, panel, strict=True)]
+    assert np.mean(aucs) == pytest.approx(0.5, abs=4 * np.std(aucs) / 8)
+    assert np.mean(aucs) > 0.475
+
+
+def test_an_epoch_has_the_same_rows_for_every_seed_and_leaves_few_out():
+    train = repeated(2000, tasks=tuple(TASKS))
+    subsets = Subsets(train, 0.5)
+    for tasks in (["copy"], ["copy", "rel"], list(TASKS)):
+        wanted = train.tasks.isin(tasks)
+        sizes = [int(wanted[subsets.rows(seed)].sum()) for seed in range(10)]
+        assert subsets.epoch_rows(tasks) <= min(sizes)
+        assert max(sizes) - subsets.epoch_rows(tasks) <= 15 * len(tasks)
+
+
+def test_the_whole_set_is_every_row():
+    train = repeated(100)
+    subsets = Subsets(train, 1.0)
+    assert subsets.rows(3).tolist() == list(range(len(train)))
+    assert subsets.epoch_rows(train.tasks.names) == len(train)
+
+
+@pytest.mark.parametrize("share", [0, -0.5, 1.01, float("nan")])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(ValueError, match="share must be"):
+        Subsets(repeated(10), share)
