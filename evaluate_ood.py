@@ -47,7 +47,7 @@ from data.formats import (
 )
 from data.generate import make_missing
 from data.tasks import TASKS, canonical_tag, size_of
-from plots import write_figures
+from plots import figures_or_notice
 from runtime.cli import run_main
 from runtime.device import choose_device
 from runtime.errors import UserError
@@ -535,8 +535,9 @@ def evaluate(args):
         epochs = [results["epoch"] for results in each]
         together |= {"model": str(args.model), "seed": None, "seeds": seeds, "epoch": epochs}
     write_results(out_dir, together, [row for rows in lines for row in rows])
-    figures = write_figures([out_dir], out_dir)
-    print("\n".join(["", *remarks(together), *advice(together, out_dir, figures)]))
+    figures, notice = figures_or_notice(out_dir, out_dir)
+    said = [*remarks(together), *advice(together, out_dir, figures), *filter(None, [notice])]
+    print("", *said, sep="\n")
     return together
 
 

@@ -29,10 +29,13 @@ each seed; with a 95 % interval for other seeds and other examples, or Newcombe'
 import argparse
 import io
 import math
+import os
+import shlex
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -43,7 +46,7 @@ from data.tasks import TASKS
 from metrics import over_seeds, repeat_effects, wilson_interval
 from runtime.cli import run_main
 from runtime.errors import UserError
-from runtime.files import check_writable, write_atomically, write_json
+from runtime.files import ROOT, check_writable, write_atomically, write_json
 from runtime.records import (
     CATEGORIES,
     Run,
@@ -74,7 +77,6 @@ OOD_LOOKS = {  # colour, marker, size, legend
     "left out": ("0.45", "X", 7, "exact match, not in headlines"),
 }
 DPI = 200
-PLAIN_TEXT = {"text.parse_math": False}  # a name may have any characters
 
 
 # ------------------------------------------------------------------------------------------------
@@ -188,6 +190,24 @@ def task_names(run):
 # ------------------------------------------------------------------------------------------------
 # drawing
 # ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def own_style() -> Iterator[None]:
+    """matplotlib's own defaults, whatever the user's matplotlibrc or MPLBACKEND says.
+
+    A notebook's MPLBACKEND names a module that may be missing here, and then matplotlib refuses to
+    be imported; `text.usetex` needs LaTeX. PNG files are drawn by Agg, without any backend chosen.
+    """
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        from matplotlib import rc_context, rcParamsDefault
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    style = {key: value for key, value in rcParamsDefault.items() if key != "backend"}
+    with rc_context(style | {"text.parse_math": False}):  # a name may have any characters
+        yield
 
 
 def new_figure(runs: list[Run], width: float, height: float, widths: tuple[float, ...] = (1,)):
@@ -856,12 +876,16 @@ def draw_figures(runs: list[Run]) -> dict:
 
 
 def unique_names(folders: list[Path]) -> list[str]:
-    """The last part of each path, with as many parents as tell them apart."""
+    """The last part of each path, with as many parents as tell them apart.
+
+    A byte that is no UTF-8 stands as `\\xff`: no font draws it, and no new folder should have it.
+    """
     paths = [folder.resolve() for folder in folders]
     depth = 2 if any(path.name == "ood_results" for path in paths) else 1
     while len({path.parts[-depth:] for path in paths}) < len(paths):
         depth += 1
-    return ["/".join(path.parts[-depth:]) for path in paths]
+    names = ["/".join(path.parts[-depth:]) for path in paths]
+    return [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]
 
 
 def load_runs(run_dirs, out_dir=None) -> tuple[list[Run], Path]:
@@ -888,11 +912,26 @@ def write_figures(run_dirs, out_dir=None) -> list[Path]:
     return save_figures(*load_runs(run_dirs, out_dir))
 
 
-def save_figures(runs: list[Run], out_dir: Path) -> list[Path]:
-    from matplotlib import rc_context
+def figures_or_notice(run_dir: Path, out_dir: Path) -> tuple[list[Path], str]:
+    """write_figures at the end of another command, whose results stand whatever drawing raises.
 
+    Returns the files written and "", or no files and a sentence that says how to draw them again.
+    An error of the file system passes.
+    """
+    try:
+        return write_figures(run_dir, out_dir), ""
+    except OSError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        paths = [ROOT / "plots.py", run_dir.resolve(), "--out_dir", out_dir.resolve()]
+        again = shlex.join(["python", *map(str, paths)])
+        return [], f"note: the figures could not be drawn ({reason}); draw them with: {again}"
+
+
+def save_figures(runs: list[Run], out_dir: Path) -> list[Path]:
     images = {}
-    with rc_context(PLAIN_TEXT):
+    with own_style():
         for name, figure in draw_figures(runs).items():
             images[out_dir / name] = io.BytesIO()
             figure.savefig(images[out_dir / name], format="png", dpi=DPI)

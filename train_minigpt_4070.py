@@ -1963,7 +1963,7 @@ def finish(args, data, replicas, device, stop, world):
     """Report on each seed's best model; the first process, when all are here, draws the figures and
     prints the table and the next command.
     """
-    from plots import write_figures
+    from plots import figures_or_notice
 
     folder, reports = Path(args.out_dir), []
     for replica in reported(replicas):
@@ -1977,8 +1977,8 @@ def finish(args, data, replicas, device, stop, world):
         return
     seeds, reports = zip(*reports, strict=True)
     print("", *results_table(reports, seeds), sep="\n")
-    figures = write_figures([folder], folder / "plots")
-    print(f"figures in {folder / 'plots'}: {', '.join(path.name for path in figures)}")
+    figures, notice = figures_or_notice(folder, folder / "plots")
+    print(notice or f"figures in {folder / 'plots'}: {', '.join(path.name for path in figures)}")
     model = folder / "best_model.pth" if len(args.seeds or [args.seed]) == 1 else folder
     command = ["python", "evaluate_ood.py", "--model", model, "--tokenizer", args.tokenizer]
     command += ["--ood_dir", "ood_data_complete", "--out_dir", folder / "ood_results"]

@@ -86,7 +86,7 @@ def evaluate(model, ood_dir, out_dir, *more):
     """Run it, but for the figures, from its own arguments; returns what `read` does."""
     argv = ["--model", model, "--ood_dir", ood_dir, "--out_dir", out_dir, "--device", "cpu", *more]
     args = evaluate_ood.build_parser().parse_args([str(a) for a in argv])
-    with mock.patch("evaluate_ood.write_figures", return_value=[]):
+    with mock.patch("plots.write_figures", return_value=[]):
         evaluate_ood.evaluate(args)
     return read(out_dir)
 
@@ -466,7 +466,7 @@ def test_unwritable_folders_are_told_before_anything_is_run(home, tmp_path, monk
 def test_a_write_that_fails_leaves_the_earlier_results_whole(home, tmp_path, monkeypatch, capsys):
     argv = ["--model", home / "run", "--ood_dir", home / "suites", "--out_dir", tmp_path / "out"]
     argv = [*map(str, argv), "--device", "cpu"]
-    monkeypatch.setattr(evaluate_ood, "write_figures", lambda *args: [])
+    monkeypatch.setattr("plots.write_figures", lambda *args: [])
     assert evaluate_ood.main(argv) == 0
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     right = answering(lambda e, i, r: e.answer(i))  # other results, as another model would have

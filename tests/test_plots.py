@@ -1,13 +1,15 @@
 """plots.py on synthetic run folders: plotted values, intervals, panels, files, errors."""
 
 import json
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
-from matplotlib import rc_context
 
 import plots
 from metrics import newcombe_interval, outcomes, over_seeds, repeat_effects, wilson_interval
@@ -626,7 +628,7 @@ def test_no_text_overlaps_or_is_cut_off(add_only, five_tasks, tmp_path):
     write_rows(one, curriculum_rows()[:1])
     folders = [add_only, five_tasks, long, one, *study(tmp_path / "study", 12)[:2]]
     runs = [load(folder) for folder in folders]
-    with rc_context(plots.PLAIN_TEXT):  # as the files are written
+    with plots.own_style():  # as the files are written
         figures = plots.draw_figures(runs)
         assert {name for name in figures if "/" not in name} == set(plots.COMPARISONS)
         for figure in figures.values():
@@ -642,7 +644,7 @@ def test_a_loss_over_decades_has_plain_numbers_on_its_axis(tmp_path, last):
         for e, (row, loss) in enumerate(zip(rows, losses, strict=True), start=1)
     ]
     write_rows(tmp_path / "run", rows)
-    with rc_context(plots.PLAIN_TEXT):
+    with plots.own_style():
         fig = plots.learning_figure(load(tmp_path / "run"))
         assert_readable(fig)
     match, loss = fig.axes
@@ -773,6 +775,58 @@ def test_names_with_any_characters_are_drawn_as_they_are(tmp_path):
     results["suites"]["ood_$x_$ {"] = {**results["suites"]["ood_robustness"], "category": "$\\a$"}
     write_json(tmp_path / "a$b^$" / "ood_results.json", results)
     assert plots.write_figures(tmp_path / "a$b^$")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("MPLBACKEND", "module://matplotlib_inline.backend_inline"),
+        ("MPLBACKEND", "nonsense"),
+        ("MATPLOTLIBRC", "text.usetex: True\nfont.size: 40\nfigure.facecolor: black\n"),
+    ],
+)
+def test_the_users_matplotlib_settings_change_nothing(tmp_path, monkeypatch, variable, value):
+    write_rows(tmp_path / "run", add_only_rows(3))
+    (plain,) = [p for p in plots.write_figures(tmp_path / "run") if p.name == "learning.png"]
+    if variable == "MATPLOTLIBRC":
+        (tmp_path / "matplotlibrc").write_text(value)
+        value = str(tmp_path / "matplotlibrc")
+    monkeypatch.setenv(variable, value)
+    done = command(tmp_path / "run", "--out_dir", tmp_path / "again")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "again" / "learning.png").read_bytes() == plain.read_bytes()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
+def test_a_folder_whose_name_has_an_undecodable_byte(tmp_path):
+    folders = [
+        Path(os.fsdecode(os.fsencode(tmp_path / "run") + byte)) for byte in (b"\xff", b"\xfe")
+    ]
+    for folder in folders:
+        write_rows(folder, add_only_rows(3))
+    done = command(*folders, "--out_dir", tmp_path / "figures")
+    assert (done.returncode, done.stderr) == (0, "")
+    made = {path.name for path in (tmp_path / "figures").iterdir() if path.is_dir()}
+    assert made == {"run\\xff", "run\\xfe"}
+
+
+def test_what_drawing_raises_becomes_a_sentence_that_says_how_to_draw_again(tmp_path, monkeypatch):
+    write_rows(tmp_path / "a run", add_only_rows(3))
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(plots, "new_figure", lambda *_: 1 / 0)
+        paths, notice = plots.figures_or_notice(Path("a run"), Path("a run/plots"))
+    assert paths == []
+    assert notice.startswith("note: the figures could not be drawn (ZeroDivisionError: division by")
+    assert notice.count("\n") == 0
+    again = shlex.split(notice.split("draw them with: python ")[1])
+    monkeypatch.chdir("/")
+    assert command(*again[1:]).returncode == 0
+    assert again[0] == str(ROOT / "plots.py")
+    assert (tmp_path / "a run/plots/learning.png").exists()
+    monkeypatch.setattr(plots, "write_atomically", mock.Mock(side_effect=OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        plots.figures_or_notice(tmp_path / "a run", tmp_path / "x")
 
 
 if __name__ == "__main__":  # figures to look at: PYTHONPATH=. python tests/test_plots.py DIR
