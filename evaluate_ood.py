@@ -23,7 +23,6 @@ then means over seeds, with intervals over seeds. Files are written when every s
 whole or not at all.
 """
 
-import argparse
 import json
 import sys
 from collections import Counter, defaultdict
@@ -48,7 +47,7 @@ from data.formats import (
 from data.generate import make_missing
 from data.tasks import TASKS, canonical_tag, size_of
 from plots import figures_or_notice
-from runtime.cli import run_main
+from runtime.cli import Parser, run_main
 from runtime.device import choose_device
 from runtime.errors import UserError
 from runtime.files import ROOT, check_writable, sha256_of, write_atomically, write_json
@@ -547,16 +546,14 @@ def evaluate(args):
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     g = parser.add_argument_group("model")
     g.add_argument("--model", required=True, help="checkpoint, run folder, or folder of seeds")
     g.add_argument(
         "--tokenizer",
         help="tokenizer JSON that must agree with the checkpoint (default: none is needed)",
     )
-    g.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n> (default: auto)")
+    g.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
 
     g = parser.add_argument_group("data")
     g.add_argument(

@@ -26,7 +26,6 @@ at each repeat count minus that of examples seen once, and of those minus unseen
 each seed; with a 95 % interval for other seeds and other examples, or Newcombe's for a single seed.
 """
 
-import argparse
 import io
 import math
 import os
@@ -44,7 +43,7 @@ import numpy as np
 
 from data.tasks import TASKS
 from metrics import over_seeds, repeat_effects, wilson_interval
-from runtime.cli import run_main
+from runtime.cli import Parser, run_main
 from runtime.errors import UserError
 from runtime.files import ROOT, check_writable, write_atomically, write_json
 from runtime.records import (
@@ -940,10 +939,8 @@ def save_figures(runs: list[Run], out_dir: Path) -> list[Path]:
     return list(images)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def build_parser() -> Parser:
+    parser = Parser(__doc__)
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="run folder, folder of seeds, or folder of results"
     )

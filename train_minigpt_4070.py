@@ -39,7 +39,7 @@ import metrics
 from data.audit import load_data, sample_by_count
 from data.formats import Tokenizer, UserError
 from data.tasks import TASKS
-from runtime.cli import EXIT_CODES, HelpFormatter, Parser, leave, number, outcome
+from runtime.cli import Parser, bounded, leave, outcome
 from runtime.device import (
     DTYPES,
     choose_device,
@@ -2098,13 +2098,11 @@ def seed_list(text):
 
 def build_parser():
     parser = Parser(
-        description="Train a small GPT and measure whether it memorizes or learns the rule.",
-        epilog="Without arguments it learns two-operand sums: a few minutes on two CPU cores. "
-        f"Exit codes: {EXIT_CODES}.",
-        formatter_class=HelpFormatter,
+        "Train a small GPT and measure whether it memorizes or learns the rule. Without arguments\n"
+        "it learns two-operand sums: a few minutes on two CPU cores."
     )
-    count, natural = number(int, 1, 10**9), number(int, 0, 10**9)
-    positive, share = number(float, 1e-12, 1e12), number(float, 0, 1)
+    count, natural = bounded(int, 1, 10**9), bounded(int, 0, 10**9)
+    positive, share = bounded(float, 1e-12, 1e12), bounded(float, 0, 1)
     switch = argparse.BooleanOptionalAction
     # fmt: off
     flag = parser.add_argument_group("data").add_argument
@@ -2117,7 +2115,7 @@ def build_parser():
 
     flag = parser.add_argument_group("model").add_argument
     flag("--d_model", type=count, default=128, help="width, channels")
-    flag("--n_layers", type=number(int, 1, 1000), default=4, help="transformer blocks")
+    flag("--n_layers", type=bounded(int, 1, 1000), default=4, help="transformer blocks")
     flag("--n_heads", type=count, default=4,
          help="attention heads; d_model must be a multiple of twice as many")
     flag("--d_ff", type=count,
@@ -2127,11 +2125,11 @@ def build_parser():
     flag("--pos", choices=POSITIONS, default="rope",
          help="position encoding")
     flag("--use_swiglu", action="store_true", help="SwiGLU instead of GELU in the MLP")
-    flag("--dropout", type=number(float, 0, 0.99), default=0.1,
+    flag("--dropout", type=bounded(float, 0, 0.99), default=0.1,
          help="dropout probability on embeddings and block outputs; regularizes")
 
     flag = parser.add_argument_group("optimization").add_argument
-    flag("--epochs", type=number(int, 1, 10**6), default=30, help="passes over the training set")
+    flag("--epochs", type=bounded(int, 1, 10**6), default=30, help="passes over the training set")
     flag("--lr", type=positive, default=1e-4,
          help="peak learning rate at width 1024; scaled by 1024 / d_model")
     flag("--no_lr_scaling", action="store_true", help="take --lr literally at any width")
@@ -2141,16 +2139,16 @@ def build_parser():
     flag("--batch_size", type=count, default=32, help="examples in a micro-batch")
     flag("--accumulation_steps", type=count, default=1,
          help="micro-batches in an optimizer step; run at once where memory allows")
-    flag("--weight_decay", type=number(float, 0, 1e6), default=0.01,
+    flag("--weight_decay", type=bounded(float, 0, 1e6), default=0.01,
          help="AdamW's, on matrices only")
     flag("--max_grad_norm", type=positive, default=1.0,
          help="clip each model's gradient to this norm")
-    flag("--label_smoothing", type=number(float, 0, 0.99), default=0.0,
+    flag("--label_smoothing", type=bounded(float, 0, 0.99), default=0.0,
          help="share of the target's probability spread over all tokens")
     flag("--patience", type=natural, default=10,
          help="stop after this many epochs in which neither unseen exact match nor loss improved, "
               "or when every unseen example is right in two validations running; 0 never does")
-    flag("--min_delta", type=number(float, 0, 1e6), default=1e-3,
+    flag("--min_delta", type=bounded(float, 0, 1e6), default=1e-3,
          help="least improvement that counts: a share (exact match) or nats (loss)")
 
     flag = parser.add_argument_group("curriculum").add_argument
@@ -2167,7 +2165,7 @@ def build_parser():
     flag("--eval_every", type=count, default=1, help="epochs between validations")
 
     flag = parser.add_argument_group("system").add_argument
-    flag("--seed", type=number(int, 0, MAX_SEED), default=0,
+    flag("--seed", type=bounded(int, 0, MAX_SEED), default=0,
          help="of initialisation, data order and dropout")
     flag("--seeds", type=seed_list, metavar="0-3",
          help="train these seeds side by side, each in its own folder; overrides --seed")
@@ -2231,8 +2229,6 @@ def main(argv=None):
     world = join_world()
     if not world.main:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    if hasattr(sys.stdout, "reconfigure"):  # a redirected Windows console lacks many characters
-        sys.stdout.reconfigure(errors="replace")
     try:
         code, said = outcome(lambda: train_as_told(argv, world))
         if code and world.meeting:

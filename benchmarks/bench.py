@@ -38,7 +38,8 @@ sys.path.insert(0, str(ROOT))
 
 import train_minigpt_4070 as minigpt  # noqa: E402
 from data import formats  # noqa: E402
-from runtime import errors, files  # noqa: E402
+from runtime import files  # noqa: E402
+from runtime.cli import Parser, run_main  # noqa: E402
 
 SECTIONS = ("train", "generate", "evaluate", "growth", "large")
 LEARNING_RATE, WEIGHT_DECAY, MAX_GRAD_NORM = 4e-4, 0.01, 1.0
@@ -916,10 +917,7 @@ def section_list(text):
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(
-        description="Measure this project beside its peers.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = Parser("Measure this project beside its peers.")
     flag = parser.add_argument
     flag("--sections", type=section_list, default=",".join(SECTIONS), help="what to measure")
     flag("--rounds", type=int, default=5, help="rounds; tables hold medians over them")
@@ -929,14 +927,9 @@ def build_parser():
     return parser
 
 
-def main(argv=None):
-    args = build_parser().parse_args(argv)
+def measure_sections(args):
     started = time.perf_counter()
-    try:
-        bench = prepare(args.device)
-    except errors.UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    bench = prepare(args.device)
     rounds = 2 if args.quick else args.rounds
     torch.manual_seed(0)
     where = machine(bench)
@@ -969,7 +962,10 @@ def main(argv=None):
     print(f"\n{result['seconds']:.0f} s in all")
     if args.out:
         files.write_json(Path(args.out), result)
-    return 0
+
+
+def main(argv=None):
+    return run_main(lambda: measure_sections(build_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from data.generate import build_tokenizer  # noqa: E402
 from data.tasks import TASKS, draw_example  # noqa: E402
+from runtime.cli import Parser, run_main  # noqa: E402
 from runtime.files import write_json  # noqa: E402
 
 
@@ -77,7 +78,7 @@ def measure(path, prepare):
     if not prepare:
         load_examples(path, load_tokenizer(tokenizer))
         return so_far()
-    data = minigpt.load_data(args)
+    data = minigpt.load_data(args.data, args.val_data, args.tokenizer, args.max_len)
     minigpt.make_plan(args, data, 1)
     resident = minigpt.Resident(data.train, torch.device("cpu"))
     result = so_far()
@@ -95,15 +96,18 @@ def measured(path, prepare=False):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", default="50000,500000,5000000", help="sizes (%(default)s)")
+def build_parser():
+    parser = Parser(__doc__.splitlines()[0])
+    parser.add_argument("--rows", default="50000,500000,5000000", help="sizes")
     parser.add_argument(
         "--pickle_up_to", type=int, default=500_000, help="also as .pkl, up to here"
     )
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--prepare", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    return parser
+
+
+def measure_sizes(args):
     if args.measure:
         print(json.dumps(measure(args.measure, args.prepare)))
         return
@@ -125,5 +129,9 @@ def main():
                 print(line, flush=True)
 
 
+def main(argv=None):
+    return run_main(lambda: measure_sizes(build_parser().parse_args(argv)))
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

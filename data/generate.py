@@ -12,7 +12,6 @@ hash of that key alone says whether training, validation or the OOD suites own i
 of any size and seed stays disjoint from every validation set and OOD suite.
 """
 
-import argparse
 import hashlib
 import io
 import json
@@ -51,7 +50,8 @@ from data.tasks import (
     split_example,
     split_of,
 )
-from runtime.files import ROOT, write_atomically
+from runtime.cli import Parser, run_main
+from runtime.files import ROOT, check_writable, write_atomically
 
 SEED = 1337
 ROWS_PER_TASK = 10_000  # in each of the three training sets
@@ -471,11 +471,8 @@ def make_missing(path: Path, root: Path = ROOT) -> list[Path]:
 # ---------------------------------------------------------------------------
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Write the standard training sets, validation sets and OOD suites.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def build_parser() -> Parser:
+    parser = Parser("Write the standard training sets, validation sets and OOD suites.")
     only = {"nargs": "+", "choices": tuple(PARTS), "default": tuple(PARTS)}
     parser.add_argument("--only", **only, help="the parts to write")
     out_help = "folder that gets data/ and ood_data_complete/"
@@ -496,17 +493,16 @@ def print_table(folder: Path, written: list[Path]) -> None:
         )
 
 
-def main() -> int:
-    args = build_parser().parse_args()
+def generate(args) -> None:
+    """Write the parts asked for and print what they hold."""
+    check_writable(args.out, "--out")
     for part in dict.fromkeys(args.only):
-        try:
-            written = make_standard_data(args.out, [part], args.seed)
-        except OSError as error:
-            problem = f"{error.filename or args.out} cannot be written ({error.strerror})"
-            print(f"error: {problem}; give --out a folder that can be.", file=sys.stderr)
-            return 2
+        written = make_standard_data(args.out, [part], args.seed)
         print_table(args.out / PARTS[part][0], written)
-    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_main(lambda: generate(build_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ every task sees the same first --gpus GPUs; on Slurm, SBATCH_PARTITION chooses t
 Needs `pip install submitit`.
 """
 
-import argparse
 import contextlib
 import itertools
 import os
@@ -26,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from data.formats import require_file  # noqa: E402
-from runtime.cli import Parser, number, run_main  # noqa: E402
+from runtime.cli import Parser, bounded, run_main  # noqa: E402
 from runtime.errors import Halt, UserError  # noqa: E402
 from runtime.files import check_writable  # noqa: E402
 
@@ -72,28 +71,28 @@ class SweepTask:
         return load_submitit().helpers.DelayedSubmission(SweepTask(self.command, self.folder))
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser() -> Parser:
+    parser = Parser(__doc__)
     flag = parser.add_argument
     flag("--data", nargs="+", type=Path, required=True, help="training sets")
     flag("--tokenizer", type=Path, help="their tokenizer (default: tokenizer.json beside each)")
-    flag("--d_model", nargs="+", type=number(int, 1, 10**6), required=True, help="widths")
+    flag("--d_model", nargs="+", type=bounded(int, 1, 10**6), required=True, help="widths")
     flag("--seeds", nargs="+", required=True, help="one run each: 0 1 2, or side by side: 0-3 4-7")
     flag("--out_dir", type=Path, required=True, help="folder of the run folders")
-    flag("--cluster", choices=("local", "slurm"), default="local", help="where (default: local)")
-    flag("--workers", type=number(int, 1, 10_000), default=1, help="tasks at a time (default: 1)")
-    flag("--gpus", type=number(int, 0, 1000), default=0, help="GPUs of a task (default: 0)")
+    flag("--cluster", choices=("local", "slurm"), default="local", help="where")
+    flag("--workers", type=bounded(int, 1, 10_000), default=1, help="tasks at a time")
+    flag("--gpus", type=bounded(int, 0, 1000), default=0, help="GPUs of a task")
     flag(
         "--cpus",
-        type=number(int, 1, 10_000),
+        type=bounded(int, 1, 10_000),
         default=4,
-        help="Slurm: processors of a task (default: 4)",
+        help="Slurm: processors of a task",
     )
     flag(
         "--hours",
-        type=number(float, 0.01, 10_000),
+        type=bounded(float, 0.01, 10_000),
         default=24,
-        help="time limit of a task (default: 24)",
+        help="time limit of a task",
     )
     flag("trainer", nargs="*", metavar="-- flags", help="flags for the trainer")
     return parser

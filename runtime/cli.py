@@ -4,16 +4,16 @@ import argparse
 import os
 import sys
 
-from runtime.errors import Halt, UserError
+from runtime.errors import EXIT_CODES, Halt, UserError
 
 
 def outcome(work):
-    """Call work() and return (exit code, what there is to say or "").
+    """Call work() and return (exit code as in EXIT_CODES, what there is to say or "").
 
-    0 done, 2 the user's mistake, 5 a file or disk that would not do, 130 Ctrl-C, 141 stdout was
-    closed (`| head` had read enough), or what a Halt says. Any other exception is a bug and keeps
-    its traceback.
+    An exception that is none of these is a bug and keeps its traceback.
     """
+    if hasattr(sys.stdout, "reconfigure"):  # a redirected Windows console lacks many characters
+        sys.stdout.reconfigure(errors="replace")
     try:
         work()
     except SystemExit as done:  # argparse: --help, or a mistake in a flag
@@ -22,7 +22,7 @@ def outcome(work):
         return 2, f"error: {error}"
     except Halt as halt:
         return halt.code, f"stopped: {halt}"
-    except BrokenPipeError:
+    except BrokenPipeError:  # `| head` has read enough
         return 141, ""
     except OSError as error:
         return 5, f"error: {error.filename or 'output'}: {error.strerror or error}"
@@ -47,12 +47,10 @@ def leave(code, said):
 
 def run_main(work):
     """Call work() for a script and return its exit code; a failure is one line on stderr."""
-    if hasattr(sys.stdout, "reconfigure"):  # a redirected Windows console lacks many characters
-        sys.stdout.reconfigure(errors="replace")
     return leave(*outcome(work))
 
 
-def number(kind, low, high):
+def bounded(kind, low, high):
     """An argparse type: a `kind` in [low, high]."""
 
     def parse(text):
@@ -65,23 +63,24 @@ def number(kind, low, high):
     return parse
 
 
-class Parser(argparse.ArgumentParser):
-    """Tells a mistake in one sentence; the usage of 45 flags would bury it."""
-
-    def error(self, message):
-        raise UserError(f"{message}; --help lists every flag")
-
-
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows a default where there is one to show."""
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default where there is one to show, and leaves the lines of a docstring alone."""
 
     def _get_help_string(self, action):
         plain = action.default is None or action.default is False
         return action.help if plain else super()._get_help_string(action)
 
 
-EXIT_CODES = (
-    "0 done, 2 a mistake in the command or its files, 3 a seed diverged, 4 the run folder is in "
-    "use by another process, 5 a file cannot be read or a folder written, 130, 143 and 138 stopped "
-    "by SIGINT, SIGTERM or SIGUSR1 (128 + its number), 141 broken pipe"
-)
+class Parser(argparse.ArgumentParser):
+    """Every script's: its help ends with the exit codes, and a mistake is told in one sentence."""
+
+    def __init__(self, description):
+        codes = "".join(f"\n  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())
+        super().__init__(
+            description=description,
+            epilog=f"exit codes:{codes}",
+            formatter_class=HelpFormatter,
+        )
+
+    def error(self, message):  # the usage of 45 flags would bury it
+        raise UserError(f"{message}; --help lists every flag")

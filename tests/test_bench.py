@@ -12,6 +12,7 @@ import torch
 import train_minigpt_4070 as minigpt
 from benchmarks import bench as B
 from data import formats
+from runtime.errors import UserError
 
 LINES = [
     "[copy] 5 27 9 | 5 27 9",
@@ -220,7 +221,7 @@ def test_parser():
         "train",
         "growth",
     ]
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError):
         B.build_parser().parse_args(["--sections", "speed"])
 
 

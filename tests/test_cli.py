@@ -1,7 +1,9 @@
 """What every script does alike: exit codes, a folder tried before work, the folders of seeds."""
 
 import errno
+import importlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from runtime.cli import run_main
-from runtime.errors import UserError
+from runtime.errors import EXIT_CODES, UserError
 from runtime.files import check_writable
 from runtime.records import seed_folder, seed_folders
 
@@ -41,6 +43,28 @@ def test_exit_codes_and_one_line(error, code, said, capsys):
     assert (captured.out, captured.err) == ("", said)
 
 
+SCRIPTS = ["train_minigpt_4070", "evaluate_ood", "plots", "data.generate", "recipes.sweep"]
+SCRIPTS += ["benchmarks.bench", "benchmarks.load"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_of_every_script_ends_with_the_table_of_exit_codes(script, capsys):
+    main = importlib.import_module(script).main
+    assert main(["--help"]) == 0
+    _, _, table = capsys.readouterr().out.partition("exit codes:\n")
+    rows = [line.split(maxsplit=1) for line in table.splitlines()]
+    assert [(int(code), meaning) for code, meaning in rows] == list(EXIT_CODES.items())
+    assert main(["--no_such_flag"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.endswith("; --help lists every flag\n")
+
+
+def test_the_readme_has_the_table_of_exit_codes():
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", (ROOT / "README.md").read_text("utf-8"), re.M)
+    assert {int(code): meaning.replace("`", "") for code, meaning in rows} == EXIT_CODES
+
+
 def test_done_is_zero_and_a_bug_keeps_its_traceback():
     assert run_main(lambda: "done") == 0
     with pytest.raises(ZeroDivisionError):
@@ -50,7 +74,7 @@ def test_done_is_zero_and_a_bug_keeps_its_traceback():
 LOUD = """
 import sys
 from runtime.cli import run_main
-from runtime.errors import UserError
+from runtime.errors import EXIT_CODES, UserError
 def work():
     print("x" * {n})
     if {fail}:

@@ -627,7 +627,7 @@ def test_command_line_says_what_it_wrote_and_then_that_nothing_changed(tmp_path)
     [
         (["--only", "nothing"], "invalid choice: 'nothing'"),
         (["--seed", "x"], "invalid int value: 'x'"),
-        (["--out", SCRIPT, "--only", "add_only"], "cannot be written"),
+        (["--out", SCRIPT, "--only", "add_only"], "is a file, or lies in one"),
     ],
 )
 def test_mistakes_are_one_sentence_and_exit_code_2(arguments, expected):
