@@ -26,7 +26,7 @@ import time
 import zipfile
 from collections import namedtuple
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +36,8 @@ from torch import nn
 from tqdm import tqdm
 
 import metrics
-from data.audit import load_data, sample_by_count
-from data.formats import Tokenizer, UserError
+from data.audit import Data, load_data, sample_by_count
+from data.formats import Examples, Tokenizer, UserError
 from data.tasks import TASKS
 from runtime.cli import Parser, bounded, leave, outcome
 from runtime.device import (
@@ -52,14 +52,15 @@ from runtime.device import (
 from runtime.distributed import (
     ALONE,
     EndTogether,
+    Standing,
     StopSignals,
     World,
+    barrier,
     from_first,
     gather,
     gradients,
     join_world,
     leave_world,
-    meet,
     share_work,
     sum_over_processes,
 )
@@ -224,9 +225,34 @@ def make_batch(data, rows, prompts_only=False):
     return batch
 
 
+def fixed_slots(examples, orders, batch_size):
+    """One layout for every batch of an epoch whose order is `orders`, int64 [R, n].
+
+    Returns the rows of each step, longest first, int64 [steps, R, B], filled up with row
+    len(examples), which has no length; the slots [B] that hold them all; and the most answer tokens
+    of any batch.
+    """
+    (R, n), B = orders.shape, batch_size
+    rows = np.pad(orders, ((0, 0), (0, -n % B)), constant_values=len(examples))
+    rows = rows.reshape(R, -1, B).swapaxes(0, 1)
+    lengths = np.append(examples.lengths, 0)[rows]
+    n_answers = (lengths - np.append(examples.answer_start, 1)[rows] + 1).sum(2).max()
+    order = np.argsort(-lengths, axis=2, kind="stable")
+    slots = np.take_along_axis(lengths, order, 2).max((0, 1))
+    slots = np.maximum(slots, 1)  # a batch may have more slots than the stage has rows
+    slots = merge_lengths(slots, padding=max(GROUP_PADDING, slots.sum() // 128))
+    return np.take_along_axis(rows, order, 2), slots, int(n_answers)
+
+
 # ----------------------------------------------------------------------------------------------
 # Model
 # ----------------------------------------------------------------------------------------------
+#
+# Shapes:  R  replicas                     C  channels, d_model
+#          B  examples of a batch          H  heads
+#          N  positions of a batch         D  channels of a head, C / H
+#          T  positions of an example      V  tokens of the vocabulary
+#          M  answer tokens of a batch
 
 
 POSITIONS = ("rope", "nope", "alibi", "learned")
@@ -301,7 +327,7 @@ def linear(x, w, b):
         return torch.addmm(b.flatten(), x.squeeze(0), w.squeeze(0)).unsqueeze(0)
     # Below 4 million multiplications oneDNN's start, 20 microseconds, costs more than it saves.
     large = w.dtype == torch.float32 and w.numel() * x.shape[1] > 2**22
-    large = large and x.device.type == "cpu" and not torch.compiler.is_compiling()
+    large = large and x.device.type == "cpu"
     if large and onednn_keeps_fp32():
         with onednn_products():
             return torch.baddbmm(b, x, w)
@@ -368,7 +394,7 @@ Weights = namedtuple("Weights", "w_qkv b_qkv w_out b_out w_up b_up w_down b_down
 class Block(nn.Module):
     """Pre-norm attention and MLP. The norms have no gain or bias: the next matrix has both.
 
-    `qkv` and `finish` work with the Weights they are given: its own, in the products' precision.
+    `qkv` and `add_outputs` take this block's Weights in the precision of the products.
     """
 
     def __init__(self, config, R):
@@ -392,7 +418,7 @@ class Block(nn.Module):
         h = h.unflatten(-1, (3, self.config.n_heads, -1))
         return h if turns is None else rotate(h, turns)
 
-    def finish(self, x, y, weights, rng=None):
+    def add_outputs(self, x, y, weights, rng=None):
         """Add attention's output y [R, N, C] and the MLP's to the residual stream x."""
         p = self.config.dropout if self.training else 0.0
         x = x + dropout(linear(y, weights.w_out, weights.b_out), p, rng)
@@ -475,8 +501,8 @@ class GPT(nn.Module):
     def attend(self, qkv, groups):
         """Causal attention within each example: qkv [R, N, 3, H, D] -> [R, N, C].
 
-        Splitting, rather than slicing, makes the backward pass one concatenation. Filler attends to
-        nothing: its own v stands in, finite and never read.
+        Splitting, rather than slicing, makes the backward pass one concatenation. Filler positions
+        copy their own value vector: it is finite, and nothing reads it.
         """
         R, N, _, H, D = qkv.shape
         sizes = [b * T for b, T in groups]
@@ -511,7 +537,7 @@ class GPT(nn.Module):
             y = self.attend(qkv, batch.groups)
             if last:  # what follows is needed where a token is predicted, and nowhere else
                 x, y = take_positions(x, batch.answer_at), take_positions(y, batch.answer_at)
-            return block.finish(x, y, weights, dropout_bits(noise, layer, device))
+            return block.add_outputs(x, y, weights, dropout_bits(noise, layer, device))
 
         for layer, weights in enumerate(self.block_weights(), 1):
             block, last = self.blocks[layer - 1], layer == len(self.blocks)
@@ -663,9 +689,10 @@ def generate_batch(model, data, rows, eos):
             token, pos, column, done = (t.gather(1, keep) for t in (token, pos, column, done))
             caches = [tuple(t[replica, keep] for t in cache) for cache in caches]
         x, turns = model.embed(token, pos), model.turns(pos)
-        for block, own, cache in zip(model.blocks, weights, caches, strict=True):
-            qkv = block.qkv(x, turns, own)
-            x = block.finish(x, attend_cached(model.config, qkv, cache, pos, span), own)
+        for block, products, cache in zip(model.blocks, weights, caches, strict=True):
+            qkv = block.qkv(x, turns, products)
+            y = attend_cached(model.config, qkv, cache, pos, span)
+            x = block.add_outputs(x, y, products)
         logits = model.head(x)
         pos = pos + (~done)  # a finished row waits where it is
 
@@ -737,22 +764,389 @@ def plan_stages(tasks, epochs, curriculum_epochs):
     return stages
 
 
-def stage_at(stages, epoch):
-    """Index of the stage that `epoch` belongs to."""
-    return max(i for i, stage in enumerate(stages) if stage.first_epoch <= epoch)
+def stage_of_epochs(stages: list[Stage], epochs: int) -> np.ndarray:
+    """int64 [epochs]: index of the stage that epoch 1, 2, … belongs to."""
+    first = [stage.first_epoch for stage in stages]
+    return np.repeat(np.arange(len(first)), np.diff([*first, epochs + 1]))
 
 
 # ----------------------------------------------------------------------------------------------
-# Optimizer, schedule, precision
+# Plan: all that is decided before the first step
 # ----------------------------------------------------------------------------------------------
 
 
-def learning_rate(step, total_steps, warmup_steps, peak, min_ratio):
+def learning_rate(
+    step: int, *, total_steps: int, warmup_steps: int, peak: float, min_ratio: float
+) -> float:
     """Linear warm-up to `peak`, then a cosine to `min_ratio * peak` at the last step (0-based)."""
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, total_steps - 1 - warmup_steps)
     return peak * (min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def choose_precision(amp, device, d_model):
+    """Return "fp32", "bf16" or "fp16".
+
+    An RTX 4070 has bf16 tensor cores: twice the fp32 rate at half the bytes, and no loss scaling.
+    On CPU bf16 serves only where the processor multiplies it in hardware, and the model is not
+    tiny: at width 128 a run then took 0.6 of the time. No clock decides, or the same command would
+    give now one result, now another.
+    """
+    if device.type == "cuda":
+        if amp == "auto":
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        return amp
+    if amp == "fp16":
+        raise UserError("--amp fp16 needs a GPU; on a CPU use auto, fp32 or bf16")
+    if amp != "auto":
+        return amp
+    return "bf16" if cpu_bf16_instructions() and d_model >= 64 else "fp32"
+
+
+def memory_bytes(
+    config: GPTConfig,
+    *,
+    n_params: int,
+    R: int,
+    tokens: int,
+    precision: str,
+    device: torch.device,
+    use_checkpoint: bool = False,
+    in_pieces: bool = False,
+) -> int:
+    """Estimated peak of a training step with `tokens` positions (of all replicas), bytes. Where
+    the batch runs `in_pieces`, `tokens` are those of one.
+
+    Weights and Adam's two moments in fp32, what each position keeps for the backward pass, and the
+    weights once more in the products' precision. Gradients come in that precision as activations
+    go, and at the end in fp32 too.
+    """
+    C, d_ff, H = config.d_model, config.d_ff, config.n_heads
+    s = 4 if precision == "fp32" else 2  # bytes of a product's operand
+    a = s if device.type == "cuda" else 4  # attention's
+    # Residual stream, normed input; q, k, v, attention's output and its normalizers.
+    attention = 4 * C + s * C + 4 * a * C + 4 * H
+    # Residual stream, inputs of two products, hidden channels, dropout masks.
+    rest = 4 * C + 2 * s * C + (4 if config.swiglu else 2) * s * d_ff
+    rest += 2 * 4 * C if config.dropout else 0
+    # The last layer's rest is at answers alone, about 0.4 of it; one gradient is being worked on.
+    per_token = config.n_layers * attention + (config.n_layers - 0.6) * rest + 4 * d_ff
+    if use_checkpoint:  # a residual stream for each layer, and one layer that is computed again
+        per_token = config.n_layers * 4 * C + attention + rest + 4 * d_ff
+    copies = 0 if precision == "fp32" else s  # bytes a weight
+    beside = max(int(tokens * per_token) + copies * n_params * R, (4 + copies) * n_params * R)
+    libraries = 0
+    if device.type == "cuda":  # cuBLAS has a buffer for the forward and one for the backward pass
+        libraries = 2 * 2**20 * (32 if torch.cuda.get_device_capability(device)[0] >= 9 else 8)
+    summed = 4 * n_params * R if in_pieces else 0  # the gradients so far
+    return 12 * n_params * R + beside + summed + libraries
+
+
+def model_config(args: argparse.Namespace, data: Data) -> GPTConfig:
+    """The model that the arguments and the data ask for; UserError where its heads do not fit."""
+    if args.d_model % (2 * args.n_heads):
+        raise UserError(
+            f"--d_model {args.d_model} must be a multiple of 2 x --n_heads {args.n_heads}: "
+            "each head has an even number of channels"
+        )
+    ff = args.d_ff or (
+        4 * args.d_model if not args.use_swiglu else 32 * math.ceil(args.d_model / 12)
+    )
+    return GPTConfig(
+        vocab_size=len(data.tokenizer),
+        max_len=(args.max_len or data.audit["longest_example"]) + RUN_ON,
+        d_model=args.d_model,
+        n_layers=args.n_layers,
+        n_heads=args.n_heads,
+        d_ff=ff,
+        pos=args.pos,
+        swiglu=args.use_swiglu,
+        dropout=args.dropout,
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every value that is decided before the first step. Nothing changes it later."""
+
+    config: GPTConfig
+    n_params: int  # of one replica
+    device: torch.device
+    precision: str  # of training's matrix products
+    stages: list[Stage]
+    trained_tags: list[list[str]]  # of each stage
+    # Optimizer and schedule
+    epochs: int
+    batch_size: int  # examples of a micro-batch
+    effective_batch: int  # examples of a step
+    micro_batches: int  # pieces an effective batch is cut into
+    step_bytes: int  # estimated peak memory
+    lr: float  # as given
+    peak_lr: float  # as scaled by the width
+    min_lr_ratio: float
+    warmup_steps: int
+    weight_decay: float
+    max_grad_norm: float
+    label_smoothing: float
+    # Validation and early stopping
+    eval_every: int  # epochs
+    autoreg_eval: bool
+    show_samples: bool
+    patience: int
+    min_delta: float
+    # System
+    save_every: int  # epochs
+    save_every_steps: int
+    use_checkpoint: bool
+    cuda_graph: bool
+    tensorboard: bool
+
+    def as_begun(self, derived: dict) -> "Plan":
+        """This plan with what a run began with, `derived` of its config.json.
+
+        Free memory may differ now, and another cut of the batch would give other bits.
+        """
+        began = {name: derived[name] for name in ("micro_batches", "precision", "step_bytes")}
+        return replace(self, **began)
+
+    @property
+    def check_every(self) -> int:
+        """Steps between looks for a loss that is not finite. A look waits for a GPU's queue."""
+        # fp16's seeds share a loss scale, which a sick one drives down for all.
+        return 1 if self.device.type == "cpu" or self.precision == "fp16" else 100
+
+    @functools.cached_property
+    def examples_before(self) -> np.ndarray:
+        """int64 [epochs + 1]: examples that a replica has seen before epoch 1, 2, … and at last."""
+        n_rows = np.array([len(stage.rows) for stage in self.stages])
+        return np.append(0, np.cumsum(n_rows[stage_of_epochs(self.stages, self.epochs)]))
+
+    @functools.cached_property
+    def steps_before(self) -> np.ndarray:
+        """int64 [epochs + 1]: steps made before epoch 1, 2, … and at last."""
+        n_rows = np.diff(self.examples_before)
+        return np.append(0, np.cumsum(-(-n_rows // self.effective_batch)))
+
+    @property
+    def total_steps(self) -> int:
+        return int(self.steps_before[-1])
+
+    def steps_in(self, epoch: int) -> int:
+        return int(self.steps_before[epoch] - self.steps_before[epoch - 1])
+
+    def place(self, step: int) -> tuple[int, int]:
+        """Return (epoch, steps done in it) of a run that has made `step` steps."""
+        epoch = int(np.searchsorted(self.steps_before, step, side="right"))
+        return epoch, step - int(self.steps_before[epoch - 1])
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch of the last of `step` steps, 1 before any."""
+        return self.place(max(step - 1, 0))[0]
+
+    def stage_of(self, epoch: int) -> int:
+        """Index of the stage that `epoch` belongs to."""
+        return max(i for i, stage in enumerate(self.stages) if stage.first_epoch <= epoch)
+
+    def lr_at(self, step: int) -> float:
+        return learning_rate(
+            step,
+            total_steps=self.total_steps,
+            warmup_steps=self.warmup_steps,
+            peak=self.peak_lr,
+            min_ratio=self.min_lr_ratio,
+        )
+
+
+def epoch_orders(plan: Plan, replicas: list, epoch: int) -> np.ndarray:
+    """The training rows of `epoch` in each replica's order, int64 [R, n].
+
+    They depend on the seed and the epoch alone: nothing to save, nothing to leak.
+    """
+    rows = plan.stages[plan.stage_of(epoch)].rows
+    generators = [np.random.default_rng([replica.seed, epoch]) for replica in replicas]
+    return np.stack([rows[generator.permutation(len(rows))] for generator in generators])
+
+
+def decide_stages(args: argparse.Namespace, data: Data) -> list[Stage]:
+    """The stages that the arguments ask for; UserError if the epochs end before the last one."""
+    curriculum_epochs = 0
+    if args.task_curriculum:
+        curriculum_epochs = args.task_curriculum_epochs
+        if curriculum_epochs is None:
+            curriculum_epochs = round(0.4 * args.epochs)
+    stages = plan_stages(data.train.tasks, args.epochs, curriculum_epochs)
+    if set(stages[-1].tasks) != set(data.train.tasks.names):
+        raise UserError(
+            f"the curriculum takes {curriculum_epochs} epochs, but --epochs {args.epochs} ends it "
+            f"with {', '.join(stages[-1].tasks)}; raise --epochs or lower --task_curriculum_epochs"
+        )
+    return stages
+
+
+def decide_batch(
+    args: argparse.Namespace,
+    data: Data,
+    *,
+    config: GPTConfig,
+    n_params: int,
+    n_seeds: int,
+    device: torch.device,
+    precision: str,
+    team: World,
+) -> dict:
+    """How an effective batch is cut, and the memory of a step: three fields of Plan.
+
+    Accumulation exists to save memory. Where the effective batch fits it runs at once, with the
+    same gradients, since every answer token weighs the same either way.
+    """
+    effective, lengths = args.batch_size * args.accumulation_steps, data.train.lengths
+
+    def step_bytes(rows, in_pieces=False):
+        rows = math.ceil(min(rows, len(lengths)) / team.size)
+        if device.type == "cpu":  # of many batches, one of the longest
+            tokens = int(rows * lengths.mean() + 3 * rows**0.5 * lengths.std())
+        else:
+            order = np.random.default_rng(0).permutation(len(lengths))[None]
+            tokens = int(fixed_slots(data.train, order, rows)[1].sum())
+        return memory_bytes(
+            config,
+            n_params=n_params,
+            R=n_seeds,
+            tokens=n_seeds * tokens,
+            precision=precision,
+            device=device,
+            use_checkpoint=args.use_checkpoint,
+            in_pieces=in_pieces,
+        )
+
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if device.type == "cpu" else 1
+    whole = step_bytes(effective)
+    at_once = args.accumulation_steps == 1 or whole < 0.5 * free_memory_bytes(device) / beside
+    return {
+        "effective_batch": effective,
+        "micro_batches": 1 if at_once else args.accumulation_steps,
+        "step_bytes": whole if at_once else step_bytes(args.batch_size, in_pieces=True),
+    }
+
+
+def tags_of_rows(examples: Examples, rows: np.ndarray) -> list[str]:
+    """Every tag that stands in `rows`, sorted."""
+    return sorted({tag for tags in set(examples.all_tags[rows]) for tag in tags})
+
+
+def make_plan(args: argparse.Namespace, data: Data, n_seeds: int, team: World = ALONE) -> Plan:
+    """Decide all that follows from the arguments, the data and the device. May raise UserError."""
+    device, config = choose_device(args.device, team), model_config(args, data)
+    precision, stages = choose_precision(args.amp, device, args.d_model), decide_stages(args, data)
+    with torch.device("meta"):
+        n_params = GPT(config, [0]).n_params()
+    batch = decide_batch(
+        args,
+        data,
+        config=config,
+        n_params=n_params,
+        n_seeds=n_seeds,
+        device=device,
+        precision=precision,
+        team=team,
+    )
+    plan = Plan(
+        config=config,
+        n_params=n_params,
+        device=device,
+        precision=precision,
+        stages=stages,
+        trained_tags=[tags_of_rows(data.train, stage.rows) for stage in stages],
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        **batch,
+        lr=args.lr,
+        peak_lr=args.lr if args.no_lr_scaling else args.lr * 1024 / args.d_model,
+        min_lr_ratio=args.min_lr_ratio,
+        warmup_steps=args.warmup_steps,
+        weight_decay=args.weight_decay,
+        max_grad_norm=args.max_grad_norm,
+        label_smoothing=args.label_smoothing,
+        eval_every=args.eval_every,
+        autoreg_eval=args.autoreg_eval,
+        show_samples=args.show_samples,
+        patience=args.patience,
+        min_delta=args.min_delta,
+        save_every=args.save_every,
+        save_every_steps=args.save_every_steps,
+        use_checkpoint=args.use_checkpoint,
+        cuda_graph=args.cuda_graph,
+        tensorboard=args.tensorboard,
+    )
+    if plan.warmup_steps >= plan.total_steps:
+        raise UserError(
+            f"--warmup_steps {plan.warmup_steps} leaves nothing of the {plan.total_steps} steps "
+            "of this run; lower it or the batch size, or raise --epochs"
+        )
+    return plan
+
+
+def audit_lines(data: Data) -> list[str]:
+    """What a run prints about its data before it starts."""
+    audit = data.audit
+    tasks = ", ".join(f"{task} {n:,}" for task, n in audit["train_rows_by_task"].items())
+    lines = [
+        f"data    {data.files['train']['path']}: {audit['train_rows']:,} rows, "
+        f"{audit['train_distinct']:,} distinct ({tasks}); the most frequent example stands there "
+        f"{audit['most_repeated']} times",
+        f"unseen  {audit['val_unseen']:,} of {audit['val_rows']:,} validation rows are unseen"
+        + (f", {audit['val_seen']:,} are in the training set" if audit["val_seen"] else "")
+        + (f", {audit['val_repeated']:,} repeat another" if audit["val_repeated"] else "")
+        + ("" if audit["val_unseen"] else "; the headline goes by the seen ones"),
+    ]
+    if audit["val_untrained_tags"]:
+        tags = ", ".join(audit["val_untrained_tags"])
+        lines.append(f"note    left out of validation, since never trained: {tags}")
+    return lines
+
+
+def plan_lines(plan: Plan, data: Data, seeds: list[int]) -> list[str]:
+    """The lines that a run prints before it starts, and --dry_run instead of it."""
+    c, lines = plan.config, audit_lines(data)
+    lines.append(
+        f"model   {plan.n_params:,} parameters (d_model {c.d_model}, {c.n_layers} layers, "
+        f"{c.n_heads} heads, d_ff {c.d_ff}, {c.pos}), vocabulary {c.vocab_size}, "
+        f"examples of up to {c.max_len - RUN_ON} characters"
+        + (f"; {len(seeds)} seeds side by side" if len(seeds) > 1 else "")
+    )
+    scaled = "" if plan.peak_lr == plan.lr else f" = {plan.lr:g} x 1024 / {c.d_model}"
+    lines.append(
+        f"steps   {plan.total_steps:,} of {plan.effective_batch} examples in {plan.epochs} epochs, "
+        f"peak learning rate {plan.peak_lr:.2e}{scaled}"
+    )
+    if plan.effective_batch > plan.batch_size:
+        how = (
+            "fits in memory and runs at once, with the same gradients"
+            if plan.micro_batches == 1
+            else "runs in pieces to save memory"
+        )
+        pieces = plan.effective_batch // plan.batch_size
+        lines.append(f"batch   {plan.batch_size} x {pieces} accumulated {how}")
+    if len(plan.stages) > 1:
+        for i, stage in enumerate(plan.stages):
+            lines.append(
+                f"stage {i + 1} from epoch {stage.first_epoch}: {' '.join(stage.tasks)} "
+                f"({len(stage.rows):,} rows, {plan.steps_in(stage.first_epoch):,} steps an epoch)"
+            )
+        others = [task for task in plan.stages[-1].tasks if task not in TASKS]
+        if others:
+            lines.append(f"note    outside the curriculum, in its last stage: {', '.join(others)}")
+    lines.append(
+        f"device  {plan.device}, {plan.precision}, {torch.get_num_threads()} threads; about "
+        f"{plan.step_bytes / 2**20:,.0f} MiB for a training step"
+    )
+    return lines
+
+
+# ----------------------------------------------------------------------------------------------
+# Optimizer and steps
+# ----------------------------------------------------------------------------------------------
 
 
 def make_optimizer(model, weight_decay, lr=0.0):
@@ -794,28 +1188,17 @@ def clip_gradients(model, max_norm):
     return norms
 
 
-def choose_precision(amp, device, d_model):
-    """Return "fp32", "bf16" or "fp16".
-
-    An RTX 4070 has bf16 tensor cores: twice the fp32 rate at half the bytes, and no loss scaling.
-    On CPU bf16 serves only where the processor multiplies it in hardware, and the model is not
-    tiny: at width 128 a run then took 0.6 of the time. No clock decides, or the same command would
-    give now one result, now another.
-    """
-    if device.type == "cuda":
-        if amp == "auto":
-            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-        return amp
-    if amp == "fp16":
-        raise UserError("--amp fp16 needs a GPU; on a CPU use auto, fp32 or bf16")
-    if amp != "auto":
-        return amp
-    return "bf16" if cpu_bf16_instructions() and d_model >= 64 else "fp32"
-
-
 def train_step(
-    model, optimizer, scaler, batches, label_smoothing, max_grad_norm, noise=None, team=ALONE
-):
+    model: GPT,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    batches: list[Batch],
+    *,
+    label_smoothing: float = 0.0,
+    max_grad_norm: float,
+    noise: tuple | None = None,
+    team: World = ALONE,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """One optimizer step over the micro-batches of an effective batch, or of a process's part.
 
     Every answer token of the effective batch weighs the same, however it is cut up. Returns the
@@ -851,11 +1234,10 @@ class EagerSteps:
     scaler: torch.amp.GradScaler
     data: Resident
     batch_size: int  # examples of a step and replica
-    micro_batches: int
-    label_smoothing: float
-    max_grad_norm: float
-    # Each process of it takes its part of the examples.
-    team: World = field(default_factory=World)
+    micro_batches: int = 1
+    label_smoothing: float = 0.0
+    max_grad_norm: float = 1.0
+    team: World = ALONE  # each process of it takes its part of the examples
 
     def begin_epoch(self, orders):
         """`orders`, int64 [R, n]: the rows of each replica in the order of this epoch."""
@@ -871,29 +1253,19 @@ class EagerSteps:
         if self.team.size > 1 and self.data.device.type == "cuda":  # where dropout ignores `noise`
             seed = np.random.SeedSequence(noise).generate_state(1, np.uint64)
             torch.cuda.manual_seed(int(seed[0]))
+        return self.train_step(batches, noise)
+
+    def train_step(self, batches, noise):
         return train_step(
-            *(self.model, self.optimizer, self.scaler, batches),
-            *(self.label_smoothing, self.max_grad_norm, noise, self.team),
+            self.model,
+            self.optimizer,
+            self.scaler,
+            batches,
+            label_smoothing=self.label_smoothing,
+            max_grad_norm=self.max_grad_norm,
+            noise=noise,
+            team=self.team,
         )
-
-
-def fixed_slots(examples, orders, batch_size):
-    """One layout for every batch of an epoch whose order is `orders`, int64 [R, n].
-
-    Returns the rows of each step, longest first, int64 [steps, R, B], filled up with row
-    len(examples), which has no length; the slots [B] that hold them all; and the most answer tokens
-    of any batch.
-    """
-    (R, n), B = orders.shape, batch_size
-    rows = np.pad(orders, ((0, 0), (0, -n % B)), constant_values=len(examples))
-    rows = rows.reshape(R, -1, B).swapaxes(0, 1)
-    lengths = np.append(examples.lengths, 0)[rows]
-    n_answers = (lengths - np.append(examples.answer_start, 1)[rows] + 1).sum(2).max()
-    order = np.argsort(-lengths, axis=2, kind="stable")
-    slots = np.take_along_axis(lengths, order, 2).max((0, 1))
-    slots = np.maximum(slots, 1)  # a batch may have more slots than the stage has rows
-    slots = merge_lengths(slots, padding=max(GROUP_PADDING, slots.sum() // 128))
-    return np.take_along_axis(rows, order, 2), slots, int(n_answers)
 
 
 @dataclass
@@ -926,11 +1298,7 @@ class StaticSteps(EagerSteps):
     def fixed_step(self):
         self.optimizer.zero_grad(set_to_none=True)  # what a capture that failed may have left
         batch = lay_rows(self.data, self.now, self.layout)
-        results = train_step(
-            *(self.model, self.optimizer, self.scaler, [batch]),
-            *(self.label_smoothing, self.max_grad_norm, self.noise),
-        )
-        self.results.copy_(torch.stack(results))
+        self.results.copy_(torch.stack(self.train_step([batch], self.noise)))
 
     def step(self, i, lr, noise):
         self.noise = noise
@@ -989,62 +1357,18 @@ def capture(step, device):
     return graph
 
 
-def make_stepper(args, data, plan, run):
-    """EagerSteps, or StaticSteps in a CUDA graph where there can be one; else a line says why."""
-    reason = no_graph_because(args, plan, run.team)
-    if reason and plan.device.type == "cuda":
-        print(f"note: steps are launched kernel by kernel, not as a CUDA graph: {reason}")
-    return (EagerSteps if reason else StaticSteps)(
-        *(run.model, run.optimizer, run.scaler, resident(data.train, plan.device)),
-        *(plan.effective_batch, plan.micro_batches, args.label_smoothing, args.max_grad_norm),
-        team=run.team,
-    )
-
-
-def no_graph_because(args, plan, team=ALONE):
+def no_graph_because(plan: Plan, team: World = ALONE) -> str:
     """Why this run's steps cannot be one CUDA graph, or "" if they can."""
     if plan.device.type != "cuda":
         return "only a GPU has them"
     reasons = {
-        "--no-cuda_graph was given": not args.cuda_graph,
-        "--compile makes its own": args.compile,
-        "--use_checkpoint saves random states while it runs": args.use_checkpoint,
+        "--no-cuda_graph was given": not plan.cuda_graph,
+        "--use_checkpoint saves random states while it runs": plan.use_checkpoint,
         "fp16 scales its loss by what it finds": plan.precision == "fp16",
         "the batch runs in pieces to save memory": plan.micro_batches > 1,
         "processes share each batch": team.size > 1,
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
-
-
-def memory_bytes(
-    config, n_params, R, tokens, precision, device, use_checkpoint=False, in_pieces=False
-):
-    """Estimated peak of a training step with `tokens` positions (of all replicas), bytes. Where
-    the batch runs `in_pieces`, `tokens` are those of one.
-
-    Weights and Adam's two moments in fp32, what each position keeps for the backward pass, and the
-    weights once more in the products' precision. Gradients come in that precision as activations
-    go, and at the end in fp32 too.
-    """
-    C, d_ff, H = config.d_model, config.d_ff, config.n_heads
-    s = 4 if precision == "fp32" else 2  # bytes of a product's operand
-    a = s if device.type == "cuda" else 4  # attention's
-    # Residual stream, normed input; q, k, v, attention's output and its normalizers.
-    attention = 4 * C + s * C + 4 * a * C + 4 * H
-    # Residual stream, inputs of two products, hidden channels, dropout masks.
-    rest = 4 * C + 2 * s * C + (4 if config.swiglu else 2) * s * d_ff
-    rest += 2 * 4 * C if config.dropout else 0
-    # The last layer's rest is at answers alone, about 0.4 of it; one gradient is being worked on.
-    per_token = config.n_layers * attention + (config.n_layers - 0.6) * rest + 4 * d_ff
-    if use_checkpoint:  # a residual stream for each layer, and one layer that is computed again
-        per_token = config.n_layers * 4 * C + attention + rest + 4 * d_ff
-    copies = 0 if precision == "fp32" else s  # bytes a weight
-    beside = max(int(tokens * per_token) + copies * n_params * R, (4 + copies) * n_params * R)
-    libraries = 0
-    if device.type == "cuda":  # cuBLAS has a buffer for the forward and one for the backward pass
-        libraries = 2 * 2**20 * (32 if torch.cuda.get_device_capability(device)[0] >= 9 else 8)
-    summed = 4 * n_params * R if in_pieces else 0  # the gradients so far
-    return 12 * n_params * R + beside + summed + libraries
 
 
 # ----------------------------------------------------------------------------------------------
@@ -1095,27 +1419,34 @@ def score(model, examples, rows, device, tokens_per_batch=None):
     return Scores(loss / tokens, right == tokens, right.astype(int), tokens.astype(int))
 
 
-def predict(model, tokenizer, examples, rows, exact, device):
+def predict_texts(
+    model: GPT,
+    tokenizer: Tokenizer,
+    examples: Examples,
+    rows: np.ndarray,
+    exact: np.ndarray,
+    device: torch.device,
+) -> list[dict[int, str]]:
     """Predicted texts of `rows`, int [n], by each replica: R dicts {row: text}.
 
     Where `exact`, bool [R, len(examples)], greedy decoding is known to give the answer; the rest is
     generated.
     """
     texts = [{row: examples.answer(row) for row in rows.tolist()} for _ in exact]
-    failed = [rows[~own[rows]] for own in exact]
-    width = max(len(own) for own in failed)
+    failed = [rows[~exact_here[rows]] for exact_here in exact]
+    width = max(len(wrong) for wrong in failed)
     if width:  # replicas fail on different rows: the shorter lists are filled up with anything
-        asked = np.stack([np.resize(own if len(own) else rows[:1], width) for own in failed])
+        asked = np.stack([np.resize(wrong if len(wrong) else rows[:1], width) for wrong in failed])
         generated = generate(model, examples, asked, tokenizer.eos, device)
-        for own, text, ids in zip(failed, texts, generated.ids, strict=True):
-            text.update((row, tokenizer.decode(ids[i])) for i, row in enumerate(own.tolist()))
+        for wrong, text, ids in zip(failed, texts, generated.ids, strict=True):
+            text.update((row, tokenizer.decode(ids[i])) for i, row in enumerate(wrong.tolist()))
     return texts
 
 
 def validation_records(scores, sample_scores, data, predictions):
     """The validation part of each replica's line in metrics.jsonl, a list of R dicts.
 
-    Where `predictions`, from `predict`, has only samples, what needs every one is left out.
+    Where `predictions`, from `predict_texts`, has only samples, what needs every one is left out.
     """
     records = []
     headline, seen = data.headline, data.seen_rows
@@ -1220,36 +1551,42 @@ def memorization_report(
 
 @dataclass
 class Replica:
-    """One seed's folder and what early stopping and the choice of the best model remember of it."""
+    """One seed's folder, and its progress: what early stopping and the best model go by."""
 
     seed: int
     folder: Path
     best_exact: float = -1.0
     best_loss: float = math.inf
-    best_epoch: int = 0
     top_exact: float = -1.0  # for patience: the exact match and
     low_loss: float = math.inf  # the loss that the next gain is measured from
     stale_epochs: int = 0
     perfect: int = 0  # validations in a row with exact match 1
     finished: str = ""  # why training ended, or "" while it goes on
 
-    def memory(self):
-        """What a checkpoint keeps of it."""
+    def progress(self) -> dict:
+        """What a checkpoint keeps."""
         return {k: v for k, v in vars(self).items() if k not in ("seed", "folder")}
 
     @property
     def diverged(self):
         return self.finished.startswith("diverged")
 
-    def judge(self, record, epochs_since_last, all_tasks_in, min_delta, patience):
-        """Take in one validation, `epochs_since_last` epochs after the one before; return whether
+    def update_early_stopping(
+        self,
+        record: dict,
+        *,
+        epochs_since_last: int,
+        all_tasks_in: bool,
+        min_delta: float,
+        patience: int,
+    ) -> bool:
+        """Take in one validation, `epochs_since_last` epochs after the one before. Return whether
         this is now the best model.
 
         Until every task is in the curriculum the latest model is the best and patience rests.
         """
-        exact, loss, epoch = record["val_exact_match"], record["val_loss"], record["epoch"]
+        exact, loss = record["val_exact_match"], record["val_loss"]
         if not all_tasks_in:
-            self.best_epoch = epoch
             return True
         more_exact = exact > self.top_exact + min_delta
         less_loss = loss < self.low_loss - min_delta
@@ -1266,8 +1603,38 @@ class Replica:
             self.finished = f"no improvement in {self.stale_epochs} epochs"
         best = (exact, -loss) > (self.best_exact, -self.best_loss)
         if best:
-            self.best_exact, self.best_loss, self.best_epoch = exact, loss, epoch
+            self.best_exact, self.best_loss = exact, loss
         return best
+
+
+@dataclass
+class TrainingState:
+    """All that training changes. The checkpoints hold it, one file a replica, so that it can go on
+    from any step with the same bits.
+    """
+
+    model: GPT
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    replicas: list[Replica]  # still training: replica r of the model is replicas[r]
+    optimized: torch.Tensor  # float [R]: the training loss added up over this epoch's steps
+    sick_since: torch.Tensor  # int64 [R]: the step that first was not finite, 0 if all were
+    team: World  # the processes that share each batch; the first one writes the files
+    noise: tuple  # with the step, what dropout depends on
+    step: int = 0  # optimizer steps made
+    seconds_before: float = 0.0  # of training, before this process
+    started: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self.seconds_before + time.perf_counter() - self.started
+
+    def keep(self, keep: list[int]) -> None:
+        """The replicas not in the list `keep` leave the stack."""
+        self.replicas = [self.replicas[r] for r in keep]
+        self.optimized, self.sick_since = self.optimized[keep], self.sick_since[keep]
+        if keep:
+            keep_replicas(self.model, self.optimizer, keep)
 
 
 def model_state(model, r, tokenizer, facts):
@@ -1277,33 +1644,43 @@ def model_state(model, r, tokenizer, facts):
     return {"format": 1, "arch": arch, "vocab": tokenizer.itos, "model": weights, **facts}
 
 
-def training_state(run, r):
-    """What replica r needs, beside its weights, to go on from step `run.step` with the same bits.
+def resumable_state(state: TrainingState, r: int) -> dict:
+    """What replica r needs, beside its weights, to go on from `state.step` with the same bits.
 
     The step alone says which epoch, stage and position in it is next (`Plan.place`).
     """
     moments = {}
-    for name, p in run.model.named_parameters():
-        own = run.optimizer.state.get(p)
-        if own:  # none before the first step
+    for name, p in state.model.named_parameters():
+        adam = state.optimizer.state.get(p)
+        if adam:  # none before the first step
             moments[name] = {
-                "step": float(own["step"]),
-                "exp_avg": own["exp_avg"][r : r + 1].cpu().clone(),
-                "exp_avg_sq": own["exp_avg_sq"][r : r + 1].cpu().clone(),
+                "step": float(adam["step"]),
+                "exp_avg": adam["exp_avg"][r : r + 1].cpu().clone(),
+                "exp_avg_sq": adam["exp_avg_sq"][r : r + 1].cpu().clone(),
             }
-    replica, device = run.replicas[r], run.model.w_tokens.device
-    state = {"step": run.step, "seconds": run.seconds, "optimized": float(run.optimized[r])}
-    state |= {"seed": replica.seed, "replica": replica.memory(), "optimizer": moments}
-    state |= {"scaler": run.scaler.state_dict(), "cpu_rng": torch.get_rng_state()}
+    replica, device = state.replicas[r], state.model.w_tokens.device
+    content = {"step": state.step, "seconds": state.seconds}
+    content |= {"optimized": float(state.optimized[r]), "seed": replica.seed}
+    content |= {"replica": replica.progress(), "optimizer": moments}
+    content |= {"scaler": state.scaler.state_dict(), "cpu_rng": torch.get_rng_state()}
     if device.type == "cuda":
-        state["cuda_rng"] = torch.cuda.get_rng_state(device)
-    return state
+        content["cuda_rng"] = torch.cuda.get_rng_state(device)
+    return content
 
 
-def save_run(run, tokenizer, facts):
-    for r, replica in enumerate(run.replicas if run.team.main else []):
-        state = training_state(run, r)
-        save_last(replica.folder, model_state(run.model, r, tokenizer, {**facts, **state}))
+def save_run(state: TrainingState, tokenizer: Tokenizer, facts: dict) -> None:
+    """Write each replica's last.pth."""
+    for r, replica in enumerate(state.replicas if state.team.main else []):
+        content = {**facts, **resumable_state(state, r)}
+        save_last(replica.folder, model_state(state.model, r, tokenizer, content))
+
+
+def save_best(state: TrainingState, r: int, tokenizer: Tokenizer, facts: dict) -> None:
+    """Write best_model.pth of replica r."""
+    replica = state.replicas[r]
+    facts = {**facts, "step": state.step, "seed": replica.seed}
+    content = model_state(state.model, r, tokenizer, facts)
+    write_checkpoint(replica.folder / "best_model.pth", content)
 
 
 def read_checkpoint(path):
@@ -1321,7 +1698,9 @@ def read_checkpoint(path):
             raise TypeError("its weights or vocabulary have the wrong shape")
         if arch["pos"] not in POSITIONS or not isinstance(content["trained_tags"], list):
             raise TypeError("its position encoding or tags are of no known kind")
-        content["seed"], content["epoch"], content["trained_length"], content["data"]["train"]
+        missing = {"seed", "epoch", "trained_length", "data"} - content.keys()
+        if missing or "train" not in content["data"]:
+            raise LookupError
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError):
         raise UserError(f"{path} is no checkpoint of this program, or damaged") from None
     except (TypeError, ValueError, zipfile.BadZipFile) as error:
@@ -1359,203 +1738,32 @@ def load_model(path, device):
 
 
 @torch.no_grad()
-def load_training_state(run, keep, checkpoints):
-    """Make `run` what `checkpoints` hold, one for each replica in the list `keep`."""
-    keep_replicas(run.model, None, keep)
-    run.replicas = [run.replicas[r] for r in keep]
-    for name, p in run.model.named_parameters():
+def restore_state(state: TrainingState, keep: list[int], checkpoints: list[dict]) -> None:
+    """Make `state` what `checkpoints` hold, one for each replica in the list `keep`."""
+    keep_replicas(state.model, None, keep)
+    state.replicas = [state.replicas[r] for r in keep]
+    for name, p in state.model.named_parameters():
         p.copy_(torch.cat([c["model"][name] for c in checkpoints]))
-        states = [c["optimizer"].get(name) for c in checkpoints]
-        if states[0]:
-            run.optimizer.state[p] = {
-                "step": torch.tensor(states[0]["step"], device=p.device),
-                "exp_avg": torch.cat([s["exp_avg"] for s in states]).to(p.device),
-                "exp_avg_sq": torch.cat([s["exp_avg_sq"] for s in states]).to(p.device),
+        moments = [c["optimizer"].get(name) for c in checkpoints]
+        if moments[0]:
+            state.optimizer.state[p] = {
+                "step": torch.tensor(moments[0]["step"], device=p.device),
+                "exp_avg": torch.cat([m["exp_avg"] for m in moments]).to(p.device),
+                "exp_avg_sq": torch.cat([m["exp_avg_sq"] for m in moments]).to(p.device),
             }
-    state, device = checkpoints[0], run.optimized.device
-    run.step, run.seconds_before = state["step"], state["seconds"]
-    run.optimized = torch.tensor([c["optimized"] for c in checkpoints], device=device)
-    run.sick_since = torch.zeros(len(keep), dtype=torch.int64, device=device)
-    run.scaler.load_state_dict(state["scaler"])
-    torch.set_rng_state(state["cpu_rng"])
-    if device.type == "cuda" and "cuda_rng" in state:
-        torch.cuda.set_rng_state(state["cuda_rng"], device)
+    saved, device = checkpoints[0], state.optimized.device
+    state.step, state.seconds_before = saved["step"], saved["seconds"]
+    state.optimized = torch.tensor([c["optimized"] for c in checkpoints], device=device)
+    state.sick_since = torch.zeros(len(keep), dtype=torch.int64, device=device)
+    state.scaler.load_state_dict(saved["scaler"])
+    torch.set_rng_state(saved["cpu_rng"])
+    if device.type == "cuda" and "cuda_rng" in saved:
+        torch.cuda.set_rng_state(saved["cuda_rng"], device)
 
 
 # ----------------------------------------------------------------------------------------------
 # Training
 # ----------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Plan:
-    """All that follows from the arguments, the data and the device before the first step."""
-
-    config: GPTConfig
-    stages: list
-    device: torch.device
-    precision: str
-    peak_lr: float
-    micro_batches: int  # pieces an effective batch is cut into
-    step_bytes: int  # estimated peak memory
-    effective_batch: int
-    epochs: int
-
-    @property
-    def check_every(self):
-        """Steps between looks for a loss that is not finite. A look waits for a GPU's queue."""
-        # fp16's seeds share a loss scale, which a sick one drives down for all.
-        return 1 if self.device.type == "cpu" or self.precision == "fp16" else 100
-
-    def steps_in(self, epoch):
-        return math.ceil(len(self.stages[stage_at(self.stages, epoch)].rows) / self.effective_batch)
-
-    @property
-    def total_steps(self):
-        return sum(self.steps_in(epoch) for epoch in range(1, self.epochs + 1))
-
-    def place(self, step):
-        """Return (epoch, steps done in it) of a run that has made `step` steps."""
-        epoch = 1
-        while epoch <= self.epochs and step >= self.steps_in(epoch):
-            step -= self.steps_in(epoch)
-            epoch += 1
-        return epoch, step
-
-    def examples_before(self, epoch):
-        """Training examples that one replica has seen when `epoch` begins."""
-        return sum(len(self.stages[stage_at(self.stages, e)].rows) for e in range(1, epoch))
-
-
-def model_config(args, data):
-    """The model that the arguments and the data ask for; UserError where its heads do not fit."""
-    if args.d_model % (2 * args.n_heads):
-        raise UserError(
-            f"--d_model {args.d_model} must be a multiple of 2 x --n_heads {args.n_heads}: "
-            "each head has an even number of channels"
-        )
-    ff = args.d_ff or (
-        4 * args.d_model if not args.use_swiglu else 32 * math.ceil(args.d_model / 12)
-    )
-    return GPTConfig(
-        vocab_size=len(data.tokenizer),
-        max_len=(args.max_len or data.audit["longest_example"]) + RUN_ON,
-        d_model=args.d_model,
-        n_layers=args.n_layers,
-        n_heads=args.n_heads,
-        d_ff=ff,
-        pos=args.pos,
-        swiglu=args.use_swiglu,
-        dropout=args.dropout,
-    )
-
-
-def make_plan(args, data, n_seeds, team=ALONE):
-    device = choose_device(args.device, team)
-    config = model_config(args, data)
-    curriculum_epochs = 0
-    if args.task_curriculum:
-        curriculum_epochs = args.task_curriculum_epochs
-        if curriculum_epochs is None:
-            curriculum_epochs = round(0.4 * args.epochs)
-    stages = plan_stages(data.train.tasks, args.epochs, curriculum_epochs)
-    if set(stages[-1].tasks) != set(data.train.tasks.names):
-        raise UserError(
-            f"the curriculum takes {curriculum_epochs} epochs, but --epochs {args.epochs} ends it "
-            f"with {', '.join(stages[-1].tasks)}; raise --epochs or lower --task_curriculum_epochs"
-        )
-
-    # Accumulation exists to save memory; where the effective batch fits it runs at once, with the
-    # same gradients, since every answer token weighs the same either way.
-    effective = args.batch_size * args.accumulation_steps
-    with torch.device("meta"):
-        n_params = GPT(config, [0]).n_params()
-    lengths, precision = data.train.lengths, choose_precision(args.amp, device, args.d_model)
-
-    def step_bytes(rows, in_pieces=False):
-        rows = math.ceil(min(rows, len(lengths)) / team.size)
-        if device.type == "cpu":  # of many batches, one of the longest
-            tokens = int(rows * lengths.mean() + 3 * rows**0.5 * lengths.std())
-        else:
-            order = np.random.default_rng(0).permutation(len(lengths))[None]
-            tokens = int(fixed_slots(data.train, order, rows)[1].sum())
-        return memory_bytes(
-            *(config, n_params, n_seeds, n_seeds * tokens, precision, device),
-            *(args.use_checkpoint, in_pieces),
-        )
-
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if device.type == "cpu" else 1
-    whole = step_bytes(effective)
-    at_once = args.accumulation_steps == 1 or whole < 0.5 * free_memory_bytes(device) / beside
-    plan = Plan(
-        config=config,
-        stages=stages,
-        device=device,
-        precision=precision,
-        peak_lr=args.lr if args.no_lr_scaling else args.lr * 1024 / args.d_model,
-        micro_batches=1 if at_once else args.accumulation_steps,
-        step_bytes=whole if at_once else step_bytes(args.batch_size, in_pieces=True),
-        effective_batch=effective,
-        epochs=args.epochs,
-    )
-    if args.warmup_steps >= plan.total_steps:
-        raise UserError(
-            f"--warmup_steps {args.warmup_steps} leaves nothing of the {plan.total_steps} steps "
-            "of this run; lower it or the batch size, or raise --epochs"
-        )
-    return plan, n_params
-
-
-def describe(args, data, plan, n_params, seeds):
-    """The lines that a run prints before it starts, and --dry_run instead of it."""
-    audit, lines = data.audit, []
-    tasks = ", ".join(f"{task} {n:,}" for task, n in audit["train_rows_by_task"].items())
-    lines.append(
-        f"data    {args.data}: {audit['train_rows']:,} rows, {audit['train_distinct']:,} distinct "
-        f"({tasks}); the most frequent example stands there {audit['most_repeated']} times"
-    )
-    lines.append(
-        f"unseen  {audit['val_unseen']:,} of {audit['val_rows']:,} validation rows are unseen"
-        + (f", {audit['val_seen']:,} are in the training set" if audit["val_seen"] else "")
-        + (f", {audit['val_repeated']:,} repeat another" if audit["val_repeated"] else "")
-        + ("" if audit["val_unseen"] else "; the headline goes by the seen ones")
-    )
-    if audit["val_untrained_tags"]:
-        tags = ", ".join(audit["val_untrained_tags"])
-        lines.append(f"note    left out of validation, since never trained: {tags}")
-    c = plan.config
-    lines.append(
-        f"model   {n_params:,} parameters (d_model {c.d_model}, {c.n_layers} layers, {c.n_heads} "
-        f"heads, d_ff {c.d_ff}, {c.pos}), vocabulary {c.vocab_size}, "
-        f"examples of up to {c.max_len - RUN_ON} characters"
-        + (f"; {len(seeds)} seeds side by side" if len(seeds) > 1 else "")
-    )
-    scaled = "" if args.no_lr_scaling else f" = {args.lr:g} x 1024 / {c.d_model}"
-    lines.append(
-        f"steps   {plan.total_steps:,} of {plan.effective_batch} examples in {args.epochs} epochs, "
-        f"peak learning rate {plan.peak_lr:.2e}{scaled}"
-    )
-    if args.accumulation_steps > 1:
-        how = (
-            "fits in memory and runs at once, with the same gradients"
-            if plan.micro_batches == 1
-            else "runs in pieces to save memory"
-        )
-        lines.append(f"batch   {args.batch_size} x {args.accumulation_steps} accumulated {how}")
-    if len(plan.stages) > 1:
-        for i, stage in enumerate(plan.stages):
-            lines.append(
-                f"stage {i + 1} from epoch {stage.first_epoch}: {' '.join(stage.tasks)} "
-                f"({len(stage.rows):,} rows, {plan.steps_in(stage.first_epoch):,} steps an epoch)"
-            )
-    others = [task for task in plan.stages[-1].tasks if task not in TASKS]
-    if args.task_curriculum and others:
-        lines.append(f"note    outside the curriculum, in its last stage: {', '.join(others)}")
-    lines.append(
-        f"device  {plan.device}, {plan.precision}, {torch.get_num_threads()} threads; about "
-        f"{plan.step_bytes / 2**20:,.0f} MiB for a training step"
-    )
-    return lines
 
 
 def make_deterministic():
@@ -1567,22 +1775,27 @@ def make_deterministic():
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 
 
-def run_config(args, data, plan, n_params, seeds, n_processes):
-    steps = [plan.steps_in(epoch) for epoch in range(1, args.epochs + 1)]
+def run_config(plan: Plan, data: Data, arguments: dict, seeds: list[int], n_processes: int) -> dict:
+    """The content of config.json."""
     stages = [
-        {"epoch": s.first_epoch, "tasks": list(s.tasks), "rows": len(s.rows)} for s in plan.stages
+        {
+            "epoch": stage.first_epoch,
+            "tasks": list(stage.tasks),
+            "rows": len(stage.rows),
+            "steps_per_epoch": plan.steps_in(stage.first_epoch),
+        }
+        for stage in plan.stages
     ]
     return {
-        "arguments": {k: v for k, v in vars(args).items() if k != "seeds"},
+        "arguments": {k: v for k, v in arguments.items() if k != "seeds"},
         "seeds": seeds,
         "seed": seeds[0],
         "derived": {
             **asdict(plan.config),
-            "n_params": n_params,
+            "n_params": plan.n_params,
             "lr_scaled": plan.peak_lr,
-            "lr_min": plan.peak_lr * args.min_lr_ratio,
-            "steps_total": sum(steps),
-            "steps_per_epoch": steps,
+            "lr_min": plan.peak_lr * plan.min_lr_ratio,
+            "steps_total": plan.total_steps,
             "stages": stages,
             "effective_batch": plan.effective_batch,
             "micro_batches": plan.micro_batches,
@@ -1641,151 +1854,183 @@ def epoch_line(epoch, epochs, stage, n_stages, records, kind, lr, seconds):
     return f"{line}  {seconds:.0f} s"
 
 
-@dataclass
-class Run:
-    """All that training changes. The checkpoints hold it, one file a replica, so that it can go on
-    from any step with the same bits.
-    """
-
-    model: GPT
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    replicas: list  # still training: replica r of the model is replicas[r]
-    optimized: torch.Tensor  # float [R]: the training loss added up over this epoch's steps
-    sick_since: torch.Tensor  # int64 [R]: the step that first was not finite, 0 if all were
-    team: World  # the processes that share each batch; the first one writes the files
-    noise: tuple  # with the step, what dropout depends on
-    step: int = 0  # optimizer steps made
-    seconds_before: float = 0.0  # of training, before this process
-    started: float = 0.0
-
-    @property
-    def seconds(self):
-        return self.seconds_before + time.perf_counter() - self.started
-
-
-def start_run(args, plan, replicas, checkpoints, team=ALONE):
-    """Return the Run at its first step, or as `checkpoints`, one a seed, left it."""
+def start_run(
+    plan: Plan, replicas: list[Replica], checkpoints: list[dict], team: World = ALONE
+) -> TrainingState:
+    """Return the state at the first step, or as `checkpoints`, one a seed, left it."""
     seeds = [replica.seed for replica in replicas]
     model = GPT(plan.config, seeds).to(plan.device)
     torch.manual_seed(seeds[0])  # a GPU's dropout; all else has its own generators
-    graph_lr = 0.0 if no_graph_because(args, plan, team) else torch.zeros((), device=plan.device)
-    run = Run(
-        model,
-        make_optimizer(model, args.weight_decay, graph_lr),
-        torch.amp.GradScaler(plan.device.type, enabled=plan.precision == "fp16"),
-        replicas,
-        torch.zeros(len(seeds), device=plan.device),
-        torch.zeros(len(seeds), dtype=torch.int64, device=plan.device),
-        team,
-        (seeds[0],) if team.size == 1 else (seeds[0], team.rank),
+    graph_lr = 0.0 if no_graph_because(plan, team) else torch.zeros((), device=plan.device)
+    state = TrainingState(
+        model=model,
+        optimizer=make_optimizer(model, plan.weight_decay, graph_lr),
+        scaler=torch.amp.GradScaler(plan.device.type, enabled=plan.precision == "fp16"),
+        replicas=replicas,
+        optimized=torch.zeros(len(seeds), device=plan.device),
+        sick_since=torch.zeros(len(seeds), dtype=torch.int64, device=plan.device),
+        team=team,
+        noise=(seeds[0],) if team.size == 1 else (seeds[0], team.rank),
         started=time.perf_counter(),
     )
     if checkpoints:
         going = [r for r, replica in enumerate(replicas) if not replica.finished]
-        load_training_state(run, going, [checkpoints[r] for r in going])
-        for replica in run.replicas if team.main else []:
-            if not (replica.folder / "metrics.jsonl").exists() and plan.place(run.step)[0] > 1:
+        restore_state(state, going, [checkpoints[r] for r in going])
+        for replica in state.replicas if team.main else []:
+            if not (replica.folder / "metrics.jsonl").exists() and plan.place(state.step)[0] > 1:
                 print(f"note: {replica.folder / 'metrics.jsonl'} is gone; it begins again now")
             for name in ("metrics.jsonl", "samples.jsonl"):
-                cut_lines_after(replica.folder / name, run.step)
-    model.use_checkpoint = args.use_checkpoint
+                cut_lines_after(replica.folder / name, state.step)
+    model.use_checkpoint = plan.use_checkpoint
     model.set_precision(plan.precision)
-    for block in model.blocks:
-        if args.compile:  # attention's groups change from batch to batch; these do not
-            block.qkv = torch.compile(block.qkv, dynamic=True)
-            block.finish = torch.compile(block.finish, dynamic=True)
-    return run
+    return state
 
 
-def keep_in_run(run, keep):
-    """The replicas not in the list `keep` leave the stack."""
-    run.replicas = [run.replicas[r] for r in keep]
-    run.optimized, run.sick_since = run.optimized[keep], run.sick_since[keep]
-    if keep:
-        keep_replicas(run.model, run.optimizer, keep)
+def make_stepper(plan: Plan, data: Data, state: TrainingState) -> EagerSteps:
+    """EagerSteps, or StaticSteps in a CUDA graph where there can be one; else a line says why."""
+    reason = no_graph_because(plan, state.team)
+    if reason and plan.device.type == "cuda":
+        print(f"note: steps are launched kernel by kernel, not as a CUDA graph: {reason}")
+    return (EagerSteps if reason else StaticSteps)(
+        model=state.model,
+        optimizer=state.optimizer,
+        scaler=state.scaler,
+        data=resident(data.train, plan.device),
+        batch_size=plan.effective_batch,
+        micro_batches=plan.micro_batches,
+        label_smoothing=plan.label_smoothing,
+        max_grad_norm=plan.max_grad_norm,
+        team=state.team,
+    )
 
 
-def note_sick(run, loss, norms):
-    """Remember for whom the last step was the first whose loss or gradient was not finite.
+def note_sick(state: TrainingState, loss: torch.Tensor, norms: torch.Tensor) -> None:
+    """Record for which replicas the last step was the first whose loss or gradient is not finite.
 
     A sick replica's update spoils its own weights alone: replicas never mix. fp16's scaler skips
     steps with infinite gradients by itself, so there only the loss counts.
     """
-    finite = loss.isfinite() if run.scaler.is_enabled() else (loss + norms).isfinite()
-    run.sick_since = torch.where(finite | (run.sick_since > 0), run.sick_since, run.step)
+    finite = loss.isfinite() if state.scaler.is_enabled() else (loss + norms).isfinite()
+    state.sick_since = torch.where(finite | (state.sick_since > 0), state.sick_since, state.step)
 
 
 @torch.no_grad()
-def has_finite_weights(model):
+def has_finite_weights(model: GPT) -> torch.Tensor:
     """bool [R]."""
     return torch.stack([p.isfinite().flatten(1).all(1) for p in model.parameters()]).all(0)
 
 
-def first_not_finite(run, r, loss):
+def find_sick(state: TrainingState, *, weights_too: bool) -> list[int]:
+    """Replicas whose loss or gradient, or with `weights_too` a weight, is not finite."""
+    sick = state.sick_since > 0
+    if weights_too:
+        sick = sick | ~has_finite_weights(state.model)
+    return sick.nonzero().flatten().tolist()
+
+
+def first_not_finite(state: TrainingState, r: int, loss: torch.Tensor) -> str:
     """Say which tensor of replica r was not finite in the last step, as far as it shows."""
-    if 0 < run.sick_since[r] < run.step:  # noticed later, when nothing tells any more
+    if 0 < state.sick_since[r] < state.step:  # noticed later, when nothing tells any more
         return "its loss or a gradient was not finite"
     if not math.isfinite(loss[r]):
         return f"its loss is {float(loss[r])}"
-    for name, p in run.model.named_parameters():
-        if not run.optimizer.state[p]["exp_avg"][r].isfinite().all():
+    for name, p in state.model.named_parameters():
+        if not state.optimizer.state[p]["exp_avg"][r].isfinite().all():
             return f"the gradient of {name} is not finite"
     return "a weight, or the norm of its gradient, is not finite"
 
 
-def set_aside(run, sick, tensors, epoch, lr_of):
+def set_aside(plan: Plan, state: TrainingState, sick: list[int], tensors: list[str]) -> None:
     """The replicas in the list `sick` leave the stack, each for the reason in `tensors`.
 
-    Their weights may be spoiled, so last.pth keeps those it has; only its place in the run moves.
-    Returns the replicas that stay.
+    Their weights may be spoiled. So last.pth keeps the weights it has; only its place in the run
+    moves.
     """
+    epoch = plan.epoch_of(state.step)
     for r, tensor in zip(sick, tensors, strict=True):
-        replica = run.replicas[r]
+        replica = state.replicas[r]
         path = replica.folder / "last.pth"
-        kept = from_first(run.team, read_checkpoint(path) if run.team.main else None)
-        step = int(run.sick_since[r]) or run.step
+        kept = from_first(state.team, read_checkpoint(path) if state.team.main else None)
+        step = int(state.sick_since[r]) or state.step
         replica.finished = (
             f"diverged: {tensor} at step {step} (epoch {epoch}, learning rate "
-            f"{lr_of(step - 1):.2e}); "
+            f"{plan.lr_at(step - 1):.2e}); "
             f"last.pth keeps the weights of step {kept['step']}"
         )
-        kept |= {"step": run.step, "replica": replica.memory()}
-        if run.team.main:
+        kept |= {"step": state.step, "replica": replica.progress()}
+        if state.team.main:
             save_last(replica.folder, kept)
         tqdm.write(f"seed {replica.seed} {replica.finished}")
-    keep = [r for r in range(len(run.replicas)) if r not in sick]
-    keep_in_run(run, keep)
-    return keep
+    state.keep([r for r in range(len(state.replicas)) if r not in sick])
 
 
-def validate(run, data, device, epoch, lr_of):
-    """Score validation set and training sample; who scores no finite loss is set aside.
+def take_steps(
+    plan: Plan, state: TrainingState, stepper: EagerSteps, stop: StopSignals, bar: tqdm
+) -> list[int]:
+    """Make steps up to the end of the epoch, to where the run is saved or until a replica is sick.
 
-    Returns the Scores of both, for the replicas that stay, and the list of those that did not.
+    Sick replicas leave; returns their places in the stack that they left.
+    """
+    epoch, done = plan.place(state.step)
+    n_steps = plan.steps_in(epoch)
+    state.model.train()
+    if done == 0:
+        state.optimized.zero_()
+    for i in range(done, n_steps):
+        loss, norms = stepper.step(i, plan.lr_at(state.step), (*state.noise, state.step))
+        state.step += 1
+        state.optimized += loss
+        note_sick(state, loss, norms)
+        bar.update()
+        # All save at the same steps, so that they have one in common to resume from.
+        leaving = stop.agreed(state.team) or at_save_step(plan, state) or i + 1 == n_steps
+        sick = []
+        if leaving or i % plan.check_every == 0:
+            sick = find_sick(state, weights_too=leaving)
+        if leaving or sick:
+            break
+    if sick:
+        set_aside(plan, state, sick, [first_not_finite(state, r, loss) for r in sick])
+    return sick
+
+
+def validate(
+    plan: Plan, data: Data, state: TrainingState
+) -> tuple[list[dict], list[dict[int, str]], list[int]]:
+    """Score and ask each replica, always in fp32, as later evaluation does.
+
+    Replicas whose loss is not finite leave. Returns the records and the predicted texts of those
+    that stay, and the places in the stack of those that left.
     """
 
     def both():
-        val = score(run.model, data.val, np.arange(len(data.val)), device)
-        return val, score(run.model, data.train, data.sample, device)
+        val = score(state.model, data.val, np.arange(len(data.val)), plan.device)
+        return val, score(state.model, data.train, data.sample, plan.device)
 
-    scored = both()
-    finite = np.logical_and(*(np.isfinite(scores.loss).all(1) for scores in scored))
+    scores, sample_scores = both()
+    finite = np.isfinite(scores.loss).all(1) & np.isfinite(sample_scores.loss).all(1)
     sick = np.flatnonzero(~finite).tolist()
     if sick:
-        set_aside(run, sick, ["its validation loss is not finite"] * len(sick), epoch, lr_of)
-        scored = both() if run.replicas else scored
-    return *scored, sick
+        set_aside(plan, state, sick, ["its validation loss is not finite"] * len(sick))
+        if not state.replicas:
+            return [], [], sick
+        scores, sample_scores = both()
+    # Without --autoreg_eval only the samples to show are generated.
+    rows = data.headline if plan.autoreg_eval else data.shown
+    texts = predict_texts(state.model, data.tokenizer, data.val, rows, scores.exact, plan.device)
+    records = validation_records(scores, sample_scores, data, texts)
+    # One decision for all processes, whatever the last bits of their scores are.
+    return from_first(state.team, records), texts, sick
 
 
-def at_save_step(args, run):
-    return args.save_every_steps and run.step % args.save_every_steps == 0
+def at_save_step(plan: Plan, state: TrainingState) -> bool:
+    return plan.save_every_steps > 0 and state.step % plan.save_every_steps == 0
 
 
-def progress_bar(plan, run):
+def progress_bar(plan: Plan, state: TrainingState) -> tqdm:
     return tqdm(
         total=plan.total_steps,
-        initial=run.step,
+        initial=state.step,
         unit="step",
         file=sys.stdout,
         disable=not sys.stdout.isatty(),
@@ -1793,140 +2038,122 @@ def progress_bar(plan, run):
     )
 
 
-def optimize(args, data, plan, run, stop, bar):
-    """Take `run` from its step to the end, or to where every replica has finished."""
-    device, tokenizer = plan.device, data.tokenizer
-    alone = len(run.replicas) == 1
-    stepper = make_stepper(args, data, plan, run)
+def checkpoint_facts(plan: Plan, data: Data, step: int) -> dict:
+    """What a checkpoint made after `step` steps says of its training."""
+    epoch = plan.epoch_of(step)
+    stage = plan.stage_of(epoch)
+    return {
+        "epoch": epoch,
+        "trained_tags": plan.trained_tags[stage],
+        "trained_length": int(data.train.lengths[plan.stages[stage].rows].max()),
+        "data": data.files,
+    }
 
-    def lr_of(step):
-        return learning_rate(
-            step, plan.total_steps, args.warmup_steps, plan.peak_lr, args.min_lr_ratio
-        )
 
-    tags = data.train.all_tags
-    trained_tags = [
-        sorted({tag for own in set(tags[stage.rows]) for tag in own}) for stage in plan.stages
-    ]
-    writers = {}
-    if args.tensorboard and run.team.main:
-        from torch.utils.tensorboard import SummaryWriter
+def scalar_writers(plan: Plan, state: TrainingState) -> dict:
+    """TensorBoard's writer of each seed; {} without --tensorboard."""
+    if not plan.tensorboard or not state.team.main:
+        return {}
+    from torch.utils.tensorboard import SummaryWriter
 
-        writers = {r.seed: SummaryWriter(r.folder / "tensorboard") for r in run.replicas}
-    first_epoch, done = plan.place(run.step)
-    last_validation = (first_epoch - 1) // args.eval_every * args.eval_every
-    for epoch in range(first_epoch, args.epochs + 1):
-        stage = stage_at(plan.stages, epoch)
-        all_tasks_in, last = stage == len(plan.stages) - 1, epoch == args.epochs
-        rows, n_steps = plan.stages[stage].rows, plan.steps_in(epoch)
-        facts = {
-            "epoch": epoch,
-            "trained_tags": trained_tags[stage],
-            "trained_length": int(data.train.lengths[rows].max()),
-            "data": data.files,
-        }
-        # So that --resume, and a seed that diverges, have one from the start.
-        if not (run.replicas[-1].folder / "last.pth").exists():
-            save_run(run, tokenizer, facts)
-        # The order of an epoch depends on seed and epoch alone: nothing to save, nothing to leak.
-        orders = [
-            rows[np.random.default_rng([r.seed, epoch]).permutation(len(rows))]
-            for r in run.replicas
-        ]
-        orders = np.stack(orders)
-        run.model.train()
-        if done == 0:
-            run.optimized.zero_()
-        stepper.begin_epoch(orders)
-        for i in range(done, n_steps):
-            lr = lr_of(run.step)
-            loss, norms = stepper.step(i, lr, (*run.noise, run.step))
-            run.step += 1
-            run.optimized += loss
-            note_sick(run, loss, norms)
-            bar.update()
-            stopping = stop.agreed(run.team)
-            # All save at the same steps, so that they have one in common to resume from.
-            save = stopping or at_save_step(args, run)
-            sick, whole = [], i + 1 == n_steps
-            if save or whole or i % plan.check_every == 0:
-                ill = run.sick_since > 0
-                if save or whole:
-                    ill |= ~has_finite_weights(run.model)
-                sick = ill.nonzero().flatten().tolist()
-            if sick:
-                tensors = [first_not_finite(run, r, loss) for r in sick]
-                orders = orders[set_aside(run, sick, tensors, epoch, lr_of)]
-                if not run.replicas:
-                    break
-                stepper.begin_epoch(orders)
-            if (save or sick) and not whole:
-                save_run(run, tokenizer, facts)
-                if stopping:
-                    stop.leave_if_asked(f"and the run is saved at step {run.step}")
-        done = 0
-        if not run.replicas:
-            break
-        base = {"epoch": epoch, "step": run.step, "stage": stage, "tasks": plan.stages[stage].tasks}
-        base |= {"lr": lr, "examples_seen": plan.examples_before(epoch + 1)}
+    return {r.seed: SummaryWriter(r.folder / "tensorboard") for r in state.replicas}
 
-        # Validation (always in fp32, as later evaluation), the best model, early stopping.
-        records = [{} for _ in run.replicas]
-        if epoch % args.eval_every == 0 or last:
-            scores, sample_scores, sick_too = validate(run, data, device, epoch, lr_of)
-            sick = sick or sick_too
-            if not run.replicas:
-                break
-            # Without --autoreg_eval only the samples to show are generated.
-            asked = data.headline if args.autoreg_eval else data.shown
-            predictions = predict(run.model, tokenizer, data.val, asked, scores.exact, device)
-            records = validation_records(scores, sample_scores, data, predictions)
-            records = from_first(run.team, records)  # one decision, whatever the last bits are
-            bar.clear()
-            kind = "unseen" if data.audit["val_unseen"] else "seen"
-            stages, seconds = len(plan.stages), run.seconds
-            tqdm.write(epoch_line(epoch, args.epochs, stage, stages, records, kind, lr, seconds))
-            if run.team.main:
-                record_samples(data, predictions, epoch, run.step, run.replicas, args.show_samples)
-            since_last, last_validation = epoch - last_validation, epoch
-            for r, (replica, record) in enumerate(zip(run.replicas, records, strict=True)):
-                record["epoch"] = epoch
-                record["best"] = replica.judge(
-                    record, since_last, all_tasks_in, args.min_delta, args.patience
-                )
-                if record["best"] and run.team.main:
-                    best = {**facts, "step": run.step, "seed": replica.seed}
-                    content = model_state(run.model, r, tokenizer, best)
-                    write_checkpoint(replica.folder / "best_model.pth", content)
-                for name, value in record.items():
-                    if replica.seed in writers and isinstance(value, (int, float)):
-                        writers[replica.seed].add_scalar(name, value, epoch)
-        base["seconds"] = round(run.seconds, 3)
-        for r, (replica, record) in enumerate(zip(run.replicas, records, strict=True)):
-            if last and not replica.finished:
-                replica.finished = "all epochs done"
-            optimized_loss = float(run.optimized[r]) / n_steps
-            line = {**base, "seed": replica.seed, "optimized_loss": optimized_loss, **record}
-            if run.team.main:
-                append_lines(replica.folder / "metrics.jsonl", [line])
 
-        # Checkpoints, and the replicas that are done leave the stack.
-        stopping = stop.agreed(run.team)
-        going = [r for r, replica in enumerate(run.replicas) if not replica.finished]
-        save = sick or len(going) < len(run.replicas) or epoch % args.save_every == 0
-        save = save or stopping or at_save_step(args, run)
+def add_scalars(writer, record: dict, epoch: int) -> None:
+    """Write the numbers of one seed's validation for TensorBoard."""
+    for name, value in record.items():
+        if isinstance(value, (int, float)):
+            writer.add_scalar(name, value, epoch)
+
+
+def optimize(plan: Plan, data: Data, state: TrainingState, stop: StopSignals, bar: tqdm) -> None:
+    """Take `state` from its step to the end, or to where every replica has finished."""
+    alone, stepper = len(state.replicas) == 1, make_stepper(plan, data, state)
+    writers, main = scalar_writers(plan, state), state.team.main
+    epoch, _ = plan.place(state.step)
+    last_validation = (epoch - 1) // plan.eval_every * plan.eval_every
+    # A checkpoint is there from the start: for --resume, and for a seed that diverges.
+    save = not (state.replicas[-1].folder / "last.pth").exists()
+    stopping, ordered = False, None
+    while True:
+        # The one place that saves.
         if save:
-            save_run(run, tokenizer, facts)
-        for replica in run.replicas:
+            save_run(state, data.tokenizer, checkpoint_facts(plan, data, state.step))
+
+        # Who is done leaves the stack.
+        for replica in state.replicas:
             if replica.finished:
                 who = "" if alone else f"seed {replica.seed}: "
                 tqdm.write(f"{who}finished with epoch {epoch}: {replica.finished}")
-        if len(going) < len(run.replicas):
-            keep_in_run(run, going)
-        if not run.replicas:
+        going = [r for r, replica in enumerate(state.replicas) if not replica.finished]
+        if len(going) < len(state.replicas):
+            state.keep(going)
+        if not state.replicas:
             break
         if stopping:
-            stop.leave_if_asked(f"and the run is saved at step {run.step}")
+            stop.leave_if_asked(f"and the run is saved at step {state.step}")
+
+        # The epoch's steps, up to its end or to where the run is saved.
+        epoch, _ = plan.place(state.step)
+        if ordered != (epoch, len(state.replicas)):
+            ordered = epoch, len(state.replicas)
+            stepper.begin_epoch(epoch_orders(plan, state.replicas, epoch))
+        sick = take_steps(plan, state, stepper, stop, bar)
+        save, stopping = True, stop.agreed(state.team)
+        if not state.replicas:
+            break
+        if state.step < plan.steps_before[epoch]:
+            continue
+
+        # Validation.
+        stage, last, lr = plan.stage_of(epoch), epoch == plan.epochs, plan.lr_at(state.step - 1)
+        records, validated = [{} for _ in state.replicas], epoch % plan.eval_every == 0 or last
+        if validated:
+            records, texts, sick_too = validate(plan, data, state)
+            sick = sick or sick_too
+            if not state.replicas:
+                break
+            bar.clear()
+            kind = "unseen" if data.audit["val_unseen"] else "seen"
+            stages, seconds = len(plan.stages), state.seconds
+            tqdm.write(epoch_line(epoch, plan.epochs, stage, stages, records, kind, lr, seconds))
+            if main:
+                record_samples(data, texts, epoch, state.step, state.replicas, plan.show_samples)
+
+        # Early stopping, and the choice of the best model.
+        since_last = epoch - last_validation
+        last_validation = epoch if validated else last_validation
+        for r, replica in enumerate(state.replicas if validated else []):
+            records[r]["epoch"] = epoch
+            records[r]["best"] = replica.update_early_stopping(
+                records[r],
+                epochs_since_last=since_last,
+                all_tasks_in=stage == len(plan.stages) - 1,
+                min_delta=plan.min_delta,
+                patience=plan.patience,
+            )
+            if last and not replica.finished:
+                replica.finished = "all epochs done"
+            if records[r]["best"] and main:
+                save_best(state, r, data.tokenizer, checkpoint_facts(plan, data, state.step))
+
+        # Records: a line for each replica.
+        base = {"epoch": epoch, "step": state.step, "stage": stage}
+        base |= {"tasks": plan.stages[stage].tasks, "lr": lr}
+        base |= {"examples_seen": int(plan.examples_before[epoch])}
+        base |= {"seconds": round(state.seconds, 3)}
+        for r, replica in enumerate(state.replicas if main else []):
+            mean_loss = float(state.optimized[r]) / plan.steps_in(epoch)
+            line = {**base, "seed": replica.seed, "optimized_loss": mean_loss, **records[r]}
+            append_lines(replica.folder / "metrics.jsonl", [line])
+            if replica.seed in writers:
+                add_scalars(writers[replica.seed], records[r], epoch)
+
+        # Whether to save: a signal may have come meanwhile.
+        stopping = stop.agreed(state.team)
+        finished = any(replica.finished for replica in state.replicas)
+        save = sick or finished or stopping or epoch % plan.save_every == 0
+        save = save or at_save_step(plan, state)
     for writer in writers.values():
         writer.close()
 
@@ -1959,7 +2186,7 @@ def reported(replicas):
     return [r for r in replicas if not r.diverged or (r.folder / "best_model.pth").exists()]
 
 
-def finish(args, data, replicas, device, stop, world):
+def report_runs(args, data, replicas, device, stop, world):
     """Report on each seed's best model; the first process, when all are here, draws the figures and
     prints the table and the next command.
     """
@@ -1972,7 +2199,7 @@ def finish(args, data, replicas, device, stop, world):
         report = memorization_report(model, data, tokenizer, device, checkpoint["epoch"])
         write_json(replica.folder / "memorization.json", report)
         reports.append((replica.seed, report))
-    reports = [report for own in gather(world, reports) for report in own]
+    reports = [report for some in gather(world, reports) for report in some]
     if not reports or not world.main:
         return
     seeds, reports = zip(*reports, strict=True)
@@ -1997,8 +2224,8 @@ def check_flags(args):
         raise UserError("--resume goes on with a run and --overwrite replaces it; give one of them")
 
 
-def remember(replicas, checkpoints, began):
-    """Give each replica the memory in its checkpoint; UserError if that is of another run."""
+def restore_replicas(replicas: list[Replica], checkpoints: list[dict], began: dict) -> None:
+    """Give each replica the progress in its checkpoint; UserError if that is of another run."""
     for replica, checkpoint in zip(replicas, checkpoints, strict=bool(checkpoints)):
         same_data = hashes(checkpoint["data"]) == hashes(began["data"])
         if checkpoint["seed"] != replica.seed or not same_data:
@@ -2008,63 +2235,67 @@ def remember(replicas, checkpoints, began):
         vars(replica).update(checkpoint["replica"])
 
 
-def train(args, stop, world=ALONE):
+def train(
+    args: argparse.Namespace,
+    stop: StopSignals,
+    world: World = ALONE,
+    standing: Standing | None = None,
+) -> None:
     """Train every seed side by side and write each one's run folder; `stop` is a StopSignals.
 
     In one of several processes, train this one's part of the work (see `share_work`).
     """
+    standing = standing or Standing.of(world)
     check_flags(args)
     if args.deterministic:
         make_deterministic()
     seeds, folder = args.seeds or [args.seed], Path(args.out_dir)
-    own_seeds, team = share_work(seeds, world)
+    seeds_here, team = share_work(seeds, world)
     data = load_data(args.data, args.val_data, args.tokenizer, args.max_len)
-    plan, n_params = make_plan(args, data, len(own_seeds), team)
+    plan = make_plan(args, data, len(seeds_here), team)
     if args.dry_run:
-        print("\n".join(describe(args, data, plan, n_params, own_seeds)), flush=True)
-        meet(world)
+        print("\n".join(plan_lines(plan, data, seeds_here)), flush=True)
+        barrier(world)
         return
-    config = run_config(args, data, plan, n_params, seeds, world.size)
-    replicas = [Replica(seed, seed_folder(folder, seed, seeds)) for seed in own_seeds]
+    config = run_config(plan, data, vars(args), seeds, world.size)
+    replicas = [Replica(seed, seed_folder(folder, seed, seeds)) for seed in seeds_here]
     with ExitStack() as locks, writing(folder):
         if world.main:
             claim_folders(folder, seeds, args, locks)
             began = find_run(folder, config) if args.resume else {}
             if not began:
                 write_json(folder / "config.json", config)
-        began = meet(world, value=(began or config) if world.main else None)
+        began = barrier(world, value=(began or config) if world.main else None)
         checkpoints = []
         if args.resume and team.main:
             checkpoints = find_resumable([replica.folder for replica in replicas], read_checkpoint)
-        meet(world)
-        world.meeting, world.speaks = False, team.main
+        barrier(world)
+        standing.started(team)
         checkpoints = from_first(team, checkpoints)
-        remember(replicas, checkpoints, began)
+        restore_replicas(replicas, checkpoints, began)
         if not checkpoints and team.main and len(seeds) > 1:
             for replica in replicas:
                 write_json(replica.folder / "config.json", {**config, "seed": replica.seed})
-        # As the run began: free memory may differ now, and another cut of the batch other bits.
-        for name in ("micro_batches", "precision", "step_bytes"):
-            setattr(plan, name, began["derived"][name])
-        print("\n".join(describe(args, data, plan, n_params, own_seeds)), flush=True)
+        plan = plan.as_begun(began["derived"])
+        print("\n".join(plan_lines(plan, data, seeds_here)), flush=True)
         if world.size > 1:
             how = "all share each batch" if team is world else "each trains its share of the seeds"
             print(f"torchrun {world.size} processes: {how}", flush=True)
         over = all(replica.finished for replica in replicas)
-        told = all((r.folder / "memorization.json").exists() for r in reported(replicas))
-        if all(gather(world, over and told)):
+        has_reports = all((r.folder / "memorization.json").exists() for r in reported(replicas))
+        if all(gather(world, over and has_reports)):
             print(f"the run in {folder} is finished and left as it is")
         else:
             stop.can_wait = True  # libraries may take what a signal raises for their own error
             if over:
                 print(f"the run in {folder} is finished; its report and figures are made again")
             else:
-                run = start_run(args, plan, replicas, checkpoints, team)
+                state = start_run(plan, replicas, checkpoints, team)
                 if checkpoints:
-                    print(f"resuming {folder} at step {run.step} of {plan.total_steps}")
-                with progress_bar(plan, run) as bar:
-                    optimize(args, data, plan, run, stop, bar)
-            finish(args, data, replicas if team.main else [], plan.device, stop, world)
+                    print(f"resuming {folder} at step {state.step} of {plan.total_steps}")
+                with progress_bar(plan, state) as bar:
+                    optimize(plan, data, state, stop, bar)
+            report_runs(args, data, replicas if team.main else [], plan.device, stop, world)
     sick = [f"seed {replica.seed} {replica.finished}" for replica in replicas if replica.diverged]
     if sick:
         raise Halt(3, "; ".join(sick))
@@ -2174,9 +2405,6 @@ def build_parser():
          help="precision of matrix products; auto takes the fastest safe one")
     flag("--cuda_graph", action=switch, default=True,
          help="launch a GPU's training step as one CUDA graph, where the other flags allow it")
-    flag("--compile", action="store_true",
-         help="torch.compile the blocks; needs a C++ compiler and, on a GPU, Triton; on a CPU it "
-              "was no faster")
     flag("--use_checkpoint", action="store_true",
          help="recompute activations in the backward pass: less memory, slower")
     flag("--deterministic", action="store_true",
@@ -2203,11 +2431,11 @@ def resume_command(argv, world=ALONE):
     return command if world.size == 1 else "the same torchrun command and --resume"
 
 
-def train_as_told(argv, world):
+def run_training(argv: list[str], world: World, standing: Standing) -> None:
     args = build_parser().parse_args(argv)
     try:
         with StopSignals() as stop:
-            train(args, stop, world)
+            train(args, stop, world, standing)
     except RuntimeError as error:
         if "out of memory" not in str(error) and "allocate memory" not in str(error):
             raise
@@ -2227,15 +2455,16 @@ def train_as_told(argv, world):
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     world = join_world()
+    standing = Standing.of(world)
     if not world.main:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
-        code, said = outcome(lambda: train_as_told(argv, world))
-        if code and world.meeting:
-            meet(world, (code, said))
+        code, said = outcome(lambda: run_training(argv, world, standing))
+        if code and standing.before_start:
+            barrier(world, (code, said))
     except EndTogether as end:
         code, said = end.args
-    code = leave(code, said if world.speaks else "")
+    code = leave(code, said if standing.reports_errors else "")
     leave_world(world, code)
     return code
 

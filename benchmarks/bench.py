@@ -80,7 +80,12 @@ class Bench:
 def model_config(vocab_size, d_model=256, n_layers=6, head_dim=32, max_len=128):
     """The recommended model: d_model 256, 6 layers, 8 heads, dropout 0.1."""
     return minigpt.GPTConfig(
-        *(vocab_size, max_len, d_model, n_layers, max(1, d_model // head_dim), 4 * d_model),
+        vocab_size=vocab_size,
+        max_len=max_len,
+        d_model=d_model,
+        n_layers=n_layers,
+        n_heads=max(1, d_model // head_dim),
+        d_ff=4 * d_model,
         dropout=0.1,
     )
 
@@ -123,7 +128,14 @@ class Ours:
         scaler = torch.amp.GradScaler(bench.device.type, enabled=bench.precision == "fp16")
         kind = minigpt.StaticSteps if in_graph else minigpt.EagerSteps
         # Each turn brings its own data and batch size.
-        self.steps = kind(self.model, optimizer, scaler, None, 0, 1, 0.0, MAX_GRAD_NORM)
+        self.steps = kind(
+            model=self.model,
+            optimizer=optimizer,
+            scaler=scaler,
+            data=None,
+            batch_size=0,
+            max_grad_norm=MAX_GRAD_NORM,
+        )
         self.n_steps = 0
 
     def train(self, batches, micro_batches):
@@ -662,7 +674,7 @@ def evaluate_ours(bench, model, rows):
     """What the trainer does after an epoch: one pass tells who is right, the rest is generated."""
     exact = np.zeros((1, len(bench.examples)), bool)
     exact[0, rows] = minigpt.score(model, bench.examples, rows, bench.device).exact[0]
-    texts = minigpt.predict(model, bench.tokenizer, bench.examples, rows, exact, bench.device)
+    texts = minigpt.predict_texts(model, bench.tokenizer, bench.examples, rows, exact, bench.device)
     return [texts[0][row] for row in rows.tolist()]
 
 

@@ -1,8 +1,9 @@
 """One run in several processes, started by torchrun: who does what, and how they agree.
 
-Seeds are shared out among the processes; where they are fewer than those, all processes share each
-batch and add up their gradients. Alone, every function here does nothing. And when a process is
-asked to stop, by a signal, in whichever of them it came.
+Seeds are shared out among the processes. Where seeds are fewer than processes, all processes
+share each batch and add up their gradients. In a process that runs alone every function here does
+nothing.
+StopSignals takes signals, in whichever of the processes they come.
 """
 
 import os
@@ -13,6 +14,7 @@ import time
 import uuid
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,18 +23,16 @@ import torch.distributed as dist
 from runtime.errors import Halt
 
 
-@dataclass
+@dataclass(frozen=True)
 class World:
     """The processes that torchrun started for one run; a process started alone is World()."""
 
     rank: int = 0
     size: int = 1
     local_rank: int | None = None  # among those on this machine: the GPU that is its own
-    meeting: bool = False  # whether others wait for this process in `meet` before they begin
-    speaks: bool = True  # whether this process tells why it ends
 
     @property
-    def main(self):
+    def main(self) -> bool:
         """Whether this process prints, and writes what all have in common."""
         return self.rank == 0
 
@@ -40,11 +40,27 @@ class World:
 ALONE = World()
 
 
+@dataclass
+class Standing:
+    """Where this process stands with the others. `main` reads it when the work has ended."""
+
+    before_start: bool  # others wait for it in `barrier` before they begin
+    reports_errors: bool  # it prints why it ends
+
+    @classmethod
+    def of(cls, world: World) -> "Standing":
+        return cls(before_start=world.size > 1, reports_errors=world.main)
+
+    def started(self, team: World) -> None:
+        """All have begun: from now on each team ends by itself."""
+        self.before_start, self.reports_errors = False, team.main
+
+
 class EndTogether(Exception):
-    """Some process cannot begin, and all end as it does: (exit code, what to say)."""
+    """Some process cannot begin, and all end as it does: (exit code, message)."""
 
 
-def fresh_store(store, rank, size):
+def fresh_store(store: dist.Store, rank: int, size: int) -> dist.Store:
     """The part of torchrun's key-value store that belongs to these processes alone.
 
     After a restart it still holds the addresses of the dead ones, and who reads them before they
@@ -66,7 +82,7 @@ def fresh_store(store, rank, size):
     return dist.PrefixStore(prefix, store)
 
 
-def join_world():
+def join_world() -> World:
     """Connect to the other processes, if torchrun's environment tells of any."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "RANK" not in os.environ:
         return World()
@@ -76,14 +92,16 @@ def join_world():
     nccl = torch.cuda.is_available() and dist.is_nccl_available()
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if nccl else "gloo",
-        **{"store": fresh_store(store, rank, size), "rank": rank, "world_size": size},
+        store=fresh_store(store, rank, size),
+        rank=rank,
+        world_size=size,
         timeout=timedelta(weeks=3),
     )
     local_rank = int(os.environ["LOCAL_RANK"])
-    return World(rank, size, local_rank, meeting=True, speaks=rank == 0)
+    return World(rank, size, local_rank)
 
 
-def leave_world(world, code):
+def leave_world(world: World, code: int) -> None:
     """End this process with exit code `code` if it is one of several; alone, do nothing.
 
     An interpreter that shuts down beside gloo's threads sometimes aborts (SIGABRT), which torchrun
@@ -96,7 +114,7 @@ def leave_world(world, code):
         os._exit(code)
 
 
-def gather(world, value):
+def gather(world: World, value: Any) -> list:
     """The `value` of every process, in the order of their ranks; each waits for all."""
     if world.size == 1:
         return [value]
@@ -105,21 +123,20 @@ def gather(world, value):
     return values
 
 
-def meet(world, failure=None, value=None):
+def barrier(world: World, failure: tuple[int, str] | None = None, value: Any = None) -> Any:
     """Return the first process's `value`. All come here, and wait, before they may begin.
 
-    One that cannot begin comes with its `failure` from `main`: then EndTogether is raised in each,
-    so a mistake that one of them finds ends all, is told once, and leaves none waiting.
+    A process that cannot begin comes with its `failure` from `main`. Then EndTogether is raised in
+    each: a mistake that one of them finds ends all, is reported once, and leaves none waiting.
     """
-    told = gather(world, (failure, value))
-    failures = [failure for failure, _ in told if failure]
+    answers = gather(world, (failure, value))
+    failures = [failure for failure, _ in answers if failure]
     if failures:
-        world.meeting = False
         raise EndTogether(*failures[0])
-    return told[0][1]
+    return answers[0][1]
 
 
-def share_work(seeds, world):
+def share_work(seeds: list[int], world: World) -> tuple[list[int], World]:
     """Return (the seeds that this process trains, the team that trains them together).
 
     Seeds are shared out in runs, and each process is a team of its own. Where they are fewer than
@@ -127,12 +144,12 @@ def share_work(seeds, world):
     """
     if len(seeds) < world.size:
         return seeds, world
-    own = np.array_split(seeds, world.size)[world.rank].tolist()
-    return own, World(local_rank=world.local_rank)
+    share = np.array_split(seeds, world.size)[world.rank].tolist()
+    return share, World(local_rank=world.local_rank)
 
 
 @torch.no_grad()
-def sum_over_processes(team, tensors):
+def sum_over_processes(team: World, tensors: list[torch.Tensor]) -> None:
     """Add up each of the float tensors over the processes of `team`, in place, in one exchange."""
     if team.size == 1:
         return
@@ -142,7 +159,7 @@ def sum_over_processes(team, tensors):
         t.copy_(total.view_as(t))
 
 
-def gradients(model):
+def gradients(model: torch.nn.Module) -> list[torch.Tensor]:
     """Each parameter's gradient; zeros where no row of the batch fell to this process."""
     for p in model.parameters():
         if p.grad is None:
@@ -150,7 +167,7 @@ def gradients(model):
     return [p.grad for p in model.parameters()]
 
 
-def from_first(team, value):
+def from_first(team: World, value: Any) -> Any:
     """The `value` of the first process of `team`."""
     values = [value]
     if team.size > 1:
@@ -158,7 +175,7 @@ def from_first(team, value):
     return values[0]
 
 
-def most_of_processes(team, value):
+def most_of_processes(team: World, value: int) -> int:
     """The greatest int >= 0 that any process of `team` gives."""
     if team.size == 1:
         return value
@@ -199,12 +216,12 @@ class StopSignals:
         if not self.can_wait:
             self.leave_if_asked("before training began")
 
-    def agreed(self, team):
+    def agreed(self, team: World) -> bool:
         """Whether to stop now: all processes of a team do, once one has received a signal."""
         number = most_of_processes(team, self.received or 0)
         self.received = self.received or number
         return number > 0
 
-    def leave_if_asked(self, where):
+    def leave_if_asked(self, where: str) -> None:
         if self.received:
             raise Halt(128 + self.received, f"{signal.Signals(self.received).name} came {where}")

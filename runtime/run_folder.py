@@ -128,8 +128,10 @@ def find_run(folder, config):
         return {}
     try:
         began = json.loads(path.read_text(encoding="utf-8"))
-        DTYPES[began["derived"]["precision"]], began["derived"]["step_bytes"]
-        if not (type(n := began["derived"]["micro_batches"]) is int and n > 0):
+        derived = began["derived"]
+        if derived["precision"] not in DTYPES or "step_bytes" not in derived:
+            raise ValueError(derived)
+        if not (type(n := derived["micro_batches"]) is int and n > 0):
             raise ValueError(n)
         check_same_run(began, config, folder)
     except (ValueError, KeyError, TypeError):

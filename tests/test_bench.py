@@ -168,9 +168,18 @@ def test_the_trainers_estimate_of_memory_is_within_15_percent(
     measured = B.peak_memory(bench, work)
     n_tokens = copies * int(bench.examples.lengths.sum())
     n_params = minigpt.GPT(config, [0]).n_params()
-    args = (config, n_params, 1, n_tokens, precision, bench.device, again, pieces > 1)
+    estimated = minigpt.memory_bytes(
+        config,
+        n_params=n_params,
+        R=1,
+        tokens=n_tokens,
+        precision=precision,
+        device=bench.device,
+        use_checkpoint=again,
+        in_pieces=pieces > 1,
+    )
     within = 0.15 if copies > 1 else 0.1  # the gradients once more in bf16 are 0.11 of it
-    assert minigpt.memory_bytes(*args) == pytest.approx(measured, rel=within)
+    assert estimated == pytest.approx(measured, rel=within)
 
 
 def test_training_section_and_its_table(bench):

@@ -33,7 +33,8 @@ def steps(team):
         own = np.array_split(rows, team.size, axis=1)[team.rank]
         pieces = [p for p in np.array_split(own, 2, axis=1) if p.shape[1]]
         batches = [t.make_batch(data, piece) for piece in pieces]
-        losses.append(t.train_step(model, optimizer, no_scaler(), batches, 0.0, 1.0, team=team))
+        results = t.train_step(model, optimizer, no_scaler(), batches, max_grad_norm=1.0, team=team)
+        losses.append(results)
     weights = {name: p.detach() for name, p in model.named_parameters()}
     return [loss for loss, _ in losses], [norm for _, norm in losses], weights
 
@@ -46,12 +47,11 @@ def one_of_two(rank, port, folder):
     found = {"steps": steps(world)}
     found["gathered"] = distributed.gather(world, rank * 10)
     found["most"] = [distributed.most_of_processes(world, value) for value in (0, 15 * rank)]
-    found["first"] = [distributed.meet(world, value=rank), distributed.from_first(world, rank)]
+    found["first"] = [distributed.barrier(world, value=rank), distributed.from_first(world, rank)]
     try:
-        distributed.meet(world, (2, "error: mine") if rank == 1 else None)
+        distributed.barrier(world, (2, "error: mine") if rank == 1 else None)
     except distributed.EndTogether as end:
         found["end"] = end.args
-    found["meeting"] = world.meeting
     torch.save(found, folder / f"{rank}.pt")
     distributed.leave_world(world, 0)
 
@@ -76,7 +76,6 @@ def test_two_processes_step_as_one(tmp_path):
         assert own["most"] == [0, 15]
         assert own["first"] == [0, 0]
         assert own["end"] == (2, "error: mine")
-        assert not own["meeting"]
 
 
 @pytest.mark.parametrize(
@@ -92,6 +91,18 @@ def test_seeds_are_shared_out_in_runs(n_seeds, size, shares):
     for rank, share in enumerate(shares):
         seeds, team = distributed.share_work(list(range(n_seeds)), distributed.World(rank, size))
         assert (seeds, team.size, team.rank) == (share, 1, 0)
+
+
+def test_standing_before_and_after_the_start():
+    for rank in range(2):
+        world = distributed.World(rank, 2)
+        standing = distributed.Standing.of(world)
+        assert standing == distributed.Standing(before_start=True, reports_errors=rank == 0)
+        standing.started(distributed.ALONE)  # each trains its share of the seeds
+        assert standing == distributed.Standing(before_start=False, reports_errors=True)
+        standing.started(world)  # both train the same ones
+        assert standing == distributed.Standing(before_start=False, reports_errors=rank == 0)
+    assert not distributed.Standing.of(distributed.ALONE).before_start
 
 
 def test_with_fewer_seeds_than_processes_all_train_all_together():

@@ -83,8 +83,8 @@ def no_scaler():
     return torch.amp.GradScaler("cpu", enabled=False)
 
 
-def step_of(model, optimizer, batches, max_norm=1e9, label_smoothing=0.0):
-    return t.train_step(model, optimizer, no_scaler(), batches, label_smoothing, max_norm)
+def step_of(model, optimizer, batches, max_norm=1e9):
+    return t.train_step(model, optimizer, no_scaler(), batches, max_grad_norm=max_norm)
 
 
 def encode_all(rows):
@@ -145,10 +145,10 @@ def interrupt_at_step(monkeypatch, step):
     """Ctrl-C as this step begins."""
     original = t.learning_rate
 
-    def interrupted(now, *args):
+    def interrupted(now, **schedule):
         if now == step:
             raise KeyboardInterrupt
-        return original(now, *args)
+        return original(now, **schedule)
 
     monkeypatch.setattr(t, "learning_rate", interrupted)
 
@@ -193,10 +193,10 @@ def at_step(monkeypatch, step, act):
     """Call `act` as this step begins."""
     original = t.learning_rate
 
-    def acting(now, *args):
+    def acting(now, **schedule):
         if now == step:
             act()
-        return original(now, *args)
+        return original(now, **schedule)
 
     monkeypatch.setattr(t, "learning_rate", acting)
 

@@ -61,10 +61,10 @@ def test_only_the_sick_replica_stops(world, monkeypatch, capsys, step):
     # The very same, but for a seed that is taken out of the stack with sound gradients.
     original = t.note_sick
 
-    def taken_out(run, loss, norms):
-        original(run, loss, norms)
-        if run.step == step:
-            run.sick_since[1] = step
+    def taken_out(state, loss, norms):
+        original(state, loss, norms)
+        if state.step == step:
+            state.sick_since[1] = step
 
     with monkeypatch.context() as patch:
         patch.setattr(t, "note_sick", taken_out)
@@ -109,7 +109,7 @@ def test_loss_that_is_not_a_number_stops_the_run(world, monkeypatch, capsys, fla
     """The checkpoint of the last good epoch stays as it was."""
     steps = math.ceil(len(TRAIN_ROWS) / 8)
     with monkeypatch.context() as patch:
-        patch.setattr(t, "learning_rate", lambda step, *_: 0.01 if step <= 2 * steps else math.inf)
+        patch.setattr(t, "learning_rate", lambda step, **_: 0.01 if step <= 2 * steps else math.inf)
         assert go(world, "--epochs", "4", *flags) == 3
     error = capsys.readouterr().err
     assert error.startswith("stopped: ")
@@ -126,7 +126,7 @@ def test_loss_that_is_not_a_number_stops_the_run(world, monkeypatch, capsys, fla
 def test_loss_that_is_not_a_number_in_the_first_epoch_keeps_the_weights_of_the_start(
     world, monkeypatch, capsys
 ):
-    monkeypatch.setattr(t, "learning_rate", lambda *_: math.inf)
+    monkeypatch.setattr(t, "learning_rate", lambda step, **_: math.inf)
     assert go(world, "--epochs", "2") == 3
     error = capsys.readouterr().err
     assert "step 2" in error

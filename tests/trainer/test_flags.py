@@ -49,7 +49,7 @@ USERS_FLAGS = (
     "data tokenizer out_dir epochs lr warmup_steps patience d_model n_layers n_heads batch_size "
     "accumulation_steps label_smoothing dropout task_curriculum show_samples autoreg_eval "
     "val_data seed seeds d_ff max_len pos use_swiglu weight_decay min_lr_ratio max_grad_norm "
-    "min_delta task_curriculum_epochs eval_every save_every device amp compile use_checkpoint "
+    "min_delta task_curriculum_epochs eval_every save_every device amp use_checkpoint "
     "resume overwrite no_lr_scaling tensorboard dry_run"
 )
 

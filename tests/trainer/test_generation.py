@@ -91,24 +91,24 @@ def test_exact_match_from_one_forward_pass_equals_that_of_decoding(pos):
     examples, model = build(ALL_ROWS), taught(pos)
     n = len(examples)
     rows = np.random.default_rng(0).permutation(n)
-    decoded = t.predict(model, TOKENIZER, examples, rows, np.zeros((1, n), bool), CPU)
+    decoded = t.predict_texts(model, TOKENIZER, examples, rows, np.zeros((1, n), bool), CPU)
     assert list(decoded[0]) == rows.tolist()
     right = [decoded[0][i] == examples.answer(i) for i in range(n)]
     scores = t.score(model, examples, np.arange(n), CPU)
     assert scores.exact[0].tolist() == right
     assert 10 <= sum(right) < n
-    assert t.predict(model, TOKENIZER, examples, rows, scores.exact, CPU) == decoded
-    some = t.predict(model, TOKENIZER, examples, rows[:7], scores.exact, CPU)
+    assert t.predict_texts(model, TOKENIZER, examples, rows, scores.exact, CPU) == decoded
+    some = t.predict_texts(model, TOKENIZER, examples, rows[:7], scores.exact, CPU)
     assert some == [{i: decoded[0][i] for i in rows[:7].tolist()}]
 
 
 def test_replicas_that_fail_on_different_rows_are_all_decoded():
     examples, model = build(ALL_ROWS), make_model(seeds=(0, 1, 2), std=0.3)
     rows = np.arange(6)
-    decoded = t.predict(model, TOKENIZER, examples, rows, np.zeros((3, 37), bool), CPU)
+    decoded = t.predict_texts(model, TOKENIZER, examples, rows, np.zeros((3, 37), bool), CPU)
     exact = np.zeros((3, 37), bool)
     exact[0, :6], exact[1, 1:] = True, True  # claimed, so the answer stands in for them
-    texts = t.predict(model, TOKENIZER, examples, rows, exact, CPU)
+    texts = t.predict_texts(model, TOKENIZER, examples, rows, exact, CPU)
     answers = {i: examples.answer(i) for i in range(6)}
     assert texts == [answers, {**answers, 0: decoded[1][0]}, decoded[2]]
 

@@ -25,7 +25,13 @@ def static_and_eager(device, dropout, R, precision="fp32", use_graph=False, n=30
         lr = torch.zeros((), device=device) if use_graph else 0.0
         optimizer = t.make_optimizer(model, 0.01, lr if kind is t.StaticSteps else 0.0)
         scaler = torch.amp.GradScaler(device.type, enabled=False)
-        steps = kind(model, optimizer, scaler, t.Resident(examples, device), 8, 1, 0.0, 1.0)
+        steps = kind(
+            model=model,
+            optimizer=optimizer,
+            scaler=scaler,
+            data=t.Resident(examples, device),
+            batch_size=8,
+        )
         steps.use_graph = use_graph
         results = []
         for epoch, order in enumerate(orders):
@@ -129,7 +135,13 @@ def test_a_model_of_50_million_parameters_trains_at_batch_128_within_8_gb(monkey
     model.set_precision("bf16")
     optimizer = t.make_optimizer(model, 0.01, torch.zeros((), device=device))
     scaler = torch.amp.GradScaler("cuda", enabled=False)
-    steps = t.StaticSteps(model, optimizer, scaler, t.Resident(examples, device), 128, 1, 0.0, 1.0)
+    steps = t.StaticSteps(
+        model=model,
+        optimizer=optimizer,
+        scaler=scaler,
+        data=t.Resident(examples, device),
+        batch_size=128,
+    )
     steps.begin_epoch(np.arange(2_000)[None])
     for i in range(8):
         steps.step(i, 1e-4, (0, i))
@@ -137,7 +149,9 @@ def test_a_model_of_50_million_parameters_trains_at_batch_128_within_8_gb(monkey
     assert model.n_params() > 50e6
     peak, n_tokens = torch.cuda.max_memory_reserved(), len(steps.layout.pos)
     assert peak < 8e9
-    expected = t.memory_bytes(config, model.n_params(), 1, n_tokens, "bf16", device)
+    expected = t.memory_bytes(
+        config, n_params=model.n_params(), R=1, tokens=n_tokens, precision="bf16", device=device
+    )
     assert torch.cuda.max_memory_allocated() == pytest.approx(expected, rel=0.15)
 
 
@@ -156,7 +170,7 @@ def test_a_step_on_a_gpu_equals_one_on_the_cpu(precision):
         scaler = torch.amp.GradScaler(name, enabled=False)
         for _ in range(3):
             batches = [t.make_batch(t.Resident(examples, device), rows)]
-            loss, norm = t.train_step(model, optimizer, scaler, batches, 0.0, 1.0)
+            loss, norm = t.train_step(model, optimizer, scaler, batches, max_grad_norm=1.0)
         losses[name], norms[name] = loss.cpu(), norm.cpu()
     tolerance = 1e-4 if precision == "fp32" else 2e-2
     torch.testing.assert_close(losses["cuda"], losses["cpu"], rtol=tolerance, atol=tolerance)

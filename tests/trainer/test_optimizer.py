@@ -49,15 +49,16 @@ def test_weight_decay_is_for_matrices_only():
 
 def test_learning_rate_at_its_boundaries():
     def lr(step):
-        return t.learning_rate(step, 101, 10, 2.0, 0.1)
+        return t.learning_rate(step, total_steps=101, warmup_steps=10, peak=2.0, min_ratio=0.1)
 
     assert [lr(0), lr(4), lr(9), lr(10)] == pytest.approx([0.2, 1.0, 2.0, 2.0])
     assert lr(55) == pytest.approx(2.0 * (0.1 + 0.9 / 2))
     assert lr(100) == pytest.approx(0.2)
     assert all(lr(s) >= lr(s + 1) for s in range(10, 100))
-    assert t.learning_rate(0, 5, 0, 1.0, 0.0) == 1.0
-    assert t.learning_rate(4, 5, 0, 1.0, 0.0) == pytest.approx(0.0, abs=1e-12)
-    assert t.learning_rate(0, 1, 0, 1.0, 0.5) == 1.0
+    whole = {"warmup_steps": 0, "peak": 1.0, "min_ratio": 0.0}
+    assert t.learning_rate(0, total_steps=5, **whole) == 1.0
+    assert t.learning_rate(4, total_steps=5, **whole) == pytest.approx(0.0, abs=1e-12)
+    assert t.learning_rate(0, total_steps=1, **whole) == 1.0
 
 
 def test_stages_are_spread_evenly_and_the_last_goes_on():
@@ -80,8 +81,9 @@ def test_stages_are_cumulative_in_curriculum_order():
         [1, 2, 3, 4, 5],
         [0, 1, 2, 3, 4, 5],
     ]
-    at = [t.stage_at(stages, epoch) for epoch in (1, 4, 5, 16, 17, 50)]
-    assert at == [0, 0, 1, 3, 4, 4]
+    at = t.stage_of_epochs(stages, 50)
+    assert [at[epoch - 1] for epoch in (1, 4, 5, 16, 17, 50)] == [0, 0, 1, 3, 4, 4]
+    assert len(at) == 50
     # Too few epochs for all stages: some are passed over, none is lost.
     assert [s.tasks for s in t.plan_stages(tasks, 3, 2)] == [TASKS[:1], TASKS[:3], TASKS]
     assert [s.tasks for s in t.plan_stages(tasks, 50, 0)] == [TASKS]

@@ -48,15 +48,15 @@ def test_resumed_after_a_kill_while_checkpoints_are_written(uninterrupted, world
 
 
 def finish_early(monkeypatch, seed, epoch):
-    original = t.Replica.judge
+    original = t.Replica.update_early_stopping
 
-    def judge(self, record, *args):
-        best = original(self, record, *args)
+    def update_early_stopping(self, record, **rest):
+        best = original(self, record, **rest)
         if (self.seed, record["epoch"]) == (seed, epoch):
             self.finished = "enough"
         return best
 
-    monkeypatch.setattr(t.Replica, "judge", judge)
+    monkeypatch.setattr(t.Replica, "update_early_stopping", update_early_stopping)
 
 
 @pytest.mark.parametrize("nth", [None, 7, 8])
