@@ -42,12 +42,12 @@ from data.formats import (
     load_tokenizer,
     pack,
     read_rows,
-    require_file,
 )
 from data.generate import make_missing
+from data.sources import require_file, standard_path
 from data.tasks import TASKS, canonical_tag, size_of
 from plots import figures_or_notice
-from runtime.cli import Parser, run_main
+from runtime.cli import Parser, path_text, run_main
 from runtime.device import choose_device
 from runtime.errors import UserError
 from runtime.files import ROOT, check_writable, sha256_of, write_atomically, write_json
@@ -194,7 +194,7 @@ def load_training(checkpoint, override, tokenizer):
     known = checkpoint["data"]["train"]
     path = override or known["path"]
     if override:
-        require_file(path, "the training set")
+        path = require_file(path, "the training set")
     elif not Path(path).is_file():
         return None, (
             f"overlap with the training set is unknown: {path} is not there, as seen from "
@@ -482,7 +482,7 @@ def write_results(folder, results, lines):
 def evaluate(args):
     """Run every suite, print the table and write the results. Returns those in --out_dir."""
     # Everything is loaded, and every mistake told, before anything is run or written.
-    ood_dir = Path(args.ood_dir) if args.ood_dir else STANDARD_SUITES
+    ood_dir = standard_path(args.ood_dir) if args.ood_dir else STANDARD_SUITES
     out_dir = find_out_dir(Path(args.model), args.out_dir, ood_dir)
     paths, device = find_checkpoints(Path(args.model)), choose_device(args.device)
     homes = [path.parent / "ood_results" for path in paths] if len(paths) > 1 else []
@@ -548,9 +548,15 @@ def evaluate(args):
 def build_parser():
     parser = Parser(__doc__)
     g = parser.add_argument_group("model")
-    g.add_argument("--model", required=True, help="checkpoint, run folder, or folder of seeds")
+    g.add_argument(
+        "--model",
+        type=path_text,
+        required=True,
+        help="checkpoint, run folder, or folder of seeds",
+    )
     g.add_argument(
         "--tokenizer",
+        type=path_text,
         help="tokenizer JSON that must agree with the checkpoint (default: none is needed)",
     )
     g.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
@@ -558,6 +564,7 @@ def build_parser():
     g = parser.add_argument_group("data")
     g.add_argument(
         "--ood_dir",
+        type=path_text,
         help="folder of suites, .pkl, .jsonl or .txt (default: the standard suites, "
         "ood_data_complete/ beside this script, made if it has none)",
     )
@@ -568,11 +575,16 @@ def build_parser():
     )
     g.add_argument(
         "--train_data",
+        type=path_text,
         help="training set to look for overlap with (default: the one the checkpoint names)",
     )
 
     g = parser.add_argument_group("results")
-    g.add_argument("--out_dir", help="folder to write (default: ood_results beside the model)")
+    g.add_argument(
+        "--out_dir",
+        type=path_text,
+        help="folder to write (default: ood_results beside the model)",
+    )
     return parser
 
 

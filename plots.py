@@ -43,7 +43,7 @@ import numpy as np
 
 from data.tasks import TASKS
 from metrics import over_seeds, repeat_effects, wilson_interval
-from runtime.cli import Parser, run_main
+from runtime.cli import Parser, path_text, run_main
 from runtime.errors import UserError
 from runtime.files import ROOT, check_writable, write_atomically, write_json
 from runtime.records import (
@@ -942,10 +942,17 @@ def save_figures(runs: list[Run], out_dir: Path) -> list[Path]:
 def build_parser() -> Parser:
     parser = Parser(__doc__)
     parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="run folder, folder of seeds, or folder of results"
+        "runs",
+        nargs="+",
+        type=path_text,
+        metavar="RUN",
+        help="run folder, folder of seeds, or folder of results",
     )
     parser.add_argument(
-        "--out_dir", metavar="DIR", help="where the figures go (default: plots/ in the one run)"
+        "--out_dir",
+        type=path_text,
+        metavar="DIR",
+        help="where the figures go (default: plots/ in the one run)",
     )
     return parser
 

@@ -39,7 +39,7 @@ import metrics
 from data.audit import Data, load_data, sample_by_count
 from data.formats import Examples, Tokenizer, UserError
 from data.tasks import TASKS
-from runtime.cli import Parser, bounded, leave, outcome
+from runtime.cli import Parser, bounded, leave, outcome, path_text
 from runtime.device import (
     DTYPES,
     choose_device,
@@ -2207,7 +2207,8 @@ def report_runs(args, data, replicas, device, stop, world):
     figures, notice = figures_or_notice(folder, folder / "plots")
     print(notice or f"figures in {folder / 'plots'}: {', '.join(path.name for path in figures)}")
     model = folder / "best_model.pth" if len(args.seeds or [args.seed]) == 1 else folder
-    command = ["python", "evaluate_ood.py", "--model", model, "--tokenizer", args.tokenizer]
+    command = ["python", "evaluate_ood.py", "--model", model]
+    command += ["--tokenizer", data.files["tokenizer"]["path"]]
     command += ["--ood_dir", "ood_data_complete", "--out_dir", folder / "ood_results"]
     print("next:", shlex.join(map(str, command)))
 
@@ -2337,12 +2338,14 @@ def build_parser():
     switch = argparse.BooleanOptionalAction
     # fmt: off
     flag = parser.add_argument_group("data").add_argument
-    flag("--data", default="data/add_only/train.pkl", metavar="FILE",
+    flag("--data", default="data/add_only/train.pkl", type=path_text, metavar="FILE",
          help="training set: .pkl, .jsonl or .txt")
-    flag("--val_data", metavar="FILE", help="validation set (default: val.pkl beside --data)")
-    flag("--tokenizer", default="data/add_only/tokenizer.json", metavar="FILE",
-         help="tokenizer JSON the data was made with")
-    flag("--out_dir", default="runs/step1_add_only", metavar="DIR", help="run folder to write")
+    flag("--val_data", type=path_text, metavar="FILE",
+         help="validation set (default: val.pkl beside --data)")
+    flag("--tokenizer", type=path_text, metavar="FILE",
+         help="tokenizer JSON the data was made with (default: tokenizer.json beside --data)")
+    flag("--out_dir", default="runs/step1_add_only", type=path_text, metavar="DIR",
+         help="run folder to write")
 
     flag = parser.add_argument_group("model").add_argument
     flag("--d_model", type=count, default=128, help="width, channels")

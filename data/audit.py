@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.formats import Examples, Tokenizer, load_examples, load_tokenizer, require_file
+from data.formats import Examples, Tokenizer, load_examples, load_tokenizer
+from data.sources import require_file
 from runtime.errors import UserError
 from runtime.files import sha256_of
 
@@ -72,12 +73,14 @@ class Data:
 def load_data(train_path, val_path=None, tokenizer_path=None, max_len=None):
     """Load and audit the training and validation set; every mistake in them is a UserError.
 
-    The validation set is by default val.pkl beside the training set; no example may have more than
-    `max_len` characters.
+    The validation set and the tokenizer are by default val.pkl and tokenizer.json beside the
+    training set; no example may have more than `max_len` characters.
     """
-    require_file(train_path, "the training set")
-    val_path = val_path or Path(train_path).with_name("val.pkl")
-    require_file(val_path, "the validation set")
+    train_path = require_file(train_path, "the training set")
+    val_path = val_path or train_path.with_name("val.pkl")
+    val_path = require_file(val_path, "the validation set")
+    tokenizer_path = tokenizer_path or train_path.with_name("tokenizer.json")
+    tokenizer_path = require_file(tokenizer_path, "the tokenizer")
     tokenizer = load_tokenizer(tokenizer_path)
     train, val = load_examples(train_path, tokenizer), load_examples(val_path, tokenizer)
     for examples, path in ((train, train_path), (val, val_path)):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.generate import make_missing
+from data.sources import require_file
 from data.tasks import canonical_key, split_example, task_of_tag
 from runtime.errors import UserError
 from runtime.files import STRICT_JSON, load_pickle, read_bytes
@@ -22,16 +22,6 @@ PAD, UNK, EOS = "<pad>", "<unk>", "<eos>"
 TAG = re.compile(r"\[([^\[\]]+)\]")  # of a prompt, which may have several
 MAX_TOKENIZER_BYTES = 2**23
 MAX_VOCABULARY = 2**16
-
-
-def require_file(path, what):
-    """Make a standard data file that is missing; raise UserError if `path` is no file."""
-    if make_missing(path):
-        print(f"made the standard data in {Path(path).parent}", flush=True)
-    if Path(path).is_dir():
-        raise UserError(f"{what} {path} is a folder; give the path of a file in it")
-    if not Path(path).is_file():
-        raise UserError(f"{what} {path} does not exist; give the path of an existing file")
 
 
 def shown(value):
@@ -71,7 +61,7 @@ class Tokenizer:
 
 def load_tokenizer(path):
     """Read a tokenizer JSON. One without `<eos>` gets it as the next id, with a notice."""
-    require_file(path, "the tokenizer")
+    path = require_file(path, "the tokenizer")
     data = read_bytes(path, MAX_TOKENIZER_BYTES, "that is no tokenizer of characters")
     try:
         content = STRICT_JSON.decode(data.decode("utf-8"))

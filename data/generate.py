@@ -50,7 +50,7 @@ from data.tasks import (
     split_example,
     split_of,
 )
-from runtime.cli import Parser, run_main
+from runtime.cli import Parser, path, run_main
 from runtime.files import ROOT, check_writable, write_atomically
 
 SEED = 1337
@@ -476,7 +476,7 @@ def build_parser() -> Parser:
     only = {"nargs": "+", "choices": tuple(PARTS), "default": tuple(PARTS)}
     parser.add_argument("--only", **only, help="the parts to write")
     out_help = "folder that gets data/ and ood_data_complete/"
-    parser.add_argument("--out", type=Path, default=ROOT, help=out_help)
+    parser.add_argument("--out", type=path, default=ROOT, help=out_help)
     parser.add_argument("--seed", type=int, default=SEED, help="seed of every draw")
     return parser
 

@@ -24,8 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from data.formats import require_file  # noqa: E402
-from runtime.cli import Parser, bounded, run_main  # noqa: E402
+from data.sources import require_file, standard_path  # noqa: E402
+from runtime.cli import Parser, bounded, path, run_main  # noqa: E402
 from runtime.errors import Halt, UserError  # noqa: E402
 from runtime.files import check_writable  # noqa: E402
 
@@ -74,11 +74,11 @@ class SweepTask:
 def build_parser() -> Parser:
     parser = Parser(__doc__)
     flag = parser.add_argument
-    flag("--data", nargs="+", type=Path, required=True, help="training sets")
-    flag("--tokenizer", type=Path, help="their tokenizer (default: tokenizer.json beside each)")
+    flag("--data", nargs="+", type=path, required=True, help="training sets")
+    flag("--tokenizer", type=path, help="their tokenizer (default: as the trainer finds it)")
     flag("--d_model", nargs="+", type=bounded(int, 1, 10**6), required=True, help="widths")
     flag("--seeds", nargs="+", required=True, help="one run each: 0 1 2, or side by side: 0-3 4-7")
-    flag("--out_dir", type=Path, required=True, help="folder of the run folders")
+    flag("--out_dir", type=path, required=True, help="folder of the run folders")
     flag("--cluster", choices=("local", "slurm"), default="local", help="where")
     flag("--workers", type=bounded(int, 1, 10_000), default=1, help="tasks at a time")
     flag("--gpus", type=bounded(int, 0, 1000), default=0, help="GPUs of a task")
@@ -102,10 +102,12 @@ def commands(args) -> dict[str, list[str]]:
     """{folder name: command} of every run."""
     runs = {}
     for data, width, seeds in itertools.product(args.data, args.d_model, args.seeds):
-        name = f"{data.resolve().parent.name}_{data.stem}_d{width}_s{seeds}"
-        tokenizer = args.tokenizer or data.with_name("tokenizer.json")
-        flags = {"data": data.resolve(), "tokenizer": tokenizer.resolve(), "d_model": width}
-        flags |= {"seeds": seeds, "out_dir": (args.out_dir / name).resolve()}
+        data = standard_path(data).resolve()
+        name = f"{data.parent.name}_{data.stem}_d{width}_s{seeds}"
+        flags = {"data": data, "d_model": width, "seeds": seeds}
+        flags |= {"out_dir": (args.out_dir / name).resolve()}
+        if args.tokenizer:
+            flags |= {"tokenizer": standard_path(args.tokenizer).resolve()}
         given = [str(part) for key, value in flags.items() for part in (f"--{key}", value)]
         if name in runs:
             raise UserError(
@@ -143,8 +145,8 @@ def sweep(args) -> None:
     """Start every run; on this machine also wait for them and tell how each ended."""
     load_submitit()
     runs = commands(args)
-    for path in args.data:
-        require_file(path, "the training set")  # and make a standard one, once for all tasks
+    for data in args.data:
+        require_file(data, "the training set")  # and make a standard one, once for all tasks
     check_writable(args.out_dir)
     with writing(args.out_dir / "submitit"):
         submit(args, runs)

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from runtime.errors import EXIT_CODES, Halt, UserError
 
@@ -61,6 +62,22 @@ def bounded(kind, low, high):
 
     parse.__name__ = kind.__name__
     return parse
+
+
+def path(text):
+    """An argparse type: a Path, in which `~` stands for the home folder.
+
+    A shell replaces `~` in `--data ~/x`, but not in `--data=~/x`, nor in a list of arguments.
+    """
+    return Path(path_text(text))
+
+
+def path_text(text):
+    """An argparse type: what `path` gives, as text."""
+    expanded = os.path.expanduser(text)
+    if text.startswith("~") and expanded == text and not os.path.lexists(text):
+        raise argparse.ArgumentTypeError(f"{text} names a home folder that does not exist")
+    return expanded
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):

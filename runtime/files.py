@@ -267,18 +267,33 @@ def sha256_of(path):
     return digest.hexdigest()
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write beside the file, then rename: readers see the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
+@contextlib.contextmanager
+def naming(path):
+    """Inside, an OSError names `path`: that of a full disk names nothing, or a temporary file."""
     try:
-        with open(temporary, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write beside the file, then rename: readers see the old file or the new one, never a part.
+
+    Where that fails, the OSError names `path`.
+    """
+    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def check_writable(folder, flag="--out_dir"):
@@ -287,8 +302,9 @@ def check_writable(folder, flag="--out_dir"):
     try:
         made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))  # a full disk takes a file, but nothing in it
+            file.flush()
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{flag} {folder} is a file, or lies in one; give a folder") from None
     except OSError as error:

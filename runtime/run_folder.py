@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from runtime.device import DTYPES, machine
 from runtime.errors import Halt, UserError
-from runtime.files import write_atomically
+from runtime.files import naming, write_atomically
 from runtime.records import seed_folder, seed_folders
 
 RUN_FILES = ("config.json", "metrics.jsonl", "samples.jsonl", "memorization.json")
@@ -263,7 +263,7 @@ def find_resumable(folders, read):
 
 
 def append_lines(path, records):
-    with open(path, "a", encoding="utf-8") as file:
+    with naming(path), open(path, "a", encoding="utf-8") as file:
         file.write("".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
         file.flush()
         os.fsync(file.fileno())  # no checkpoint may outlive the lines of its epoch

@@ -471,11 +471,12 @@ def test_a_write_that_fails_leaves_the_earlier_results_whole(home, tmp_path, mon
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     right = answering(lambda e, i, r: e.answer(i))  # other results, as another model would have
     monkeypatch.setattr(evaluate_ood, "generate", right)
-    full = OSError(errno.ENOSPC, "No space left on device", "predictions.jsonl")
+    full = OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr("os.fsync", mock.Mock(side_effect=full))
     capsys.readouterr()
     assert evaluate_ood.main(argv) == 5
-    assert capsys.readouterr().err == "error: predictions.jsonl: No space left on device\n"
+    path = tmp_path / "out" / "predictions.jsonl"
+    assert capsys.readouterr().err == f"error: {path}: No space left on device\n"
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 

@@ -19,7 +19,7 @@ from hostile import read_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import formats
+from data import formats, sources
 from data.generate import build_tokenizer
 from data.tasks import TASKS, canonical_key, draw_example, split_example, task_of_tag
 from runtime import errors, files
@@ -557,7 +557,7 @@ def test_folders_are_told_as_such(tmp_path):
     with pytest.raises(errors.UserError, match="is a folder"):
         formats.load_tokenizer(tmp_path)
     with pytest.raises(errors.UserError, match="is a folder"):
-        formats.require_file(tmp_path, "the training set")
+        sources.require_file(tmp_path, "the training set")
     (tmp_path / "a.pkl").mkdir()
     refused(tmp_path / "a.pkl", "is a folder")
 

@@ -45,7 +45,7 @@ def test_every_combination_is_the_trainers_command_with_resume(tmp_path):
     command = commands[f"{tmp_path.name}_b_d32_s1-3"]
     assert command[:2] == [sys.executable, str(sweep.TRAINER)]
     parsed = t.build_parser().parse_args(command[2:])
-    assert (parsed.data, parsed.tokenizer) == (f"{tmp_path}/b.pkl", f"{tmp_path}/tokenizer.json")
+    assert (parsed.data, parsed.tokenizer) == (f"{tmp_path}/b.pkl", None)
     assert (parsed.d_model, parsed.seeds, parsed.epochs) == (32, [1, 2, 3], 2)
     assert parsed.resume
     assert parsed.out_dir == f"{tmp_path}/runs/{tmp_path.name}_b_d32_s1-3"
