@@ -45,7 +45,7 @@ from runtime.device import (
     choose_device,
     cpu_bf16_instructions,
     free_memory_bytes,
-    git_commit,
+    git_state,
     machine,
     versions,
 )
@@ -1806,7 +1806,7 @@ def run_config(plan: Plan, data: Data, arguments: dict, seeds: list[int], n_proc
         "versions": versions(),
         **machine(plan.device),
         "processes": n_processes,
-        "git_commit": git_commit(),
+        **git_state(),
     }
 
 
@@ -2437,7 +2437,7 @@ def resume_command(argv, world=ALONE):
 def run_training(argv: list[str], world: World, standing: Standing) -> None:
     args = build_parser().parse_args(argv)
     try:
-        with StopSignals() as stop:
+        with StopSignals(answers=world.main) as stop:
             train(args, stop, world, standing)
     except RuntimeError as error:
         if "out of memory" not in str(error) and "allocate memory" not in str(error):

@@ -57,12 +57,22 @@ def machine(device):
     }
 
 
-def git_commit():
-    command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+def ask_git(*question):
+    """What git answers about this program; None where it is no checkout, or git is missing."""
+    command = ["git", "-C", str(ROOT), *question]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def git_state():
+    """The commit of this program, and whether a file that git tracks differs from it."""
+    changes = ask_git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "git_commit": ask_git("rev-parse", "HEAD"),
+        "git_changed": None if changes is None else changes != "",
+    }
 
 
 def choose_device(name, team=ALONE):

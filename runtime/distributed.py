@@ -6,6 +6,7 @@ nothing.
 StopSignals takes signals, in whichever of the processes they come.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -185,21 +186,27 @@ def most_of_processes(team: World, value: int) -> int:
 
 
 class StopSignals:
-    """Within `with`, SIGINT, SIGTERM and SIGUSR1 end the work as Halt: at once, but while
+    """Within `with`, SIGINT, SIGTERM, SIGHUP and SIGUSR1 end the work as Halt: at once, but while
     `can_wait` they only ask for it. Training then saves at the next step, or after the validation
     or seed's report that is under way, and leaves.
 
-    A second SIGINT interrupts at once. Signals that were ignored stay so, and only the main thread
-    can take any.
+    The first SIGINT is answered by a line on stderr, unless `answers` is false: `when` says what
+    happens next. A second SIGINT interrupts at once. Signals that were ignored stay so (nohup), and
+    only the main thread can take any.
     """
 
     received = None
     can_wait = False
+    when = "saving after this step"
+
+    def __init__(self, answers=True):
+        self.answers = answers
 
     def __enter__(self):
         self.before = {}
+        self.terminals = [fd for fd in (1, 2) if os.isatty(fd)]
         if threading.current_thread() is threading.main_thread():
-            for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGBREAK"):
+            for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGBREAK"):
                 number = getattr(signal, name, None)  # Windows and POSIX have different ones
                 if number and signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self.before[number] = signal.signal(number, self.take)
@@ -213,8 +220,22 @@ class StopSignals:
         if number == signal.SIGINT == self.received:
             raise KeyboardInterrupt
         self.received = number
+        if number == getattr(signal, "SIGHUP", None):
+            self.leave_terminals()
         if not self.can_wait:
             self.leave_if_asked("before training began")
+        elif number == signal.SIGINT and self.answers:
+            with contextlib.suppress(OSError):  # os.write: a print may be what was interrupted
+                os.write(2, f"\n{self.when}; again to abort\n".encode())
+
+    def leave_terminals(self):
+        """A terminal that was closed takes no more: a line to it would be an error, before the
+        run is saved.
+        """
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for fd in self.terminals:
+            os.dup2(nowhere, fd)
+        os.close(nowhere)
 
     def agreed(self, team: World) -> bool:
         """Whether to stop now: all processes of a team do, once one has received a signal."""

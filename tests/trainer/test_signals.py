@@ -4,6 +4,7 @@ import contextlib
 import os
 import shlex
 import signal
+import sys
 import threading
 
 import pytest
@@ -34,11 +35,11 @@ def test_a_signal_waits_for_the_report_that_is_made_again(world, monkeypatch):
     assert all(report.exists() for report in reports)
 
 
-SIGNALS = [name for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+SIGNALS = [n for n in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, n)]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="os.kill ends the process on Windows")
-@pytest.mark.parametrize(("name", "step"), list(zip(SIGNALS, (4, 8, 19), strict=False)))
+@pytest.mark.parametrize(("name", "step"), list(zip(SIGNALS, (4, 8, 19, 5), strict=False)))
 def test_signal_saves_at_the_next_step(uninterrupted, world, monkeypatch, capsys, name, step):
     """Inside an epoch (4, 19), and in the last step of one (8, the 9th: its validation is made)."""
     number = getattr(signal, name)
@@ -56,6 +57,37 @@ def test_signal_saves_at_the_next_step(uninterrupted, world, monkeypatch, capsys
     argv = shlex.split(resumed)
     assert argv == [*command(world, *LONG), "--resume"]
     assert t.main(argv) == 0
+    assert_same_run(uninterrupted / "run", world / "run", range(3))
+
+
+def test_ctrl_c_is_answered_at_once(capfd):
+    for answers, said in ((True, "\nsaving after this step; again to abort\n"), (False, "")):
+        with t.StopSignals(answers) as stop:
+            stop.can_wait = True
+            signal.raise_signal(signal.SIGINT)
+            assert stop.received == signal.SIGINT
+        assert capfd.readouterr() == ("", said)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a terminal that can be closed")
+def test_a_closed_terminal_saves_the_run(uninterrupted, world):
+    """The kernel sends SIGHUP, and from then on every line to the terminal is an error."""
+    import pty
+
+    flags = [*LONG, "--out_dir", str(world / "run")]
+    argv = [sys.executable, str(SCRIPT), *command(world, *flags)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+    child, terminal = pty.fork()
+    if not child:
+        os.execve(argv[0], argv, env)
+    said = b""
+    while b"epoch 1/5" not in said:
+        said += os.read(terminal, 1000)
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 129
+    assert not (world / "run/seed_0/memorization.json").exists()
+    assert resume(world, *LONG) == 0
     assert_same_run(uninterrupted / "run", world / "run", range(3))
 
 
