@@ -45,7 +45,7 @@ from data.formats import (
 )
 from data.generate import make_missing
 from data.sources import require_file, standard_path
-from data.tasks import TASKS, canonical_tag, size_of
+from data.tasks import TASKS, canonical_tags, size_of, spaced
 from plots import figures_or_notice
 from runtime.cli import Parser, path_text, run_main
 from runtime.device import choose_device
@@ -130,7 +130,11 @@ class Suite:
     category: str
     examples: object  # train_minigpt_4070.Examples
     tags: list  # of each prompt: ["rev", "sort"] for `[rev] [sort] 3 1 2 | 3 2 1`
-    mapped: dict  # tags that --canonical_tags replaced -> what they became
+    mapped: dict  # tags that --canonical_tags replaced -> those they became, as "sort copy"
+
+
+def in_brackets(tags):
+    return " ".join(f"[{tag}]" for tag in tags)
 
 
 def category_of(given, name):
@@ -170,14 +174,18 @@ def load_suite(path, tokenizer, map_tags_but=None):
     tags = [list(examples.all_tags[i]) for i in range(len(examples))]
     if map_tags_but:
         others = {tag for found in tags for tag in found}.difference(map_tags_but)
-        mapped = {tag: canonical_tag(tag) for tag in others if canonical_tag(tag) != tag}
+        mapped = {tag: spaced(canonical_tags(tag)) for tag in others}
+        mapped = {tag: to for tag, to in mapped.items() if to != tag}
+
+        def canonical(match):
+            return in_brackets(mapped[match[1]].split()) if match[1] in mapped else match[0]
+
         raws = [
-            TAG.sub(lambda m: f"[{mapped.get(m[1], m[1])}]", examples.prompt(i))
-            + examples.answer(i)
+            TAG.sub(canonical, examples.prompt(i)) + examples.answer(i)
             for i in range(len(examples))
         ]
         examples = build_examples(raws, tokenizer, path, examples.levels, examples.category)
-        tags = [[mapped.get(tag, tag) for tag in found] for found in tags]
+        tags = [list(examples.all_tags[i]) for i in range(len(examples))]
     return Suite(path, category_of(str(examples.category), path.stem), examples, tags, mapped)
 
 
@@ -404,32 +412,31 @@ def table_line(name, tasks, result):
     )
 
 
-def in_brackets(tags):
-    return " ".join(f"[{tag}]" for tag in sorted(tags))
-
-
 def remarks(results):
     """In plain words: tags mapped, examples left out of the headline and why, examples seen."""
     lines, suites = [results["notice"]] if results["notice"] else [], results["suites"]
     mapped = {tag: to for suite in suites.values() for tag, to in suite["mapped_tags"].items()}
     untrained = {tag for suite in suites.values() for tag in suite["untrained_tags"]}
     if mapped:
-        read = ", ".join(f"[{tag}] was read as [{to}]" for tag, to in sorted(mapped.items()))
+        pairs = [
+            f"[{tag}] was read as {in_brackets(to.split())}" for tag, to in sorted(mapped.items())
+        ]
+        read = ", ".join(pairs)
         lines.append(f"--canonical_tags: {read}")
     n = sum(suite["n"] for suite in suites.values())
     for why, what in REASONS.items():
         counts = {name: suite["left_out"][why] for name, suite in suites.items()}
         if any(counts.values()):
-            which = f" ({in_brackets(untrained)})" if why == "untrained_tag" else ""
+            which = f" ({in_brackets(sorted(untrained))})" if why == "untrained_tag" else ""
             some = [name.removeprefix("ood_") for name, k in counts.items() if k]
             line = f"left out {sum(counts.values()):,} of {n:,} that {what}{which}, in "
             lines.append(line + ", ".join(some))
     for name, suite in suites.items():
         if share := suite["overlap_with_training"]:
             lines.append(f"{name}: {share:.1%} are examples of the training set (not left out)")
-    mappable = [tag for tag in sorted(untrained) if canonical_tag(tag) in results["trained_tags"]]
-    for tag in mappable:
-        lines.append(f"--canonical_tags would read [{tag}] as the trained [{canonical_tag(tag)}]")
+    for tag in sorted(untrained):
+        if set(to := canonical_tags(tag)) <= set(results["trained_tags"]):
+            lines.append(f"--canonical_tags would read [{tag}] as the trained {in_brackets(to)}")
     return lines
 
 
@@ -498,7 +505,7 @@ def evaluate(args):
     suites.sort(key=lambda suite: (places.index(suite.category), suite.path.stem))
     training, notice = load_training(first, args.train_data, tokenizer)
 
-    print(f"{args.model}, trained on {in_brackets(trained)}, on {device}")
+    print(f"{args.model}, trained on {in_brackets(sorted(trained))}, on {device}")
     if len(seeds) > 1:
         listed = ", ".join(map(str, seeds))
         print(f"means over seeds {listed}; intervals for other seeds and other examples")
@@ -571,7 +578,8 @@ def build_parser():
     g.add_argument(
         "--canonical_tags",
         action="store_true",
-        help="read untrained tags of the earlier program as trained ones: sorting_extrap as sort",
+        help="read untrained tags of the earlier program as trained ones: sorting_extrap as sort, "
+        "copy_then_sort as [sort] [copy]",
     )
     g.add_argument(
         "--train_data",

@@ -58,8 +58,9 @@ from runtime.records import (
 )
 
 # What `level` counts, for which tasks, and the range of the standard training data.
-LEVELS = {"items": ("copy", "rev", "sort"), "digits": ("add",), "hops": ("rel",)}
-STANDARD_RANGE = {"copy": (3, 10), "rev": (3, 10), "sort": (3, 10), "add": (1, 3), "rel": (1, 3)}
+UNITS = dict.fromkeys(task.unit for task in TASKS.values())
+LEVELS = {unit: tuple(n for n, task in TASKS.items() if task.unit == unit) for unit in UNITS}
+STANDARD_RANGE = {n: (task.training[0], task.training[-1]) for n, task in TASKS.items()}
 # Okabe and Ito (2008) without yellow, which print loses; neighbours differ in colour, line, marker.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", "-.", ":")

@@ -32,7 +32,7 @@ def write_rows(path, n, seed):
     """n rows, the five tasks in turn, duplicates as they fall."""
     rng = random.Random(f"{seed} growth")
     with open(path, "w", encoding="utf-8") as file:
-        file.writelines(draw_example(rng, TASKS[i % len(TASKS)]) + "\n" for i in range(n))
+        file.writelines(draw_example(rng, list(TASKS)[i % len(TASKS)]) + "\n" for i in range(n))
 
 
 def write_pickle(path, text_path):

@@ -1,4 +1,4 @@
-"""Generate the five tasks: the standard training and validation sets and the OOD suites.
+"""Generate the tasks: the standard training and validation sets and the OOD suites.
 
     python data/generate.py                        # everything, in a few seconds
     python data/generate.py --only ood             # one part of it
@@ -30,11 +30,7 @@ if __name__ == "__main__":  # Python looks for modules beside the script, not ab
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.tasks import (
-    ANSWER_SEQUENCE,
-    EXTRAPOLATION_SIZES,
     NUMBER,
-    SEQUENCE_TASKS,
-    SYSTEMATIC_SIZES,
     TASKS,
     add_row,
     draw_example,
@@ -43,7 +39,6 @@ from data.tasks import (
     key_of,
     pick,
     row,
-    sequence_row,
     shuffled,
     size_of,
     spaced,
@@ -154,30 +149,35 @@ def at_level(level, n: int, draw, owner: str | None = "ood"):
     return ((raw, level) for raw in take(n, draw, owner))
 
 
-def at_sizes(rng, tasks, sizes: dict[str, range], n: int):
+def at_sizes(rng, task: str, sizes: range, n: int):
     """n rows at each number of items, digits (of both operands) or hops.
 
     Only sums of one digit are fewer: of 55 pairs the suites own about an eighth, in both orders.
     """
-    for task in tasks:
-        for size in sizes[task]:
-            yield from at_level(size, n, partial(draw_example, rng, task, size))
+    for size in sizes:
+        yield from at_level(size, n, partial(draw_example, rng, task, size))
 
 
 def extrapolation(rng, task: str):
     """Beyond training: 11-20 items, 4-5 digits, 4-6 hops, in equal parts."""
-    n = math.ceil(500 / len(EXTRAPOLATION_SIZES[task]))
-    return at_sizes(rng, [task], EXTRAPOLATION_SIZES, n)
+    sizes = TASKS[task].extrapolation
+    return at_sizes(rng, task, sizes, math.ceil(500 / len(sizes)))
 
 
 def systematic(rng):
     """One knob at a time: items 3-24, digits 1-6, hops 1-6, 100 rows at each value."""
-    return at_sizes(rng, TASKS, SYSTEMATIC_SIZES, 100)
+    for name, task in TASKS.items():
+        yield from at_sizes(rng, name, task.systematic, 100)
 
 
 def interpolation(rng):
     """The training range, unseen, drawn as validation is: a control that should equal it."""
     return ((raw, size_of(raw)) for task in TASKS for raw in held_out_rows(rng, task, "ood"))
+
+
+def sequence_tasks() -> list[str]:
+    """The tasks whose answer is a list of items as their prompt is, so that they can be chained."""
+    return [name for name, task in TASKS.items() if task.on_items]
 
 
 def compositional(rng):
@@ -191,13 +191,13 @@ def compositional(rng):
     def draw_pair(outer, inner):
         while True:
             items = draw_items(rng)
-            between = ANSWER_SEQUENCE[inner](items)
-            steps = sequence_row(inner, items), sequence_row(outer, between)
-            if all(split_of(key_of(step)) == "ood" for step in steps):
-                return row(f"{outer}] [{inner}", spaced(items), ANSWER_SEQUENCE[outer](between))
+            first = TASKS[inner].row(spaced(items))
+            second = TASKS[outer].row(split_example(first)[2])
+            if all(split_of(key_of(step)) == "ood" for step in (first, second)):
+                return row(f"{outer}] [{inner}", spaced(items), split_example(second)[2])
 
     yield from at_level("three_addends", 100, lambda: add_row(*map(draw_number, [rng] * 3)))
-    for outer, inner in product(SEQUENCE_TASKS, repeat=2):
+    for outer, inner in product(sequence_tasks(), repeat=2):
         if outer != inner or outer == "rev":
             draw = partial(draw_pair, outer, inner)
             yield from at_level(f"{outer} {inner}", 100, draw, owner=None)
@@ -211,13 +211,13 @@ def novel_tasks(rng):
         items = draw_items(rng)
         items = shuffled(rng, items[1:] + items[-1:])  # one at least occurs twice
         prompt, answer = {
-            "sub": (f"{large} - {small}", large - small),
-            "mul": (f"{large} * {small}", large * small),
-            "max": (spaced(items), max(items)),
-            "count": (spaced(items), len(items)),
-            "dedup": (spaced(items), list(dict.fromkeys(items))),
+            "sub": (f"{large} - {small}", [large - small]),
+            "mul": (f"{large} * {small}", [large * small]),
+            "max": (spaced(items), [max(items)]),
+            "count": (spaced(items), [len(items)]),
+            "dedup": (spaced(items), dict.fromkeys(items)),
         }[tag]
-        return row(tag, prompt, answer)
+        return row(tag, prompt, spaced(answer))
 
     for tag in ("sub", "mul", "max", "count", "dedup"):
         yield from at_level(None, 100, partial(draw, tag))
@@ -237,7 +237,7 @@ def edge_cases(rng):
     }
 
     def draw(task, kind):
-        return sequence_row(task, kinds[kind](draw_items(rng)))
+        return TASKS[task].row(spaced(kinds[kind](draw_items(rng))))
 
     def draw_plus_zero():
         return add_row(*shuffled(rng, [draw_number(rng), 0]))
@@ -247,18 +247,17 @@ def edge_cases(rng):
 
     yield from at_level("plus_zero", 100, draw_plus_zero)
     yield from at_level("largest", 100, draw_largest)
-    for kind, task in product(kinds, SEQUENCE_TASKS):
+    for kind, task in product(kinds, sequence_tasks()):
         owner = None if kind == "one_item" else "ood"
         yield from at_level(kind, 50, partial(draw, task, kind), owner)
 
 
 def robustness(rng):
     """Prompts written otherwise, answers as ever: wide gaps, leading zeros, no gaps around +."""
-    numeric = ("copy", "rev", "add", "sort")
-    kinds = {  # kind -> what it rewrites, into what, in which tasks
-        "extra_spaces": (" ", lambda _: " " * pick(rng, (1, 2, 3)), TASKS),
-        "leading_zeros": (NUMBER, lambda number: "0" * pick(rng, (0, 1, 2)) + number[0], numeric),
-        "no_spaces": (" ", "", ("add",)),
+    kinds = {  # kind -> what it rewrites, into what
+        "extra_spaces": (" ", lambda _: " " * pick(rng, (1, 2, 3))),
+        "leading_zeros": (NUMBER, lambda number: "0" * pick(rng, (0, 1, 2)) + number[0]),
+        "no_spaces": (" ", ""),
     }
 
     def draw(task, pattern, replacement):
@@ -267,8 +266,8 @@ def robustness(rng):
             pass
         return row(tag, written, answer)
 
-    for kind, (pattern, replacement, tasks) in kinds.items():
-        for task in tasks:
+    for kind, (pattern, replacement) in kinds.items():
+        for task in (name for name, task in TASKS.items() if kind in task.rewritings):
             yield from at_level(kind, 100, partial(draw, task, pattern, replacement))
 
 
@@ -354,8 +353,7 @@ def overlaps(sets: dict[str, list]) -> list[dict]:
 def build_tokenizer(tasks) -> dict:
     """<pad> 0, <unk> 1, <eos> 2, then every character the tasks can have, by code point."""
     characters = set("[] |" + string.digits + "".join(tasks))
-    characters |= set("+") if "add" in tasks else set()
-    characters |= set(">?" + "up" + "down" + string.ascii_uppercase) if "rel" in tasks else set()
+    characters.update(*(TASKS[name].characters for name in tasks if name in TASKS))
     itos = ["<pad>", "<unk>", "<eos>", *sorted(characters)]
     return {
         "stoi": {token: i for i, token in enumerate(itos)},
@@ -472,7 +470,10 @@ def make_missing(path: Path, root: Path = ROOT) -> list[Path]:
 
 
 def build_parser() -> Parser:
-    parser = Parser("Write the standard training sets, validation sets and OOD suites.")
+    tasks = "".join(f"\n  {name:5} {task.help}" for name, task in TASKS.items())
+    parser = Parser(
+        f"Write the standard training sets, validation sets and OOD suites.\n\ntasks:{tasks}"
+    )
     only = {"nargs": "+", "choices": tuple(PARTS), "default": tuple(PARTS)}
     parser.add_argument("--only", **only, help="the parts to write")
     out_help = "folder that gets data/ and ood_data_complete/"

@@ -1,39 +1,39 @@
-"""The five tasks: what an example is, what is answered, how one is drawn, and who owns it.
+"""The tasks, one record each: what an example is, what is answered, how one is drawn, who owns it.
 
 One example is one line, `[tag] prompt | answer`, and characters are its tokens. Every example has a
 canonical key, which it shares with other writings of the same example, and a hash of that key alone
 says whether training, validation or the OOD suites own it. So training data of any size and seed
-stays disjoint from every validation set and OOD suite. Standard library only.
+stays disjoint from every validation set and OOD suite.
+
+A new task is one more record in TASKS, at the end of this file. The generator, the keys, the split,
+the tokenizer, the curriculum, the figures, the suites and --help follow. Standard library only.
 """
 
 import hashlib
+import itertools
+import math
 import re
 import string
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-TASKS = ("copy", "rev", "add", "sort", "rel")  # in curriculum order
-SEQUENCE_TASKS = ("copy", "rev", "sort")
-
-
-def _sizes(items: range, digits: range, hops: range) -> dict[str, range]:
-    return {"copy": items, "rev": items, "add": digits, "sort": items, "rel": hops}
-
-
-TRAINING_SIZES = _sizes(items=range(3, 11), digits=range(1, 4), hops=range(1, 4))
-EXTRAPOLATION_SIZES = _sizes(items=range(11, 21), digits=range(4, 6), hops=range(4, 7))
-SYSTEMATIC_SIZES = _sizes(items=range(3, 25), digits=range(1, 7), hops=range(1, 7))
+ITEMS, DIGITS, HOPS = range(3, 11), range(1, 4), range(1, 4)  # in training
 SHORTEST_CHAIN, LONGEST_CHAIN = 4, 8  # people in a rel chain
 
 
 # ----------------------------------------------------------------------------------------------
-# Examples: the parser, task families, canonical keys and who owns them
+# Rows and their parts
 # ----------------------------------------------------------------------------------------------
 
 
 NUMBER = re.compile("[0-9]+")
 EXAMPLE = re.compile(r"\[([^\[\]\n]+)\] (.*) \| (.*)")
+ITEMS_PROMPT = re.compile(r"[0-9]+( [0-9]+)*")
+ADD_PROMPT = re.compile(r"([0-9]+) ?\+ ?([0-9]+)")
 REL_PROMPT = re.compile(r"([A-Z]>[A-Z](?: [A-Z]>[A-Z])*)\?(up|down) ([0-9]+) ([A-Z])")
+QUESTION = re.compile(r"(up|down)(\s+)([0-9]+)(\s+)([A-Z])(?=\s*$)")  # at the end of a prompt
 
 
 def split_example(raw: str) -> tuple[str, str, str]:
@@ -51,63 +51,8 @@ def split_example(raw: str) -> tuple[str, str, str]:
     return match[1], match[2], match[3]
 
 
-# A tag's family stands before its first underscore, by these names too in the earlier program.
-ALIASES = {"copying": "copy", "reverse": "rev", "reversing": "rev", "adding": "add"}
-ALIASES |= {"addition": "add", "sorting": "sort", "relation": "rel", "relational": "rel"}
-
-
-def task_of_tag(tag: str) -> str | None:
-    """The task family of a tag, None for an unknown one.
-
-    >>> task_of_tag("sort_desc"), task_of_tag("sorting_extrap"), task_of_tag("max")
-    ('sort', 'sort', None)
-    """
-    head = tag.split("_")[0]
-    task = ALIASES.get(head, head)
-    return task if task in TASKS else None
-
-
-def canonical_tag(tag: str) -> str:
-    """The trained tag for a tag of the earlier program; unknown tags come back unchanged.
-
-    So does a descending sort: `sort` stands for another rule.
-
-    >>> canonical_tag("reversing_extrap"), canonical_tag("sort_desc"), canonical_tag("max")
-    ('rev', 'sort_desc', 'max')
-    """
-    return tag if "desc" in tag.split("_") else task_of_tag(tag) or tag
-
-
-def canonical_key(tag: str, prompt: str) -> str:
-    """A text that two prompts share exactly when they are writings of one example.
-
-    add: the unordered pair; sort: the multiset; copy, rev: the sequence; rel: the set of facts and
-    the question; all without leading zeros and spare spaces. A prompt outside its family's grammar,
-    or of no family, keys on its text with every run of whitespace made one space. Never raises.
-
-    >>> canonical_key("add", "465 + 041"), canonical_key("sort", "27 5  9")
-    ('[add] 41 + 465', '[sort] 5 9 27')
-    >>> canonical_key("rel", "K>A F>B B>K ? up 2 A")
-    '[rel] B>K F>B K>A ? up 2 A'
-    """
-    task, text = task_of_tag(tag), " ".join(prompt.split())
-    if task in SEQUENCE_TASKS and re.fullmatch(r"[0-9]+( [0-9]+)*", text):
-        items = [plain_number(word) for word in text.split()]
-        text = spaced(sorted(items, key=by_value) if task == "sort" else items)
-    elif task == "add" and (match := re.fullmatch(r"([0-9]+) ?\+ ?([0-9]+)", text)):
-        text = " + ".join(sorted(map(plain_number, match.groups()), key=by_value))
-    elif task == "rel" and (match := REL_PROMPT.fullmatch(re.sub(r" ?([>?]) ?", r"\1", text))):
-        facts, direction, hops, person = match.groups()
-        facts = spaced(sorted(set(facts.split())))
-        text = f"{facts} ? {direction} {plain_number(hops)} {person}"
-    return f"[{tag}] {text}"
-
-
-@lru_cache(maxsize=2**18)
-def key_of(raw: str) -> str:
-    """The canonical key of a whole row."""
-    tag, prompt, _ = split_example(raw)
-    return canonical_key(tag, prompt)
+def row(tag: str, prompt: str, answer: str) -> str:
+    return f"[{tag}] {prompt} | {answer}"
 
 
 def plain_number(digits: str) -> str:
@@ -124,6 +69,261 @@ def spaced(words) -> str:
     return " ".join(map(str, words))
 
 
+# ----------------------------------------------------------------------------------------------
+# Chance. It comes from Random.random() alone, whose stream no version of Python changes.
+# ----------------------------------------------------------------------------------------------
+
+
+def pick(rng, choices):
+    """One element of a sequence, uniformly."""
+    return choices[int(rng.random() * len(choices))]
+
+
+def shuffled(rng, values) -> list:
+    """A shuffled copy (Fisher-Yates)."""
+    values = list(values)
+    for i in range(len(values) - 1, 0, -1):
+        j = int(rng.random() * (i + 1))
+        values[i], values[j] = values[j], values[i]
+    return values
+
+
+def draw_number(rng, n_digits: int | None = None) -> int:
+    """A number of n_digits digits, uniformly; by default 1-3 digits, uniformly. 0 has one digit."""
+    n_digits = n_digits or pick(rng, DIGITS)
+    return pick(rng, range(10 ** (n_digits - 1) if n_digits > 1 else 0, 10**n_digits))
+
+
+def draw_items(rng, n_items: int | None = None) -> list[int]:
+    """Items of a sequence, by default 3-10: 60 % have one digit, 30 % two, 10 % three."""
+    n_items = n_items or pick(rng, ITEMS)
+    return [draw_number(rng, pick(rng, (1,) * 6 + (2,) * 3 + (3,))) for _ in range(n_items)]
+
+
+# ----------------------------------------------------------------------------------------------
+# Legal answers. Memorization is measured against chance over all answers of an answer's form:
+# numbers with as many digits, or a letter.
+# ----------------------------------------------------------------------------------------------
+
+
+def widths(answer: str) -> list[int]:
+    """How many digits each number of an answer has.
+
+    ValueError where the answer is not a list of numbers, one space between two, none with leading
+    zeros: it is then no legal answer of its own form.
+
+    >>> widths("5 27 0 314")
+    [1, 2, 1, 3]
+    """
+    words = answer.split(" ")
+    if not all(NUMBER.fullmatch(word) and word == plain_number(word) for word in words):
+        raise ValueError(f"{answer[:80]!r} is not a list of plain numbers")
+    return list(map(len, words))
+
+
+def n_number_lists(answer: str) -> int:
+    """How many lists have as many numbers as `answer`, each with as many digits.
+
+    There are 10 numbers of one digit and 9 * 10 ** (d - 1) of d digits.
+
+    >>> n_number_lists("7"), n_number_lists("506"), n_number_lists("5 27")
+    (10, 900, 900)
+    """
+    return math.prod(10 if d == 1 else 9 * 10 ** (d - 1) for d in widths(answer))
+
+
+def draw_number_list(rng, answer: str) -> str:
+    """One of those lists, uniformly: digit by digit, so that a number may have any length."""
+
+    def draw(n_digits):
+        first = pick(rng, "0123456789" if n_digits == 1 else "123456789")
+        return first + "".join(pick(rng, "0123456789") for _ in range(n_digits - 1))
+
+    return spaced(map(draw, widths(answer)))
+
+
+def number_lists(answer: str) -> Iterator[str]:
+    """All of those lists in ascending order; n_number_lists(answer) says beforehand how many.
+
+    >>> list(number_lists("7 3"))[8:12]
+    ['0 8', '0 9', '1 0', '1 1']
+    """
+    words = (("0" if d == 1 else "1" + "0" * (d - 1), "9" * d) for d in widths(answer))
+    ranges = [range(int(low), int(high) + 1) for low, high in words]
+    return _lists(ranges)
+
+
+def _lists(ranges: list[range]) -> Iterator[str]:
+    """As itertools.product, which would first write out every range."""
+    if not ranges:
+        yield ""
+        return
+    for first in ranges[0]:
+        for rest in _lists(ranges[1:]):
+            yield f"{first} {rest}" if rest else str(first)
+
+
+def n_letters(answer: str) -> int:
+    """26, for an answer of one capital letter; ValueError for another.
+
+    >>> n_letters("B")
+    26
+    """
+    if len(answer) != 1 or answer not in string.ascii_uppercase:
+        raise ValueError(f"{answer[:80]!r} is not a capital letter")
+    return len(string.ascii_uppercase)
+
+
+def draw_letter(rng, answer: str) -> str:
+    """A capital letter, uniformly."""
+    n_letters(answer)
+    return pick(rng, string.ascii_uppercase)
+
+
+def letters(answer: str) -> Iterator[str]:
+    """A to Z."""
+    n_letters(answer)
+    return iter(string.ascii_uppercase)
+
+
+# ----------------------------------------------------------------------------------------------
+# The record
+# ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything the program knows of a task. A size is a number of `unit`."""
+
+    name: str  # also its trained tag
+    help: str  # what is answered, in a few words
+    examples: tuple[str, str]  # two worked rows
+    unit: str  # what a size counts: items, digits (of the longer operand), hops
+    training: range  # sizes in training and validation
+    extrapolation: range  # sizes beyond them, in the suite ood_extrap_<name>
+    systematic: range  # sizes in ood_systematic
+    draw: Callable[..., str]  # (rng, size=None) -> prompt; by default of the training range
+    answer: Callable[[str], str]  # prompt -> answer; ValueError where the prompt has none
+    # A prompt without spare spaces -> what all writings of the example share; None where the prompt
+    # is outside the task's grammar.
+    key: Callable[[str], str | None]
+    size_of: Callable[[str], int]  # prompt -> size; ValueError where it has none
+    edit: Callable[..., str]  # (rng, prompt) -> prompt of another key, under the same rule
+    characters: str = ""  # of prompts and answers, besides digits and spaces
+    aliases: tuple[str, ...] = ()  # the task's names in the earlier program
+    same_rule: tuple[str, ...] = ()  # words after the tag's first that keep the rule
+    same_key: tuple[str, ...] = ()  # words that change the rule, but not which prompts are equal
+    # How the robustness suite may write a prompt otherwise while the answer stays (see generate).
+    rewritings: tuple[str, ...] = ("extra_spaces", "leading_zeros")
+    # The rule from a list of items to a list of items; such tasks can follow each other.
+    on_items: Callable[[list[int]], list[int]] | None = None
+    # Of an answer's form: how many answers there are, one of them uniformly, and all of them.
+    # ValueError where the answer is not of the task's form. Whoever enumerates bounds the number.
+    n_legal: Callable[[str], int] = n_number_lists
+    draw_legal: Callable[..., str] = draw_number_list  # (rng, answer) -> answer
+    legal_answers: Callable[[str], Iterator[str]] = number_lists
+
+    def row(self, prompt: str) -> str:
+        """The row of a prompt, with the rule's answer."""
+        return row(self.name, prompt, self.answer(prompt))
+
+    def perturb(self, rng, prompt: str) -> tuple[str, str]:
+        """(prompt, answer) of another example: a small edit, answered by the same rule.
+
+        ValueError where the prompt has no answer, or no edit is left.
+        """
+        self.answer(prompt)
+        edited = self.edit(rng, prompt)
+        return edited, self.answer(edited)
+
+
+TASKS: dict[str, Task] = {}  # name -> record in curriculum order; filled at the end of this file
+
+
+# ----------------------------------------------------------------------------------------------
+# Tags, canonical keys and who owns them
+# ----------------------------------------------------------------------------------------------
+
+# Words of a tag after its first that say where an example is from, and change no rule.
+NEUTRAL_WORDS = frozenset({"extrap", "extrapolation", "interp", "interpolation", "ood", "id"})
+NEUTRAL_WORDS |= {"long", "longer", "short", "shorter", "train", "val", "test"}
+
+
+def task_of_tag(tag: str) -> str | None:
+    """The task family of a tag, by what stands before its first underscore; None for an unknown
+    one, and for a composition of the earlier program (`copy_then_sort`).
+
+    >>> task_of_tag("sort_desc"), task_of_tag("sorting_extrap"), task_of_tag("max")
+    ('sort', 'sort', None)
+    """
+    head, *words = tag.split("_")
+    if "then" in words:
+        return None
+    if head in TASKS:
+        return head
+    return next((name for name, task in TASKS.items() if head in task.aliases), None)
+
+
+def _has_only(words, tag: str) -> bool:
+    return NEUTRAL_WORDS.union(words).issuperset(tag.split("_")[1:])
+
+
+def canonical_tags(tag: str) -> tuple[str, ...]:
+    """The trained tags for a tag of the earlier program, the right-most applied first.
+
+    One for a task, several for a composition. A tag with any word that may change the rule comes
+    back unchanged, as does an unknown one.
+
+    >>> canonical_tags("reversing_extrap"), canonical_tags("copy_then_sort")
+    (('rev',), ('sort', 'copy'))
+    >>> canonical_tags("sort_desc"), canonical_tags("add_twice"), canonical_tags("max")
+    (('sort_desc',), ('add_twice',), ('max',))
+    """
+    parts, tasks = tag.split("_then_"), []
+    for part in parts:
+        task = TASKS.get(task_of_tag(part))
+        if task is None or not _has_only(task.same_rule, part):
+            return (tag,)
+        if len(parts) > 1 and task.on_items is None:
+            return (tag,)
+        tasks.append(task.name)
+    return tuple(reversed(tasks))
+
+
+def keyed_task(tag: str) -> Task | None:
+    """The task by whose rule prompts of a tag are equal.
+
+    None for an unknown tag, and for one whose further words may stand for another rule: in
+    `[add_twice] 3 + 5` order counts, in `[sort_first] 3 1 2` too.
+    """
+    task = TASKS.get(task_of_tag(tag))
+    return task if task and _has_only(task.same_rule + task.same_key, tag) else None
+
+
+def canonical_key(tag: str, prompt: str) -> str:
+    """A text that two prompts share exactly when they are writings of one example.
+
+    add: the unordered pair; sort: the multiset; copy, rev: the sequence; rel: the set of facts and
+    the question; all without leading zeros and spare spaces. A prompt outside its task's grammar,
+    or whose tag may stand for another rule, keys on its text with every run of whitespace made one
+    space. Never raises.
+
+    >>> canonical_key("add", "465 + 041"), canonical_key("sort", "27 5  9")
+    ('[add] 41 + 465', '[sort] 5 9 27')
+    >>> canonical_key("rel", "K>A F>B B>K ? up 2 A"), canonical_key("add_twice", "5 + 03")
+    ('[rel] B>K F>B K>A ? up 2 A', '[add_twice] 5 + 03')
+    """
+    task, text = keyed_task(tag), " ".join(prompt.split())
+    return f"[{tag}] {(task and task.key(text)) or text}"
+
+
+@lru_cache(maxsize=2**18)
+def key_of(raw: str) -> str:
+    """The canonical key of a whole row."""
+    tag, prompt, _ = split_example(raw)
+    return canonical_key(tag, prompt)
+
+
 # The largest sums, 999 + 999 among them, are an edge case to test: no training set may have them.
 RESERVED_FOR_OOD = {f"[add] {a} + {b}" for a in range(990, 1000) for b in range(a, 1000)}
 
@@ -136,8 +336,33 @@ def split_of(key: str) -> str:
     return {0: "val", 1: "ood"}.get(eighth, "train")
 
 
+def draw_example(rng, task: str, size: int | None = None) -> str:
+    """A row of a task from its training range, or at a given size."""
+    return TASKS[task].row(TASKS[task].draw(rng, size))
+
+
+def size_of(raw: str) -> int:
+    """The size of a row whose tag is a task; ValueError where it has none."""
+    tag, prompt, _ = split_example(raw)
+    if tag not in TASKS:
+        raise ValueError(f"[{tag}] is no task with sizes")
+    return TASKS[tag].size_of(prompt)
+
+
+def change_one_digit(rng, prompt: str) -> str:
+    """The prompt with one digit of one number changed; the number keeps its length.
+
+    Its value changes, so the sequence, the multiset and the unordered pair do.
+    """
+    number = pick(rng, list(NUMBER.finditer(prompt)))
+    at = pick(rng, range(number.start(), number.end()))
+    leading = at == number.start() and len(number[0]) > 1
+    digits = ("123456789" if leading else "0123456789").replace(prompt[at], "")
+    return prompt[:at] + pick(rng, digits) + prompt[at + 1 :]
+
+
 # ----------------------------------------------------------------------------------------------
-# What is answered
+# copy, rev, sort: a list of items
 # ----------------------------------------------------------------------------------------------
 
 
@@ -163,17 +388,6 @@ def answer_rev(items: list[int]) -> list[int]:
     return items[::-1]
 
 
-def answer_add(addends: list[int]) -> int:
-    """`[add] 41 + 465 | 506`: the sum; of two operands in training, of three in one OOD suite.
-
-    >>> answer_add([41, 465])
-    506
-    >>> answer_add([12, 7, 105])
-    124
-    """
-    return sum(addends)
-
-
 def answer_sort(items: list[int]) -> list[int]:
     """`[sort] 5 27 9 | 5 9 27`: the items in ascending order of value, equal ones kept.
 
@@ -185,11 +399,103 @@ def answer_sort(items: list[int]) -> list[int]:
     return sorted(items)
 
 
+def draw_sequence(rng, n_items: int | None = None) -> str:
+    return spaced(draw_items(rng, n_items))
+
+
+def items_of(prompt: str) -> list[int]:
+    """The items of a prompt; ValueError where one is no whole number."""
+    text = " ".join(prompt.split())
+    if not ITEMS_PROMPT.fullmatch(text):
+        raise ValueError(f"{prompt[:80]!r} is not a list of numbers")
+    return list(map(int, text.split()))
+
+
+def sequence_key(text: str) -> str | None:
+    if ITEMS_PROMPT.fullmatch(text):
+        return spaced(map(plain_number, text.split()))
+    return None
+
+
+def multiset_key(text: str) -> str | None:
+    if ITEMS_PROMPT.fullmatch(text):
+        return spaced(sorted(map(plain_number, text.split()), key=by_value))
+    return None
+
+
+def count_words(prompt: str) -> int:
+    return len(prompt.split())
+
+
+def sequence_task(name: str, on_items: Callable, **record) -> Task:
+    """The record of a task from a list of items to a list of items."""
+    return Task(
+        name=name,
+        unit="items",
+        training=ITEMS,
+        extrapolation=range(11, 21),
+        systematic=range(3, 25),
+        draw=draw_sequence,
+        answer=lambda prompt: spaced(on_items(items_of(prompt))),
+        size_of=count_words,
+        edit=change_one_digit,
+        on_items=on_items,
+        **record,
+    )
+
+
+# ----------------------------------------------------------------------------------------------
+# add: the sum of two numbers
+# ----------------------------------------------------------------------------------------------
+
+
+def answer_add(addends: list[int]) -> int:
+    """`[add] 41 + 465 | 506`: the sum; of two operands in training, of three in one OOD suite.
+
+    >>> answer_add([41, 465])
+    506
+    >>> answer_add([12, 7, 105])
+    124
+    """
+    return sum(addends)
+
+
+def draw_sum(rng, n_digits: int | None = None) -> str:
+    return f"{draw_number(rng, n_digits)} + {draw_number(rng, n_digits)}"
+
+
+def answer_of_sum(prompt: str) -> str:
+    words = [word.strip() for word in prompt.split("+")]
+    if len(words) < 2 or not all(map(NUMBER.fullmatch, words)):
+        raise ValueError(f"{prompt[:80]!r} is not a sum of numbers")
+    return str(answer_add(list(map(int, words))))
+
+
+def pair_key(text: str) -> str | None:
+    if match := ADD_PROMPT.fullmatch(text):
+        return " + ".join(sorted(map(plain_number, match.groups()), key=by_value))
+    return None
+
+
+def longest_number(prompt: str) -> int:
+    """The digits of the longest number."""
+    return max(map(len, NUMBER.findall(prompt)))
+
+
+def add_row(*addends: int) -> str:
+    return row("add", " + ".join(map(str, addends)), str(answer_add(list(addends))))
+
+
+# ----------------------------------------------------------------------------------------------
+# rel: a walk along a chain of parents and children
+# ----------------------------------------------------------------------------------------------
+
+
 def answer_rel(facts: list[str], direction: str, hops: int, person: str) -> str:
     """`[rel] B>K F>B K>A ? up 2 A | B`: who is so many generations above or below a person.
 
     `X>Y` says that X is the parent of Y; `up 2 A` asks for A's grandparent, `down 2 A` for A's
-    grandchild.
+    grandchild. KeyError where the facts do not reach that far.
 
     >>> answer_rel(["B>K", "F>B", "K>A"], "up", 2, "A")
     'B'
@@ -204,43 +510,8 @@ def answer_rel(facts: list[str], direction: str, hops: int, person: str) -> str:
     return person
 
 
-ANSWER_SEQUENCE = {"copy": answer_copy, "rev": answer_rev, "sort": answer_sort}
-
-
-# ----------------------------------------------------------------------------------------------
-# How examples are drawn. Chance comes from Random.random() alone, whose stream no version of
-# Python changes.
-# ----------------------------------------------------------------------------------------------
-
-
-def pick(rng, choices):
-    """One element of a sequence, uniformly."""
-    return choices[int(rng.random() * len(choices))]
-
-
-def shuffled(rng, values) -> list:
-    """A shuffled copy (Fisher-Yates)."""
-    values = list(values)
-    for i in range(len(values) - 1, 0, -1):
-        j = int(rng.random() * (i + 1))
-        values[i], values[j] = values[j], values[i]
-    return values
-
-
-def draw_number(rng, n_digits: int | None = None) -> int:
-    """A number of n_digits digits, uniformly; by default 1-3 digits, uniformly. 0 has one digit."""
-    n_digits = n_digits or pick(rng, TRAINING_SIZES["add"])
-    return pick(rng, range(10 ** (n_digits - 1) if n_digits > 1 else 0, 10**n_digits))
-
-
-def draw_items(rng, n_items: int | None = None) -> list[int]:
-    """Items of a sequence, by default 3-10: 60 % have one digit, 30 % two, 10 % three."""
-    n_items = n_items or pick(rng, TRAINING_SIZES["copy"])
-    return [draw_number(rng, pick(rng, (1,) * 6 + (2,) * 3 + (3,))) for _ in range(n_items)]
-
-
 def draw_rel(rng, hops: int | None = None) -> str:
-    """A rel row: the facts of one chain and 0-2 facts about other people, shuffled.
+    """The facts of one chain and 0-2 facts about other people, shuffled, and a question.
 
     The chain has 4-8 people, uniformly, but at least two more than hops: so the answer is never
     bound to be the end of the chain. At a given number of hops it has 8, so that nothing but the
@@ -249,44 +520,142 @@ def draw_rel(rng, hops: int | None = None) -> str:
     so it cannot touch the answer.
     """
     shortest = LONGEST_CHAIN if hops else SHORTEST_CHAIN
-    hops = hops or pick(rng, TRAINING_SIZES["rel"])
+    hops = hops or pick(rng, HOPS)
     n_people = pick(rng, range(max(shortest, hops + 2), LONGEST_CHAIN + 1))
-    letters = shuffled(rng, string.ascii_uppercase)
-    chain, others = letters[:n_people], letters[n_people:]
+    people = shuffled(rng, string.ascii_uppercase)
+    chain, others = people[:n_people], people[n_people:]
     pairs = [*pairwise(chain), (others[0], others[1]), (others[2], others[3])]
     n_facts = n_people - 1 + pick(rng, (0, 1, 2))
     facts = shuffled(rng, [f"{parent}>{child}" for parent, child in pairs[:n_facts]])
     direction = pick(rng, ("up", "down"))
     person = pick(rng, chain[hops:] if direction == "up" else chain[:-hops])
-    answer = answer_rel(facts, direction, hops, person)
-    return row("rel", f"{spaced(facts)} ? {direction} {hops} {person}", answer)
+    return f"{spaced(facts)} ? {direction} {hops} {person}"
 
 
-def draw_example(rng, task: str, size: int | None = None) -> str:
-    """A row of a task from its training range, or at a given number of items, digits or hops."""
-    if task == "add":
-        return add_row(draw_number(rng, size), draw_number(rng, size))
-    if task == "rel":
-        return draw_rel(rng, size)
-    return sequence_row(task, draw_items(rng, size))
+def rel_parts(prompt: str) -> tuple[list[str], str, str, str] | None:
+    """(facts, direction, hops, person) of a prompt, None outside the grammar."""
+    text = re.sub(r" ?([>?]) ?", r"\1", " ".join(prompt.split()))
+    match = REL_PROMPT.fullmatch(text)
+    return match and (match[1].split(), match[2], match[3], match[4])
 
 
-def size_of(raw: str) -> int:
-    """The number of items, digits (of the longer operand) or hops in a row of the five tasks."""
-    task, prompt, _ = split_example(raw)
-    words = prompt.split()
-    if task == "add":
-        return max(map(len, words))
-    return int(words[-2]) if task == "rel" else len(words)
+def answer_of_rel(prompt: str) -> str:
+    parts = rel_parts(prompt)
+    if parts is None:
+        raise ValueError(f"{prompt[:80]!r} is not a question about facts")
+    facts, direction, hops, person = parts
+    if len(plain_number(hops)) > 9:
+        raise ValueError(f"{hops[:20]}... are too many hops")
+    try:
+        return answer_rel(facts, direction, int(hops), person)
+    except KeyError:
+        raise ValueError(f"the facts of {prompt[:80]!r} do not reach that far") from None
 
 
-def row(tag: str, prompt: str, answer) -> str:
-    return f"[{tag}] {prompt} | {spaced(answer) if isinstance(answer, list) else answer}"
+def facts_key(text: str) -> str | None:
+    if parts := rel_parts(text):
+        facts, direction, hops, person = parts
+        return f"{spaced(sorted(set(facts)))} ? {direction} {plain_number(hops)} {person}"
+    return None
 
 
-def sequence_row(task: str, items: list[int]) -> str:
-    return row(task, spaced(items), ANSWER_SEQUENCE[task](items))
+def hops_of(prompt: str) -> int:
+    if parts := rel_parts(prompt):
+        return int(parts[2])
+    raise ValueError(f"{prompt[:80]!r} asks for no number of hops")
 
 
-def add_row(*addends: int) -> str:
-    return row("add", " + ".join(map(str, addends)), answer_add(addends))
+def edit_rel(rng, prompt: str) -> str:
+    """Rename one person, or ask another question that the facts answer; half of each.
+
+    Another question has another direction, person or number of hops, up to the present number or
+    the largest of training. Where one kind of edit is not left, it is the other.
+    """
+    facts, *asked = rel_parts(prompt)
+    people = sorted({person for fact in facts for person in fact.split(">")})
+    fresh = sorted(set(string.ascii_uppercase) - set(people))
+    hops = range(1, max(HOPS[-1], min(int(asked[1]), len(facts))) + 1)
+    questions = []
+    for question in itertools.product(("up", "down"), hops, people):
+        try:
+            answer_rel(facts, *question)
+        except KeyError:
+            continue
+        if question != (asked[0], int(asked[1]), asked[2]):
+            questions.append(question)
+    if fresh and (not questions or rng.random() < 0.5):
+        return prompt.translate(str.maketrans(pick(rng, people), pick(rng, fresh)))
+    if not questions:
+        raise ValueError(f"{prompt[:80]!r} leaves no name and no other question")
+    direction, n, person = pick(rng, questions)
+    return QUESTION.sub(rf"{direction}\g<2>{n}\g<4>{person}", prompt)
+
+
+# ----------------------------------------------------------------------------------------------
+# The records, in curriculum order
+# ----------------------------------------------------------------------------------------------
+
+COPY = sequence_task(
+    "copy",
+    answer_copy,
+    help="the items in the order given",
+    examples=("[copy] 5 27 9 | 5 27 9", "[copy] 0 0 314 7 | 0 0 314 7"),
+    key=sequence_key,
+    aliases=("copying",),
+)
+REV = sequence_task(
+    "rev",
+    answer_rev,
+    help="the items from last to first",
+    examples=("[rev] 5 27 9 | 9 27 5", "[rev] 0 0 314 7 | 7 314 0 0"),
+    key=sequence_key,
+    aliases=("reverse", "reversing"),
+)
+ADD = Task(
+    name="add",
+    help="the sum of two numbers",
+    examples=("[add] 41 + 465 | 506", "[add] 7 + 0 | 7"),
+    unit="digits",
+    training=DIGITS,
+    extrapolation=range(4, 6),
+    systematic=range(1, 7),
+    draw=draw_sum,
+    answer=answer_of_sum,
+    key=pair_key,
+    size_of=longest_number,
+    edit=change_one_digit,
+    characters="+",
+    aliases=("adding", "addition"),
+    rewritings=("extra_spaces", "leading_zeros", "no_spaces"),
+)
+SORT = sequence_task(
+    "sort",
+    answer_sort,
+    help="the items in ascending order",
+    examples=("[sort] 5 27 9 | 5 9 27", "[sort] 7 314 0 7 | 0 7 7 314"),
+    key=multiset_key,
+    aliases=("sorting",),
+    same_rule=("asc", "ascending"),
+    same_key=("desc", "descending"),
+)
+REL = Task(
+    name="rel",
+    help="who is so many generations up or down; X>Y: X is the parent of Y",
+    examples=("[rel] B>K F>B K>A ? up 2 A | B", "[rel] B>K Q>Z F>B ? down 1 F | B"),
+    unit="hops",
+    training=HOPS,
+    extrapolation=range(4, 7),
+    systematic=range(1, 7),
+    draw=draw_rel,
+    answer=answer_of_rel,
+    key=facts_key,
+    size_of=hops_of,
+    edit=edit_rel,
+    characters=">?" + "up" + "down" + string.ascii_uppercase,
+    aliases=("relation", "relational"),
+    rewritings=("extra_spaces",),
+    n_legal=n_letters,
+    draw_legal=draw_letter,
+    legal_answers=letters,
+)
+TASKS |= {task.name: task for task in (COPY, REV, ADD, SORT, REL)}

@@ -36,7 +36,7 @@ TOKENIZER = formats.Tokenizer(TOKENIZER_JSON["itos"].values())
 
 def honest(rng, n=40):
     """What a data set holds: rows, ids, labels, levels."""
-    rows = [draw_example(rng, TASKS[i % 5]) for i in range(n)]
+    rows = [draw_example(rng, list(TASKS)[i % 5]) for i in range(n)]
     return {
         "raw": rows,
         "encoded": [TOKENIZER.encode(row).tolist() for row in rows],

@@ -271,13 +271,42 @@ def test_canonical_tags_leave_trained_tags_alone(home, tmp_path):
     tags = ("sort_asc", "rev")
     tasks = (*TASKS, "_x")  # characters for the vocabulary
     model = save_model(tmp_path / "m.pth", home / "train.txt", tasks=tasks, tags=tags)
-    raws = ["[sort_asc] 2 1 | 1 2", "[sorting_x] 2 1 | 1 2", "[reversing_x] [sort_asc] 1 2 | 2 1"]
+    raws = [
+        "[sort_asc] 2 1 | 1 2",
+        "[sorting_ood] 2 1 | 1 2",
+        "[reversing_ood] [sort_asc] 1 2 | 2 1",
+    ]
     _, lines = evaluate(
         model, write_suite(tmp_path / "s", raws), tmp_path / "o", "--canonical_tags"
     )
     prompts = ["[sort_asc] 2 1 | ", "[sort] 2 1 | ", "[rev] [sort_asc] 1 2 | "]
     assert [line["prompt"] for line in lines] == prompts
     assert [line["in_headline"] for line in lines] == [True, False, True]
+
+
+def test_compositions_of_the_earlier_program_become_tags_in_sequence(home, tmp_path, capsys):
+    raws = ["[sort_then_reverse] 3 1 2 | 3 2 1", "[copy_then_sort] 3 1 | 1 3"]
+    raws += ["[sort_desc] 1 2 | 2 1", "[add_twice] 1 + 2 | 6", "[reverse_then_max] 1 2 | 2"]
+    suites = write_suite(tmp_path / "s", raws, name="ood_compositional")
+    plain, _ = evaluate(home / "run", suites, tmp_path / "plain")
+    assert plain["suites"]["ood_compositional"]["n_headline"] == 0
+    said = capsys.readouterr().out
+    assert "--canonical_tags would read [sort_then_reverse] as the trained [rev] [sort]\n" in said
+    assert "would read [add_twice]" not in said
+    mapped, lines = evaluate(home / "run", suites, tmp_path / "mapped", "--canonical_tags")
+    assert [line["prompt"] for line in lines] == [
+        "[rev] [sort] 3 1 2 | ",  # the right-most applied first
+        "[sort] [copy] 3 1 | ",
+        "[sort_desc] 1 2 | ",
+        "[add_twice] 1 + 2 | ",
+        "[reverse_then_max] 1 2 | ",
+    ]
+    suite = mapped["suites"]["ood_compositional"]
+    assert suite["mapped_tags"] == {"sort_then_reverse": "rev sort", "copy_then_sort": "sort copy"}
+    # The tags are read anew: [copy] was not trained, [rev] and [sort] were.
+    assert [line["in_headline"] for line in lines] == [True, False, False, False, False]
+    assert suite["untrained_tags"] == ["add_twice", "copy", "reverse_then_max", "sort_desc"]
+    assert "[copy_then_sort] was read as [sort] [copy]" in capsys.readouterr().out
 
 
 def test_overlap_is_by_canonical_key(single, home):

@@ -37,7 +37,7 @@ def words(text):
 def draw_rows(n, seed):
     """n rows of the five tasks in turn."""
     rng = random.Random(seed)
-    return [draw_example(rng, TASKS[i % len(TASKS)]) for i in range(n)]
+    return [draw_example(rng, list(TASKS)[i % len(TASKS)]) for i in range(n)]
 
 
 def build(rows):

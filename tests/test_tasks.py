@@ -2,10 +2,14 @@
 
 import doctest
 import hashlib
+import json
 import random
 import re
+import subprocess
+import sys
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 from string import ascii_uppercase
 
 import pytest
@@ -13,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import generate, tasks
-from data.tasks import canonical_key, canonical_tag, split_example, split_of, task_of_tag
+from data.tasks import canonical_key, canonical_tags, split_example, split_of, task_of_tag
 from solvers import halves, insertion_sort, solve
 
 
@@ -27,10 +31,12 @@ def test_worked_examples():
 def test_every_task_documents_two_worked_examples(task):
     documentation = getattr(tasks, f"answer_{task}").__doc__
     assert documentation.count(">>>") == 2
-    raw = re.match("`(.*?)`", documentation)[1]
-    tag, prompt, answer = halves(raw)
-    assert tag == task
-    assert solve(tag, prompt) == answer
+    rows = [re.match("`(.*?)`", documentation)[1], *tasks.TASKS[task].examples]
+    assert len(rows) == 3
+    for raw in rows:
+        tag, prompt, answer = halves(raw)
+        assert tag == task
+        assert solve(tag, prompt) == answer == tasks.TASKS[task].answer(prompt)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +96,20 @@ def test_split_example_shows_the_row_but_not_all_of_a_long_one():
         ("sort_asc", "sort", "sort"),
         ("sort_desc", "sort", "sort_desc"),
         ("sorting_desc_extrap", "sort", "sorting_desc_extrap"),
-        ("sort_anything", "sort", "sort"),
+        ("sort_ascending_extrap", "sort", "sort"),
+        ("sort_anything", "sort", "sort_anything"),
+        ("copy_asc", "copy", "copy_asc"),
+        ("add_twice", "add", "add_twice"),
+        ("reverse_words", "rev", "reverse_words"),
+        ("sort_", "sort", "sort_"),
+        ("copy_then_sort", None, "sort copy"),
+        ("reverse_then_sort", None, "sort rev"),
+        ("sort_then_reverse", None, "rev sort"),
+        ("copy_then_reverse_then_sorting_extrap", None, "sort rev copy"),
+        ("sort_desc_then_copy", None, "sort_desc_then_copy"),
+        ("copy_then_max", None, "copy_then_max"),
+        ("add_then_sort", None, "add_then_sort"),
+        ("copy_then", None, "copy_then"),
         ("sorting_extrap", "sort", "sort"),
         ("reversing_extrap", "rev", "rev"),
         ("copying_extrap", "copy", "copy"),
@@ -107,7 +126,7 @@ def test_split_example_shows_the_row_but_not_all_of_a_long_one():
 )
 def test_tags(tag, task, canonical):
     assert task_of_tag(tag) == task
-    assert canonical_tag(tag) == canonical
+    assert canonical_tags(tag) == tuple(canonical.split(" "))
 
 
 numbers = st.integers(0, 10**6)
@@ -164,8 +183,8 @@ def test_rel_keys_ignore_the_order_of_facts_and_nothing_else(people, rng, direct
     assert canonical_key("rel", f"{' '.join(facts)} ? {direction} {hops} {people[1]}") != key
 
 
-@given(st.randoms(use_true_random=False), st.sampled_from(tasks.TASKS))
-@settings(max_examples=200)
+@given(st.randoms(use_true_random=False), st.sampled_from(list(tasks.TASKS)))
+@settings(max_examples=200, deadline=None)
 def test_keys_ignore_spaces_and_leading_zeros(rng, task):
     tag, prompt, _ = split_example(tasks.draw_example(rng, task))
     key = canonical_key(tag, prompt)
@@ -178,10 +197,10 @@ def test_keys_ignore_spaces_and_leading_zeros(rng, task):
         assert canonical_key(tag, re.sub(r" ?([+>?]) ?", r"\1", prompt)) == key
 
 
-@given(st.randoms(use_true_random=False), st.sampled_from(tasks.TASKS), st.integers(0, 9))
-@settings(max_examples=200)
+@given(st.randoms(use_true_random=False), st.sampled_from(list(tasks.TASKS)), st.integers(0, 9))
+@settings(max_examples=200, deadline=None)
 def test_any_draw_of_any_size_is_right_has_its_size_and_one_owner(rng, task, size):
-    sizes = list(tasks.SYSTEMATIC_SIZES[task])
+    sizes = list(tasks.TASKS[task].systematic)
     wanted = sizes[size * len(sizes) // 10]
     raw = tasks.draw_example(rng, task, wanted)
     tag, prompt, answer = split_example(raw)
@@ -247,6 +266,11 @@ def test_keys_never_raise_and_ignore_whitespace_runs(tag, prompt):
         ("sort_desc", "3 1 2", "[sort_desc] 1 2 3"),
         ("add", "12 + 7 + 105", "[add] 12 + 7 + 105"),
         ("add", "-3 + 4", "[add] -3 + 4"),
+        ("add_twice", "5 + 03", "[add_twice] 5 + 03"),
+        ("sort_first", "3  1 2", "[sort_first] 3 1 2"),
+        ("copy_then_sort", "3 01", "[copy_then_sort] 3 01"),
+        ("sorting_extrap", "3 01", "[sorting_extrap] 1 3"),
+        ("adding_ood", "5 + 03", "[adding_ood] 3 + 5"),
         ("add", "000 + 00", "[add] 0 + 0"),
         ("sort", "10 9 100 9", "[sort] 9 9 10 100"),
         ("sort", "b a", "[sort] b a"),
@@ -295,3 +319,171 @@ def test_chance_is_uniform_and_a_shuffle_loses_nothing():
     assert {tasks.draw_number(rng, 1) for _ in range(500)} == set(range(10))
     three = [tasks.draw_number(rng, 3) for _ in range(20_000)]
     assert (min(three), max(three)) == (100, 999)
+
+
+# ----------------------------------------------------------------------------------------------
+# What the measures of memorization ask of a record
+# ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("task", "answer", "n", "first", "last"),
+    [
+        ("add", "7", 10, "0", "9"),
+        ("add", "0", 10, "0", "9"),
+        ("add", "42", 90, "10", "99"),
+        ("add", "506", 900, "100", "999"),
+        ("copy", "5 27", 900, "0 10", "9 99"),
+        ("sort", "1 1 1", 1000, "0 0 0", "9 9 9"),
+        ("rev", "999", 900, "100", "999"),
+        ("rel", "B", 26, "A", "Z"),
+    ],
+)
+def test_legal_answers_are_counted_enumerated_and_drawn_alike(task, answer, n, first, last):
+    record = tasks.TASKS[task]
+    legal = list(record.legal_answers(answer))
+    assert record.n_legal(answer) == len(legal) == len(set(legal)) == n
+    assert (legal[0], legal[-1]) == (first, last)
+    assert answer in legal
+    rng = random.Random(1)
+    drawn = Counter(record.draw_legal(rng, answer) for _ in range(40 * n))
+    assert set(drawn) == set(legal)  # a legal answer is missed with probability e^-40
+    chi2 = sum((k - 40) ** 2 / 40 for k in (drawn[a] for a in legal))
+    assert abs(chi2 - n) < 6 * (2 * n) ** 0.5
+
+
+def test_legal_answers_of_long_numbers_are_counted_exactly_and_drawn_in_form():
+    record, answer = tasks.TASKS["copy"], "9" * 30 + " 7"
+    assert record.n_legal(answer) == 9 * 10**29 * 10
+    drawn = [record.draw_legal(random.Random(seed), answer) for seed in range(50)]
+    assert len(set(drawn)) == 50
+    assert all(re.fullmatch("[1-9][0-9]{29} [0-9]", text) for text in drawn)
+    assert next(record.legal_answers(answer)) == "1" + "0" * 29 + " 0"  # not all written out first
+
+
+@pytest.mark.parametrize(
+    ("task", "answer"),
+    [
+        *(("add", answer) for answer in ("", "042", "1 ", "a", "-3", "1  2", "٣")),
+        *(("rel", answer) for answer in ("", "AB", "b", "7", "É")),
+    ],
+)
+def test_an_answer_of_another_form_has_no_legal_answers(task, answer):
+    record = tasks.TASKS[task]
+    for work in (record.n_legal, record.legal_answers, lambda a: record.draw_legal(None, a)):
+        with pytest.raises(ValueError, match="is not a"):
+            list(work(answer))
+
+
+@given(st.randoms(use_true_random=False), st.sampled_from(list(tasks.TASKS)), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_a_perturbed_prompt_is_another_example_under_the_same_rule(rng, task, long):
+    record = tasks.TASKS[task]
+    size = tasks.pick(rng, record.extrapolation) if long else None
+    prompt = record.draw(rng, size)
+    edited, answer = record.perturb(rng, prompt)
+    assert answer == solve(task, edited)
+    assert canonical_key(task, edited) != canonical_key(task, prompt)
+    if record.unit == "hops":
+        facts, new_facts = (text.split(" ? ")[0].split() for text in (prompt, edited))
+        assert len(set(facts)) == len(set(new_facts)) == len(facts)
+        assert record.size_of(edited) <= max(record.size_of(prompt), record.training[-1])
+    else:
+        assert len(edited) == len(prompt)
+        assert sum(a != b for a, b in zip(prompt, edited, strict=True)) == 1
+        numbers = re.findall(r"\d+", edited)
+        assert numbers == [str(int(number)) for number in numbers]
+
+
+def test_perturbing_rel_renames_people_and_asks_other_questions():
+    prompt, kinds = "B>K F>B K>A ? up 2 A", set()
+    for seed in range(200):
+        edited, _ = tasks.TASKS["rel"].perturb(random.Random(seed), prompt)
+        kinds.add(edited.split(" ? ")[0] == "B>K F>B K>A")
+        if edited.split(" ? ")[0] != "B>K F>B K>A":  # one name, everywhere
+            assert len(set(edited) - set(prompt)) == len(set(prompt) - set(edited)) == 1
+    assert kinds == {True, False}
+
+
+def test_perturbing_refuses_what_has_no_answer_or_no_edit():
+    with pytest.raises(ValueError, match="not a sum"):
+        tasks.TASKS["add"].perturb(random.Random(0), "a + b")
+    with pytest.raises(ValueError, match="do not reach"):
+        tasks.TASKS["rel"].perturb(random.Random(0), "A>B ? up 1 A")
+    ring = " ".join(f"{a}>{a}" for a in ascii_uppercase)  # no fresh letter: only questions are left
+    edited, answer = tasks.TASKS["rel"].perturb(random.Random(0), f"{ring} ? up 1 A")
+    assert edited.startswith(ring)
+    assert answer == edited[-1]
+
+
+# ----------------------------------------------------------------------------------------------
+# A sixth task is one record
+# ----------------------------------------------------------------------------------------------
+
+SIXTH = """
+import json, random, sys
+from data import tasks
+
+def double(items):
+    return [2 * item for item in items]
+
+tasks.TASKS["twice"] = tasks.sequence_task(
+    "twice", double, help="each item doubled", key=tasks.sequence_key, aliases=("doubling",),
+    examples=("[twice] 5 27 | 10 54", "[twice] 0 314 | 0 628"), characters="!",
+)
+
+import numpy as np
+import plots, train_minigpt_4070 as trainer
+from data import formats, generate
+
+stages = trainer.plan_stages(formats.Labels(list(tasks.TASKS), np.arange(6)), 12, 6)
+files = generate.ood_files(7)
+sets = generate.processed_sets(7)
+print(json.dumps({
+    "stages": [stage.tasks for stage in stages],
+    "train": [raw for raw in sets["train_dedup"] if raw.startswith("[twice]")],
+    "val": [raw for raw in sets["val"] if raw.startswith("[twice]")],
+    "suites": {name: [raw for raw in generate.pickle.loads(content)["raw"] if "[twice]" in raw]
+               for name, content in files.items() if name.endswith(".pkl")},
+    "characters": sorted(generate.build_tokenizer(tasks.TASKS)["stoi"]),
+    "levels": plots.LEVELS["items"], "range": plots.STANDARD_RANGE["twice"],
+    "help": generate.build_parser().format_help(),
+    "key": tasks.canonical_key("doubling_extrap", "05  27"),
+    "tags": tasks.canonical_tags("copy_then_doubling_extrap"),
+    "names": generate.PARTS["ood"][2],
+}))
+"""
+
+
+def test_a_sixth_task_needs_one_record():
+    home = Path(tasks.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", SIXTH], cwd=home, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert made["stages"] == [
+        ["copy", "rev", "add", "sort", "rel", "twice"][:n] for n in range(1, 7)
+    ]
+    assert len(made["train"]) == 10_000
+    assert len(made["val"]) == 500
+    for name, owner in (("train", "train"), ("val", "val")):
+        for raw in made[name]:
+            tag, prompt, answer = halves(raw)
+            assert answer == " ".join(str(2 * int(item)) for item in prompt.split())
+            assert split_of(f"[{tag}] {prompt}") == owner
+    counts = {name: len(raws) for name, raws in made["suites"].items() if raws}
+    assert counts == {
+        "ood_extrap_twice.pkl": 500,
+        "ood_interpolation.pkl": 500,
+        "ood_compositional.pkl": 600,  # before and after each of copy, rev and sort
+        "ood_edge_cases.pkl": 200,
+        "ood_robustness.pkl": 200,
+        "ood_systematic.pkl": 2200,
+    }
+    assert all(raw in made["names"] for raw in ("ood_extrap_twice.pkl", "ood_extrap_rel.pkl"))
+    assert {"t", "w", "!"} <= set(made["characters"])
+    assert (made["levels"], made["range"]) == (["copy", "rev", "sort", "twice"], [3, 10])
+    assert "twice each item doubled" in " ".join(made["help"].split())
+    assert made["key"] == "[doubling_extrap] 5 27"
+    assert made["tags"] == ["twice", "copy"]

@@ -38,7 +38,7 @@ CHECKPOINTS = ("last.pth", "previous.pth", "best_model.pth")
 
 
 def draw_rows(n, rng):
-    return [draw_example(rng, TASKS[i % len(TASKS)]) for i in range(n)]
+    return [draw_example(rng, list(TASKS)[i % len(TASKS)]) for i in range(n)]
 
 
 @pytest.fixture(scope="module")

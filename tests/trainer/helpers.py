@@ -29,7 +29,7 @@ def words(text):
     return text.split()
 
 
-def draw_rows(n, seed, tags=TASKS):
+def draw_rows(n, seed, tags=tuple(TASKS)):
     """n rows with short prompts, the tags in turn."""
     rng = random.Random(seed)
     rows = []
