@@ -146,7 +146,6 @@ class _SuffixModel:
         self.text = "".join(lines)
         self.codes = np.array([ord(character) for character in self.text])
         self.longest_line = max(map(len, lines))
-        self.longest_answer = max(len(answer) for _, answer in rows)
         self.starts = _suffix_array(self.codes, self.longest_line)
         self.known = {}  # context -> next character; contexts recur at the start of answers
 
@@ -180,11 +179,9 @@ class _SuffixModel:
         return self.known[context]
 
     def answer(self, prompt: str) -> str:
+        # This ends: the suffix holds the whole answer so far, which goes on within some line.
         context, answer = f"{prompt} | ", ""
-        while len(answer) <= self.longest_answer:
-            character = self.next_character(context + answer)
-            if character == END:
-                break
+        while (character := self.next_character(context + answer)) != END:
             answer += character
         return answer
 
@@ -195,8 +192,8 @@ def suffix_answers(prompts: Sequence[str], tags: Sequence[str], train: TrainingT
     After `prompt | `, character by character: the longest suffix of what stands there that occurs
     in a training line `prompt | answer` decides by its commonest next character, ties to the first
     by code point, until the line ends (infini-gram, Liu et al. 2024, arXiv:2401.17377). A prompt of
-    the training set gets its own answer. Cut one character after the longest training answer, where
-    it can be right no more. ValueError for a text with a line break.
+    the training set gets its own answer. Every other gets how some line ends, as a rule a training
+    answer: what follows its ` | ` always occurs there. ValueError for a text with a line break.
     """
     for texts in (prompts, train.prompts, train.answers):
         if any(END in text for text in texts):

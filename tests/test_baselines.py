@@ -68,8 +68,9 @@ def test_the_longest_suffix_goes_on():
     assert suffix_answers(["ab", "zb", "z"], ["t"] * 3, train) == ["1", "22", "22"]
     tied = of_rows([("t", "b", "2"), ("t", "ab", "1")])
     assert suffix_answers(["cb"], ["t"], tied) == ["1"]  # by code point
-    endless = of_rows([("t", "a", "1111")])
-    assert suffix_answers(["1"], ["t"], endless) == ["1111"]
+    # The start of the longest suffix decides anew at each character, but never leaves the lines.
+    parted = of_rows([("t", "a", "12"), ("t", "a | 1", "3")])
+    assert suffix_answers(["a", "b | 1"], ["t", "t"], parted) == ["1 | 3", "3"]
     with pytest.raises(ValueError, match="line break"):
         suffix_answers(["a\nb"], ["t"], train)
 
@@ -78,7 +79,7 @@ def naive_suffix_answer(prompt, rows):
     """Search every suffix in every line, the longest first."""
     lines = [f"{p} | {a}\n" for p, a in rows]
     answer = ""
-    while len(answer) <= max(len(a) for _, a in rows):
+    while True:
         context = f"{prompt} | {answer}"
         for start in range(len(context) + 1):
             suffix = context[start:]

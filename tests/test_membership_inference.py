@@ -244,6 +244,16 @@ def test_attacks_that_know_the_example_beat_the_loss():
     assert lira["tpr_at_fpr_0.01"] > 0.04 > loss["tpr_at_fpr_0.01"]
 
 
+def test_what_is_read_off_the_example_alone_tells_no_membership():
+    """The blind baseline: length, task or n-gram score, the same for every replica."""
+    rng = np.random.default_rng(9)
+    members = random_members(32, 500, rng)
+    lengths = rng.integers(3, 12, 500)
+    found = membership_inference(np.tile(lengths, (32, 1)), members)
+    assert found["auc"] == pytest.approx(0.5, abs=0.015)
+    assert found["auc_low"] < 0.5 < found["auc_high"]
+
+
 def test_masks_that_are_balanced_over_replicas_leak_into_lira():
     """Noise without memory: 0.5 for independent masks, below it for exactly half the replicas."""
     rng = np.random.default_rng(4)
@@ -264,7 +274,7 @@ def test_masks_that_are_balanced_over_replicas_leak_into_lira():
 def test_long_answers_whose_probability_underflows_are_scored():
     rng = np.random.default_rng(5)
     members = random_members(8, 200, rng)
-    outcome = -5000 + rng.normal(size=members.shape) + 3 * members
+    outcome = rng.normal(-5000, 1000, 200) + rng.normal(size=members.shape) + 3 * members
     found = membership_inference(rmia_scores(outcome, members), members)
     assert found["auc"] > 0.9
     assert 10 < found["n_left_out"] < 50
