@@ -16,6 +16,7 @@ import argparse
 import functools
 import importlib.util
 import io
+import json
 import math
 import os
 import pickle
@@ -38,6 +39,7 @@ from tqdm import tqdm
 import metrics
 from data.audit import Data, load_data, sample_by_count
 from data.formats import Examples, Tokenizer, UserError
+from data.subsets import CANARY_COUNTS, make_panel
 from data.tasks import TASKS
 from runtime.cli import Parser, bounded, leave, outcome, path_text
 from runtime.device import (
@@ -65,7 +67,9 @@ from runtime.distributed import (
     sum_over_processes,
 )
 from runtime.errors import Halt
-from runtime.files import check_archive, write_json
+from runtime.files import check_archive, write_atomically, write_json
+from runtime.ledger import FILE as LEDGER_FILE
+from runtime.ledger import Ledger, kept_epochs, read_ledger
 from runtime.records import seed_folder
 from runtime.run_folder import (
     append_lines,
@@ -875,7 +879,9 @@ class Plan:
     device: torch.device
     precision: str  # of training's matrix products
     stages: list[Stage]
+    epoch_rows: list[int]  # of each stage: rows that a replica trains on in an epoch
     trained_tags: list[list[str]]  # of each stage
+    ledger_epochs: list[int]  # at whose ends a panel's ledger is kept; [] without --subset
     # Optimizer and schedule
     epochs: int
     batch_size: int  # examples of a micro-batch
@@ -919,7 +925,7 @@ class Plan:
     @functools.cached_property
     def examples_before(self) -> np.ndarray:
         """int64 [epochs + 1]: examples that a replica has seen before epoch 1, 2, … and at last."""
-        n_rows = np.array([len(stage.rows) for stage in self.stages])
+        n_rows = np.array(self.epoch_rows)
         return np.append(0, np.cumsum(n_rows[stage_of_epochs(self.stages, self.epochs)]))
 
     @functools.cached_property
@@ -958,14 +964,21 @@ class Plan:
         )
 
 
-def epoch_orders(plan: Plan, replicas: list, epoch: int) -> np.ndarray:
-    """The training rows of `epoch` in each replica's order, int64 [R, n].
+def epoch_orders(plan: Plan, data: Data, replicas: list, epoch: int) -> np.ndarray:
+    """The rows of `data.trained` of `epoch` in each replica's order, int64 [R, n].
 
     They depend on the seed and the epoch alone: nothing to save, nothing to leak.
     """
-    rows = plan.stages[plan.stage_of(epoch)].rows
-    generators = [np.random.default_rng([replica.seed, epoch]) for replica in replicas]
-    return np.stack([rows[generator.permutation(len(rows))] for generator in generators])
+    i = plan.stage_of(epoch)
+    stage, n, orders = plan.stages[i], plan.epoch_rows[i], []
+    for replica in replicas:
+        rows = stage.rows
+        if data.panel is not None:
+            rows = data.panel.rows(replica.seed)
+            rows = rows[data.trained.tasks.isin(stage.tasks)[rows]]
+        generator = np.random.default_rng([replica.seed, epoch])
+        orders.append(rows[generator.permutation(len(rows))[:n]])
+    return np.stack(orders)
 
 
 def decide_stages(args: argparse.Namespace, data: Data) -> list[Stage]:
@@ -1057,6 +1070,11 @@ def make_plan(args: argparse.Namespace, data: Data, n_seeds: int, team: World = 
         device=device,
         precision=precision,
         stages=stages,
+        epoch_rows=[
+            len(stage.rows) if data.panel is None else data.panel.epoch_rows(stage.tasks)
+            for stage in stages
+        ],
+        ledger_epochs=[] if data.panel is None else kept_epochs(args.epochs),
         trained_tags=[tags_of_rows(data.train, stage.rows) for stage in stages],
         epochs=args.epochs,
         batch_size=args.batch_size,
@@ -1071,7 +1089,8 @@ def make_plan(args: argparse.Namespace, data: Data, n_seeds: int, team: World = 
         eval_every=args.eval_every,
         autoreg_eval=args.autoreg_eval,
         show_samples=args.show_samples,
-        patience=args.patience,
+        # A panel is read at one step of all replicas, so none stops early.
+        patience=args.patience if data.panel is None else 0,
         min_delta=args.min_delta,
         save_every=args.save_every,
         save_every_steps=args.save_every_steps,
@@ -1106,9 +1125,31 @@ def audit_lines(data: Data) -> list[str]:
     return lines
 
 
+def panel_lines(plan: Plan, data: Data) -> list[str]:
+    """What --subset and --canaries come to; [] without them."""
+    if data.panel is None:
+        return []
+    panel, epochs = data.panel, ", ".join(map(str, plan.ledger_epochs))
+    n_canaries, n_rows = len(panel.canaries), int(panel.canary_counts(0).sum())
+    n_scores = (len(panel.ledger_rows) + len(data.val_examples)) * len(plan.ledger_epochs)
+    lines = [
+        f"panel   each seed trains on {panel.subsets.n_members:,} of {len(panel.subsets.keys):,} "
+        f"examples of its own, {plan.epoch_rows[-1]:,} rows an epoch; early stopping is off",
+        f"ledger  {panel.n_followed:,} training and {len(data.val_examples):,} held-out examples "
+        f"after epochs {epochs}: about {n_scores * 2.2 / 2**20:,.1f} MiB a seed",
+    ]
+    if n_canaries:
+        counts = " ".join(map(str, CANARY_COUNTS))
+        lines.append(
+            f"canary  {n_canaries} examples with an answer that breaks the rule, {n_rows} rows of "
+            f"each seed's ({counts} times, dealt out anew for each seed)"
+        )
+    return lines
+
+
 def plan_lines(plan: Plan, data: Data, seeds: list[int]) -> list[str]:
     """The lines that a run prints before it starts, and --dry_run instead of it."""
-    c, lines = plan.config, audit_lines(data)
+    c, lines = plan.config, [*audit_lines(data), *panel_lines(plan, data)]
     lines.append(
         f"model   {plan.n_params:,} parameters (d_model {c.d_model}, {c.n_layers} layers, "
         f"{c.n_heads} heads, d_ff {c.d_ff}, {c.pos}), vocabulary {c.vocab_size}, "
@@ -1130,9 +1171,10 @@ def plan_lines(plan: Plan, data: Data, seeds: list[int]) -> list[str]:
         lines.append(f"batch   {plan.batch_size} x {pieces} accumulated {how}")
     if len(plan.stages) > 1:
         for i, stage in enumerate(plan.stages):
+            n_steps = plan.steps_in(stage.first_epoch)
             lines.append(
                 f"stage {i + 1} from epoch {stage.first_epoch}: {' '.join(stage.tasks)} "
-                f"({len(stage.rows):,} rows, {plan.steps_in(stage.first_epoch):,} steps an epoch)"
+                f"({plan.epoch_rows[i]:,} rows, {n_steps:,} steps an epoch)"
             )
         others = [task for task in plan.stages[-1].tasks if task not in TASKS]
         if others:
@@ -1443,21 +1485,23 @@ def predict_texts(
     return texts
 
 
-def validation_records(scores, sample_scores, data, predictions):
+def validation_records(scores, sample_scores, in_sample, data, predictions):
     """The validation part of each replica's line in metrics.jsonl, a list of R dicts.
 
+    Of the training sample, those rows count that the replica trains on, `in_sample` bool [R][n].
     Where `predictions`, from `predict_texts`, has only samples, what needs every one is left out.
     """
     records = []
     headline, seen = data.headline, data.seen_rows
     tasks = data.val.tasks[headline]
     for r in range(len(scores.exact)):
-        exact, train_exact = scores.exact[r, headline], sample_scores.exact[r]
+        exact, train_exact = scores.exact[r, headline], sample_scores.exact[r, in_sample[r]]
+        train_loss = sample_scores.loss[r, in_sample[r]]
         rate, gap = metrics.rate(exact), metrics.generalization_gap(train_exact, exact)
         by_task = metrics.by_group(tasks.tolist(), exact)
         n_tokens = scores.n_tokens[r, headline].sum()
         record = {
-            "train_loss": float(sample_scores.loss[r].mean()),
+            "train_loss": float(train_loss.mean()) if len(train_loss) else None,
             "val_loss": float(scores.loss[r, headline].mean()),
             **{f"val_{key}": value for key, value in rate.items()},
             "val_exact_match_seen": float(scores.exact[r, seen].mean()) if len(seen) else None,
@@ -1781,10 +1825,10 @@ def run_config(plan: Plan, data: Data, arguments: dict, seeds: list[int], n_proc
         {
             "epoch": stage.first_epoch,
             "tasks": list(stage.tasks),
-            "rows": len(stage.rows),
+            "rows": plan.epoch_rows[i],
             "steps_per_epoch": plan.steps_in(stage.first_epoch),
         }
-        for stage in plan.stages
+        for i, stage in enumerate(plan.stages)
     ]
     return {
         "arguments": {k: v for k, v in arguments.items() if k != "seeds"},
@@ -1895,7 +1939,7 @@ def make_stepper(plan: Plan, data: Data, state: TrainingState) -> EagerSteps:
         model=state.model,
         optimizer=state.optimizer,
         scaler=state.scaler,
-        data=resident(data.train, plan.device),
+        data=resident(data.trained, plan.device),
         batch_size=plan.effective_batch,
         micro_batches=plan.micro_batches,
         label_smoothing=plan.label_smoothing,
@@ -2018,9 +2062,50 @@ def validate(
     # Without --autoreg_eval only the samples to show are generated.
     rows = data.headline if plan.autoreg_eval else data.shown
     texts = predict_texts(state.model, data.tokenizer, data.val, rows, scores.exact, plan.device)
-    records = validation_records(scores, sample_scores, data, texts)
+    in_sample = [data.in_sample(replica.seed) for replica in state.replicas]
+    records = validation_records(scores, sample_scores, in_sample, data, texts)
     # One decision for all processes, whatever the last bits of their scores are.
     return from_first(state.team, records), texts, sick
+
+
+def keep_in_ledger(plan: Plan, data: Data, state: TrainingState, epoch: int) -> None:
+    """Score every example that the ledger follows, and write each replica's ledger anew.
+
+    What a run that was stopped had kept of later steps goes: it is scored again.
+    """
+    model, device = state.model, plan.device
+    scores = [
+        score(model, data.trained, data.panel.ledger_rows, device),
+        score(model, data.val, data.val_examples, device),
+    ]
+    bits = np.concatenate([s.loss * s.n_tokens for s in scores], 1) / math.log(2)
+    exact = np.concatenate([s.exact for s in scores], 1)
+    for r, replica in enumerate(state.replicas):
+        ledger = open_ledger(data, replica)
+        ledger.cut_after(state.step - 1)
+        ledger.add(epoch, state.step, bits[r], exact[r])
+        ledger.write(replica.folder)
+
+
+def open_ledger(data: Data, replica: Replica) -> Ledger:
+    """The replica's ledger, as it was written last or empty."""
+    if (replica.folder / LEDGER_FILE).exists():
+        return read_ledger(replica.folder / LEDGER_FILE)
+    panel = data.panel
+    trained, held_out = data.trained.keys[panel.ledger_rows], data.val.keys[data.val_examples]
+    return Ledger.empty(
+        seed=replica.seed,
+        share=panel.subsets.share,
+        keys=np.concatenate([trained, held_out]),
+        members=panel.subsets.members(replica.seed)[: panel.n_followed],
+        canary_counts=panel.canary_counts(replica.seed),
+    )
+
+
+def write_canaries(data: Data, folder: Path) -> None:
+    """canaries.jsonl: a line a canary, in the ledger's order."""
+    lines = [json.dumps(asdict(canary)) + "\n" for canary in data.panel.canaries]
+    write_atomically(folder / "canaries.jsonl", "".join(lines))
 
 
 def at_save_step(plan: Plan, state: TrainingState) -> bool:
@@ -2097,7 +2182,7 @@ def optimize(plan: Plan, data: Data, state: TrainingState, stop: StopSignals, ba
         epoch, _ = plan.place(state.step)
         if ordered != (epoch, len(state.replicas)):
             ordered = epoch, len(state.replicas)
-            stepper.begin_epoch(epoch_orders(plan, state.replicas, epoch))
+            stepper.begin_epoch(epoch_orders(plan, data, state.replicas, epoch))
         sick = take_steps(plan, state, stepper, stop, bar)
         save, stopping = True, stop.agreed(state.team)
         if not state.replicas:
@@ -2119,6 +2204,10 @@ def optimize(plan: Plan, data: Data, state: TrainingState, stop: StopSignals, ba
             tqdm.write(epoch_line(epoch, plan.epochs, stage, stages, records, kind, lr, seconds))
             if main:
                 record_samples(data, texts, epoch, state.step, state.replicas, plan.show_samples)
+
+        # The ledger of a panel.
+        if epoch in plan.ledger_epochs and state.team.main:
+            keep_in_ledger(plan, data, state, epoch)
 
         # Early stopping, and the choice of the best model.
         since_last = epoch - last_validation
@@ -2196,7 +2285,8 @@ def report_runs(args, data, replicas, device, stop, world):
     for replica in reported(replicas):
         stop.leave_if_asked("before the report was made")
         model, tokenizer, checkpoint = load_model(replica.folder / "best_model.pth", device)
-        report = memorization_report(model, data, tokenizer, device, checkpoint["epoch"])
+        of_seed = data.of_seed(replica.seed)
+        report = memorization_report(model, of_seed, tokenizer, device, checkpoint["epoch"])
         write_json(replica.folder / "memorization.json", report)
         reports.append((replica.seed, report))
     reports = [report for some in gather(world, reports) for report in some]
@@ -2221,6 +2311,8 @@ def check_flags(args):
         raise UserError(
             "--task_curriculum_epochs needs --task_curriculum; add it, or leave both out"
         )
+    if args.canaries and args.subset is None:
+        raise UserError("--canaries needs --subset; add it (--subset 0.5), or leave --canaries out")
     if args.resume and args.overwrite:
         raise UserError("--resume goes on with a run and --overwrite replaces it; give one of them")
 
@@ -2253,6 +2345,14 @@ def train(
     seeds, folder = args.seeds or [args.seed], Path(args.out_dir)
     seeds_here, team = share_work(seeds, world)
     data = load_data(args.data, args.val_data, args.tokenizer, args.max_len)
+    if args.subset is not None:
+        data.panel = make_panel(
+            data.train,
+            data.val,
+            share=args.subset,
+            n_canaries=args.canaries,
+            tokenizer=data.tokenizer,
+        )
     plan = make_plan(args, data, len(seeds_here), team)
     if args.dry_run:
         print("\n".join(plan_lines(plan, data, seeds_here)), flush=True)
@@ -2266,6 +2366,8 @@ def train(
             began = find_run(folder, config) if args.resume else {}
             if not began:
                 write_json(folder / "config.json", config)
+                if data.panel is not None and data.panel.canaries:
+                    write_canaries(data, folder)
         began = barrier(world, value=(began or config) if world.main else None)
         checkpoints = []
         if args.resume and team.main:
@@ -2346,6 +2448,15 @@ def build_parser():
          help="tokenizer JSON the data was made with (default: tokenizer.json beside --data)")
     flag("--out_dir", default="runs/step1_add_only", type=path_text, metavar="DIR",
          help="run folder to write")
+
+    flag = parser.add_argument_group("panel: what the models that saw an example know of it, "
+                                     "beside those that did not").add_argument
+    flag("--subset", type=bounded(float, 1e-6, 1), metavar="SHARE",
+         help="each seed trains on its own random SHARE of the distinct examples; a ledger keeps "
+              "what it knows of all of them (evaluate_memorization.py)")
+    flag("--canaries", type=natural, default=0, metavar="N",
+         help="plant N examples whose answer breaks the rule, each 0 to 32 times a seed; needs "
+              "--subset")
 
     flag = parser.add_argument_group("model").add_argument
     flag("--d_model", type=count, default=128, help="width, channels")

@@ -1,12 +1,14 @@
 """Training and validation data side by side: what is unseen, and rows that stand for a set."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from data.formats import Examples, Tokenizer, load_examples, load_tokenizer
 from data.sources import require_file
+from data.subsets import PanelData
 from runtime.errors import UserError
 from runtime.files import sha256_of
 
@@ -63,6 +65,31 @@ class Data:
     sample: np.ndarray  # training rows matched to `headline` by tag and length
     files: dict  # {"train" | "val" | "tokenizer": {"path", "sha256"}}
     audit: dict
+    panel: PanelData | None = None  # where each seed trains on a part of its own
+
+    @property
+    def trained(self):
+        """The Examples that training takes its rows from: `train`, and a panel's canaries."""
+        return self.train if self.panel is None else self.panel.examples
+
+    @cached_property
+    def val_examples(self):
+        """int64: the first row of each distinct validation example, by ascending key."""
+        return np.unique(self.val.keys, return_index=True)[1]
+
+    def in_sample(self, seed):
+        """bool [len(sample)]: the rows of `sample` that `seed` trains on."""
+        if self.panel is None:
+            return np.ones(len(self.sample), bool)
+        return np.isin(self.sample, self.panel.subsets.rows(seed))
+
+    def of_seed(self, seed):
+        """The same with the part of the training set that `seed` trains on."""
+        if self.panel is None:
+            return self
+        train = self.train.take(self.panel.subsets.rows(seed))
+        sample = matched_sample(train, self.val, self.headline)
+        return replace(self, train=train, sample=sample, panel=None)
 
     @property
     def shown(self):

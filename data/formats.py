@@ -117,6 +117,11 @@ class Labels:
     def tolist(self):
         return self[:].tolist()
 
+    def take(self, rows):
+        """The Labels of these rows, without names that none of them has."""
+        codes, places = np.unique(self.codes[rows], return_inverse=True)
+        return Labels([self.names[code] for code in codes], places.astype(np.int32))
+
     def isin(self, names):
         """bool [n]: the row's label is one of `names`."""
         return np.array([name in names for name in self.names], dtype=bool)[self.codes]
@@ -172,6 +177,25 @@ class Examples:
         """How an error message names row i: rows count from 0, lines of a text file from 1."""
         return f"row {i}" if self.lines is None else f"line {self.lines[i]}"
 
+    def take(self, rows):
+        """The Examples of these rows, int64 [n], in this order."""
+        lengths = self.lengths[rows]
+        offsets = np.append(0, np.cumsum(lengths, dtype=np.int64))
+        n_ids = np.append(0, np.cumsum(lengths + 1, dtype=np.int64))
+        where = np.arange(n_ids[-1]) - np.repeat(n_ids[:-1] - self.starts[rows], lengths + 1)
+        return Examples(
+            text="".join(map(self.raw, rows)),
+            offsets=offsets,
+            ids=self.ids[where],
+            answer_start=self.answer_start[rows],
+            all_tags=self.all_tags.take(rows),
+            keys=self.keys[rows],
+            unk=self.unk,
+            levels=[self.levels[i] for i in rows] if self.levels else [],
+            category=self.category,
+            lines=None if self.lines is None else self.lines[rows],
+        )
+
     def with_unknown(self):
         """int64: the rows that have a character which the tokenizer lacks, ascending."""
         places = np.flatnonzero(self.ids == self.unk)
@@ -181,6 +205,20 @@ class Examples:
         """The first row of each example, by canonical key, and how many rows are that example."""
         _, first, counts = np.unique(self.keys, return_index=True, return_counts=True)
         return first, counts
+
+
+def join_examples(a, b):
+    """The rows of two Examples of one tokenizer, `a` first."""
+    codes = np.concatenate([a.all_tags.codes, b.all_tags.codes + len(a.all_tags.names)])
+    return Examples(
+        text=a.text + b.text,
+        offsets=np.append(a.offsets, b.offsets[1:] + a.offsets[-1]),
+        ids=np.concatenate([a.ids, b.ids]),
+        answer_start=np.concatenate([a.answer_start, b.answer_start]),
+        all_tags=Labels([*a.all_tags.names, *b.all_tags.names], codes),
+        keys=np.concatenate([a.keys, b.keys]),
+        unk=a.unk,
+    )
 
 
 @dataclass

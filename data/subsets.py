@@ -1,4 +1,4 @@
-"""Which examples each replica of a panel trains on, and the canaries planted among them.
+"""Which examples each seed of a panel trains on, and the canaries planted among them.
 
 A panel is one run of many seeds, each of which trains on its own random part of the distinct
 examples. What a model makes of an example it has seen, less what the models that have not seen it
@@ -6,14 +6,20 @@ make of it, is memory. So every draw here is a pure function of the data, the sh
 resumed run, a process of torchrun and a later reader find the same one.
 """
 
+import random
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from data.formats import Examples
+from data.formats import Examples, Tokenizer, build_examples, join_examples
+from data.tasks import TASKS
+from runtime.errors import UserError
 
-SUBSET_STREAM = 0x5B5E7  # keeps these draws apart from those of training
+SUBSET_STREAM, CANARY_STREAM = 0x5B5E7, 0xCA9A41  # keep these draws apart from those of training
+CANARY_COUNTS = (0, 1, 2, 4, 8, 16, 32)  # rows of a canary in one seed's training
+CANARY_SHARE = 0.02  # of a seed's rows, at most: canaries must not change what is learned
+LEDGER_EXAMPLES = 100_000  # distinct training examples that a ledger follows, at most
 
 
 @dataclass(frozen=True)
@@ -96,3 +102,160 @@ class Subsets:
         counts = np.zeros(len(sizes), np.int64)
         counts[self._strata[wanted]] = self.repeat_counts[wanted]
         return int((sizes * self.n_members // len(self.keys) * counts).sum())
+
+
+# ----------------------------------------------------------------------------------------------
+# Canaries: examples that only memory can answer
+# ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Canary:
+    """A training prompt with one edit, and an answer that breaks the rule."""
+
+    task: str
+    prompt: str
+    answer: str
+    true_answer: str
+    n_legal: int  # answers of that form
+
+    @property
+    def raw(self) -> str:
+        return f"[{self.task}] {self.prompt} | {self.answer}"
+
+
+def draw_canaries(train: Examples, val: Examples, n: int, tokenizer: Tokenizer) -> list[Canary]:
+    """n canaries, the tasks in turn; a pure function of the data and n.
+
+    The answer is drawn from all legal answers of the true one's form, the true one left out: a
+    model can know it from memory alone (Carlini et al. 2019, arXiv:1802.08232). No set holds the
+    prompt. UserError where no task of the program is in the data, or where prompts run out.
+    """
+    tasks = [task for task in TASKS.values() if task.name in train.tags.names]
+    if not tasks:
+        raise UserError(
+            f"--canaries breaks the rules of {', '.join(TASKS)}, but the training set has only "
+            f"{', '.join(sorted(train.tags.names))}; leave --canaries out"
+        )
+    rng, canaries = random.Random(f"{n} canaries"), []
+    known = {*train.prompt_keys.tolist(), *val.prompt_keys.tolist()}
+    rows = {task.name: np.flatnonzero(train.tags.isin([task.name])) for task in tasks}
+    for i in range(n):
+        task = tasks[i % len(tasks)]
+        for _ in range(1000):
+            canary = _draw_canary(rng, task, train, rows[task.name])
+            if canary is None or tokenizer.unk in tokenizer.encode(canary.raw):
+                continue
+            key = int(build_examples([canary.raw], tokenizer, "canaries").prompt_keys[0])
+            if key not in known:
+                known.add(key)
+                canaries.append(canary)
+                break
+        else:
+            raise UserError(
+                f"--canaries {n}: almost every prompt of {task.name} is in the data already; give "
+                f"at most {i}"
+            )
+    return canaries
+
+
+def _draw_canary(rng, task, train, rows) -> Canary | None:
+    """An edit of a random training row with a wrong answer; None where that row allows none."""
+    row = int(rows[int(rng.random() * len(rows))])
+    prompt = train.prompt(row).removeprefix(f"[{task.name}] ").removesuffix(" | ")
+    try:
+        prompt, true_answer = task.perturb(rng, prompt)
+        answer, n_legal = task.draw_legal(rng, true_answer), task.n_legal(true_answer)
+    except ValueError:  # a row of another grammar
+        return None
+    if answer == true_answer:
+        return None
+    return Canary(task.name, prompt, answer, true_answer, n_legal)
+
+
+# ----------------------------------------------------------------------------------------------
+# The panel: subsets, canaries, and what the ledger follows
+# ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PanelData:
+    """The training data of a panel. `examples` are the training rows and after them the canaries,
+    a row each; a seed repeats a canary's row as often as it trains on it.
+    """
+
+    subsets: Subsets
+    canaries: list[Canary]
+    examples: Examples
+
+    @property
+    def n_train(self) -> int:
+        return len(self.subsets.train)
+
+    def canary_counts(self, seed: int) -> np.ndarray:
+        """int64 [number of canaries]: how often `seed` trains on each.
+
+        Each seed deals the same counts out anew, so every canary has every count in some seed, and
+        where it has 0 it is that seed's null. Each task gets the same counts for every seed.
+        """
+        rng = np.random.default_rng([CANARY_STREAM, seed])
+        counts = np.zeros(len(self.canaries), np.int64)
+        tasks = np.array([canary.task for canary in self.canaries])
+        for task in np.unique(tasks):
+            places = np.flatnonzero(tasks == task)
+            counts[places] = rng.permutation(np.resize(CANARY_COUNTS[::-1], len(places)))
+        return counts
+
+    def rows(self, seed: int) -> np.ndarray:
+        """int64: the rows of `examples` that `seed` trains on, a canary's as often as it does."""
+        canary_rows = self.n_train + np.arange(len(self.canaries))
+        return np.append(self.subsets.rows(seed), np.repeat(canary_rows, self.canary_counts(seed)))
+
+    def epoch_rows(self, tasks) -> int:
+        """Rows of one epoch over `tasks`, the same for every seed."""
+        counts = self.canary_counts(0)
+        of_canaries = sum(
+            int(n) for canary, n in zip(self.canaries, counts, strict=True) if canary.task in tasks
+        )
+        return self.subsets.epoch_rows(tasks) + of_canaries
+
+    @property
+    def n_followed(self) -> int:
+        """Distinct training examples that the ledger follows: all, or those of the lowest keys.
+
+        A key is a hash, so the lowest ones are a random sample, the same for every seed.
+        """
+        return min(len(self.subsets.keys), LEDGER_EXAMPLES)
+
+    @property
+    def ledger_rows(self) -> np.ndarray:
+        """int64: the rows of `examples` in a ledger's order: training examples, then canaries."""
+        canary_rows = self.n_train + np.arange(len(self.canaries))
+        return np.append(self.subsets.first_rows[: self.n_followed], canary_rows)
+
+
+def make_panel(
+    train: Examples, val: Examples, *, share: float, n_canaries: int, tokenizer: Tokenizer
+) -> PanelData:
+    """The PanelData of a training set; UserError where share or canaries do not fit it."""
+    subsets = Subsets(train, share)
+    if subsets.n_members == len(subsets.keys) and share < 1:
+        raise UserError(
+            f"--subset {share:g} of {len(subsets.keys)} examples leaves none out; give a larger "
+            "training set or a smaller share"
+        )
+    canaries = draw_canaries(train, val, n_canaries, tokenizer) if n_canaries else []
+    examples = train
+    if canaries:
+        raws = [canary.raw for canary in canaries]
+        examples = join_examples(train, build_examples(raws, tokenizer, "canaries"))
+    panel = PanelData(subsets, canaries, examples)
+    n_rows, n_canary_rows = subsets.epoch_rows(train.tasks.names), int(panel.canary_counts(0).sum())
+    if n_canary_rows > CANARY_SHARE * n_rows:
+        mean = sum(CANARY_COUNTS) / len(CANARY_COUNTS)
+        raise UserError(
+            f"--canaries {n_canaries} would be {n_canary_rows} of a seed's {n_rows:,} rows, more "
+            f"than {CANARY_SHARE:.0%}; give about {int(CANARY_SHARE * n_rows / mean)}, a larger "
+            "training set or a larger --subset"
+        )
+    return panel

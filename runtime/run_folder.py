@@ -18,6 +18,7 @@ from runtime.files import naming, write_atomically
 from runtime.records import seed_folder, seed_folders
 
 RUN_FILES = ("config.json", "metrics.jsonl", "samples.jsonl", "memorization.json")
+RUN_FILES += ("ledger.npz", "canaries.jsonl")
 CHECKPOINTS = ("best_model.pth", "last.pth", "previous.pth", "next.pth")
 BEGUN_FILES = ("metrics.jsonl", "best_model.pth", "last.pth", "previous.pth")
 HASH_MARK = b"sha256:"  # a checkpoint is a zip archive whose comment is this and 64 hex digits
