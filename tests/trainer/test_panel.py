@@ -1,0 +1,206 @@
+"""A panel: each seed trains on its own part of the examples, and its ledger keeps what it knows."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import train_minigpt_4070 as t
+from data.audit import load_data
+from data.subsets import Subsets
+from reference import reference_answer
+from runtime.ledger import read_ledger, read_panel
+from trainer.helpers import (
+    assert_same_run,
+    assert_same_weights,
+    build,
+    draw_rows,
+    go,
+    interrupt_at_step,
+    lines_of,
+    resume,
+    words,
+)
+
+PANEL = words("--subset 0.5 --epochs 6 --no-autoreg_eval --no-show_samples --dropout 0.2")
+ROWS = draw_rows(60, seed=30, tags=("copy", "rev", "add"))
+ROWS += ROWS[:20] + ROWS[:6]
+
+
+@pytest.fixture
+def panel_world(world):
+    (world / "train.txt").write_text("".join(row + "\n" for row in ROWS))
+    return world
+
+
+def start(world, *flags, out="run"):
+    paths = ["--data", str(world / "train.txt"), "--val_data", str(world / "val.pkl")]
+    return go(world, *PANEL, *flags, *paths, out=out)
+
+
+def watch_orders(monkeypatch):
+    """Collect the orders of every epoch that begins, int64 [R, n] each."""
+    seen, original = [], t.EagerSteps.begin_epoch
+
+    def begin_epoch(stepper, orders):
+        seen.append(orders)
+        original(stepper, orders)
+
+    monkeypatch.setattr(t.EagerSteps, "begin_epoch", begin_epoch)
+    return seen
+
+
+def test_each_seed_trains_on_the_rows_of_its_part_and_on_no_others(panel_world, monkeypatch):
+    orders = watch_orders(monkeypatch)
+    assert start(panel_world, "--seeds", "3,5") == 0
+    train = build(ROWS)
+    subsets = Subsets(train, 0.5)
+    assert len(orders) == 6
+    for order in orders:
+        assert order.shape == (2, subsets.epoch_rows(train.tasks.names))
+        for rows, seed in zip(order, (3, 5), strict=True):
+            assert set(rows) <= set(subsets.rows(seed))
+            assert len(set(rows)) == len(rows)
+    # Over the epochs every row of the part is seen, and the parts differ.
+    assert {*np.concatenate([order[0] for order in orders])} == set(subsets.rows(3))
+    assert set(subsets.rows(3)) != set(subsets.rows(5))
+
+
+def test_a_curriculum_takes_each_stage_from_the_part(panel_world, monkeypatch):
+    orders = watch_orders(monkeypatch)
+    flags = words("--seed 4 --task_curriculum --task_curriculum_epochs 4")
+    assert start(panel_world, *flags) == 0
+    train = build(ROWS)
+    inside = set(Subsets(train, 0.5).rows(4))
+    tasks = [{train.tasks[row] for row in order[0]} for order in orders]
+    assert tasks[0] == {"copy"}
+    assert tasks[-1] == {"copy", "rev", "add"}
+    assert all(set(order[0]) <= inside for order in orders)
+
+
+def test_the_ledger_holds_what_the_last_model_knows_of_every_example(panel_world):
+    assert start(panel_world, "--seeds", "3,5") == 0
+    train, data = (
+        build(ROWS),
+        load_data(
+            panel_world / "train.txt", panel_world / "val.pkl", panel_world / "tokenizer.json"
+        ),
+    )
+    for seed in (3, 5):
+        folder = panel_world / "run" / f"seed_{seed}"
+        ledger = read_ledger(folder / "ledger.npz")
+        subsets = Subsets(train, 0.5)
+        assert np.array_equal(ledger.members, subsets.members(seed))
+        assert ledger.epochs.tolist() == t.kept_epochs(6)
+        assert ledger.steps[-1] == lines_of(folder / "metrics.jsonl")[-1]["step"]
+        val_rows = np.unique(data.val.keys, return_index=True)[1]
+        raws = [train.raw(i) for i in subsets.first_rows] + [data.val.raw(i) for i in val_rows]
+        assert np.array_equal(
+            ledger.keys, np.concatenate([train.keys[subsets.first_rows], data.val.keys[val_rows]])
+        )
+        model = t.load_model(folder / "last.pth", torch.device("cpu"))[0]
+        for i, raw in enumerate(raws):
+            logits, targets = reference_answer(model, 0, raw)
+            log_probs = logits.log_softmax(-1)[torch.arange(len(targets)), targets]
+            assert ledger.bits[-1, i] == pytest.approx(
+                -log_probs.sum().item() / math.log(2), rel=2e-3
+            )
+            assert ledger.exact[-1, i] == bool((logits.argmax(-1) == targets).all())
+
+
+def test_a_seed_of_a_panel_is_the_same_alone(panel_world):
+    assert start(panel_world, "--seeds", "3,5", "--dropout", "0", out="both") == 0
+    assert start(panel_world, "--seed", "5", "--dropout", "0", out="alone") == 0
+    both, alone = panel_world / "both" / "seed_5", panel_world / "alone"
+    assert_same_weights(both / "last.pth", alone / "last.pth", exact=False)
+    one, other = (read_ledger(folder / "ledger.npz") for folder in (both, alone))
+    assert np.array_equal(one.members, other.members)
+    assert one.bits.astype(float) == pytest.approx(other.bits.astype(float), rel=1e-2)
+
+
+@pytest.mark.parametrize("step", [3, 11, 20])
+def test_a_resumed_panel_keeps_the_same_ledger(panel_world, monkeypatch, step):
+    assert start(panel_world, "--seeds", "3,5", out="whole") == 0
+    with monkeypatch.context() as patch:
+        interrupt_at_step(patch, step)
+        assert start(panel_world, "--seeds", "3,5") == 130
+    paths = ["--data", panel_world / "train.txt", "--val_data", panel_world / "val.pkl"]
+    assert resume(panel_world, *PANEL, "--seeds", "3,5", *paths) == 0
+    assert_same_run(panel_world / "whole", panel_world / "run", (3, 5))
+    for seed in (3, 5):
+        a, b = (
+            read_ledger(panel_world / out / f"seed_{seed}" / "ledger.npz")
+            for out in ("whole", "run")
+        )
+        assert np.array_equal(a.steps, b.steps)
+        assert np.array_equal(a.bits, b.bits)
+        assert np.array_equal(a.exact, b.exact)
+
+
+def test_a_panel_never_stops_early(panel_world):
+    assert start(panel_world, "--seed", "3", "--patience", "1", "--min_delta", "100") == 0
+    assert len(lines_of(panel_world / "run" / "metrics.jsonl")) == 6
+
+
+def test_train_rates_are_of_the_rows_that_the_seed_trains_on(panel_world):
+    assert start(panel_world, "--seeds", "3,5") == 0
+    data = load_data(
+        panel_world / "train.txt", panel_world / "val.pkl", panel_world / "tokenizer.json"
+    )
+    for seed in (3, 5):
+        line = lines_of(panel_world / "run" / f"seed_{seed}" / "metrics.jsonl")[-1]
+        inside = np.isin(data.sample, Subsets(data.train, 0.5).rows(seed))
+        assert 0 < line["train_n"] == inside.sum() < len(inside)
+
+
+def test_dry_run_says_what_the_panel_is_and_writes_nothing(panel_world, capsys):
+    assert start(panel_world, "--seeds", "0-3", "--dry_run") == 0
+    said = capsys.readouterr().out
+    n = len(set(build(ROWS).keys.tolist()))
+    assert f"panel   each seed trains on {round(n / 2)} of {n} examples of its own" in said
+    assert "early stopping is off" in said
+    assert not (panel_world / "run").exists()
+
+
+def test_a_panel_is_read_whole(panel_world):
+    assert start(panel_world, "--seeds", "0-3") == 0
+    panel, notices = read_panel([panel_world / "run" / f"seed_{seed}" for seed in range(4)])
+    assert (panel.R, notices, panel.share) == (4, [], 0.5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--subset", "0"], "--subset"),
+        (["--subset", "1.5"], "--subset"),
+        (["--subset", "0.999"], "leaves none out"),
+    ],
+)
+def test_a_share_that_makes_no_panel_is_refused(panel_world, capsys, flags, said):
+    assert start(panel_world, *flags) == 2
+    assert said in capsys.readouterr().err
+    assert not (panel_world / "run").exists()
+
+
+def test_overwrite_removes_the_ledger(panel_world):
+    assert start(panel_world, "--seed", "3", "--epochs", "2") == 0
+    assert (panel_world / "run" / "ledger.npz").exists()
+    paths = ["--data", panel_world / "train.txt", "--val_data", panel_world / "val.pkl"]
+    assert go(panel_world, "--overwrite", "--epochs", "1", *paths) == 0
+    assert not (panel_world / "run" / "ledger.npz").exists()
+    assert (
+        json.loads((panel_world / "run" / "config.json").read_text())["arguments"]["subset"] is None
+    )
+
+
+def test_rows_taken_from_a_set_are_those_rows():
+    examples = build(ROWS)
+    rows = np.array([5, 0, 70, 71, 3])
+    taken = examples.take(rows)
+    assert [taken.raw(i) for i in range(5)] == [ROWS[i] for i in rows]
+    again = build([ROWS[i] for i in rows])
+    for name in ("offsets", "ids", "answer_start", "keys", "starts", "lengths"):
+        assert np.array_equal(getattr(taken, name), getattr(again, name)), name
+    assert taken.tags.tolist() == again.tags.tolist()
