@@ -6,7 +6,9 @@
     python evaluate_ood.py --help
 
 Every example is decoded greedily, character by character, until the model writes `<eos>` or 8
-characters more than the answer has. Files written into --out_dir:
+characters more than the answer has. Files written into --out_dir, by default `ood_results` beside
+the model; of another checkpoint than best_model.pth or of other suites than the standard ones into
+a folder that says so, as `ood_results_last` or `ood_results_my_suites`:
 
     predictions.jsonl   one line an example: what was asked, answered and expected, how sure the
                         model was (log_prob of the whole prediction, mean entropy a token, nats)
@@ -15,17 +17,20 @@ characters more than the answer has. Files written into --out_dir:
     *.png               the same as figures
 
 Headlines count the examples a model could be asked: those whose tags were all trained and whose
-characters the vocabulary has, and which a table of learned positions can hold. What is left out is
-counted by reason, and its numbers stand under "all".
+characters the vocabulary has, and which a table of learned positions can hold. Interpolation is the
+control, so its headline has only sizes and lengths that this model was trained on. What is left out
+is counted by reason, and its numbers stand under "all".
 
-A folder of seeds gets both files in each `seed_<s>/ood_results/` too; the results in --out_dir are
-then means over seeds, with intervals over seeds. Files are written when every suite is done, each
+A folder of seeds gets both files in each `seed_<s>/` too, in a folder of the same name; the results
+in --out_dir are then means over seeds, with intervals for other seeds and other examples. A seed
+without a usable model is passed over with a note. Files are written when every suite is done, each
 whole or not at all.
 """
 
 import json
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -46,12 +51,12 @@ from data.formats import (
 from data.generate import make_missing
 from data.sources import require_file, standard_path
 from data.tasks import TASKS, canonical_tags, size_of, spaced
-from plots import figures_or_notice
+from plots import figures_or_notice, remove_figures
 from runtime.cli import Parser, path_text, run_main
 from runtime.device import choose_device
-from runtime.errors import UserError
+from runtime.errors import NotFinite, UserError
 from runtime.files import ROOT, check_writable, sha256_of, write_atomically, write_json
-from runtime.records import CATEGORIES, CONFIG, in_order, read_json, seed_folders
+from runtime.records import CATEGORIES, CONFIG, check_seeds, in_order, read_json, seed_folders
 from train_minigpt_4070 import GPT, RUN_ON, generate, load_model
 
 STANDARD_SUITES = ROOT / "ood_data_complete"
@@ -59,6 +64,7 @@ REASONS = {  # why an example is left out of the headline; of several the first 
     "untrained_tag": "have a tag that was never trained",
     "unknown_characters": "have characters the vocabulary lacks",
     "beyond_position_table": "are longer than the table of learned positions and cannot be run",
+    "outside_training_range": "are outside the sizes or lengths trained on, so are no control",
 }
 OF_A_PREDICTION = (
     *("prediction", "correct", "kind", "token_accuracy", "edit_distance"),
@@ -70,7 +76,7 @@ OF_A_PREDICTION = (
 # ----------------------------------------------------------------------------------------------
 
 
-def find_checkpoints(model):
+def find_checkpoints(model: Path) -> list[Path]:
     """The checkpoint at `model` itself, in the run folder `model`, or in each of its seed_<s>/."""
     seeds = seed_folders(model)
     if seeds:
@@ -81,31 +87,75 @@ def find_checkpoints(model):
                 f"{model} was trained with seeds whose folders are gone ({', '.join(lost)}); "
                 "restore them, or give the others one by one"
             )
+        check_seeds(seeds)
         return [p / "best_model.pth" for p in seeds]
     return [model / "best_model.pth" if model.is_dir() else model]
 
 
-def load_replicas(paths, device):
-    """Return (a GPT with one replica a checkpoint, the checkpoints).
+@dataclass(frozen=True)
+class Replicas:
+    """Checkpoints of one shape, stacked into one model."""
 
-    What decides which examples are asked, and how they are judged, must be the same in all.
+    model: GPT  # [R]
+    paths: list[Path]  # [R]
+    checkpoints: list[dict]  # [R]
+
+    @property
+    def seeds(self) -> list[int]:
+        return [checkpoint["seed"] for checkpoint in self.checkpoints]
+
+
+def load_replicas(paths: Sequence[Path], device: torch.device) -> tuple[Replicas, list[str]]:
+    """Return (the usable checkpoints as Replicas, why each of the other seeds is passed over).
+
+    A seed that diverged before its first validation has no best model, or has one whose weights are
+    not finite. UserError where no checkpoint is usable, or where they are no seeds of one run.
     """
-    loaded = [load_model(path, device) for path in paths]
-    models, checkpoints = [model for model, *_ in loaded], [found[2] for found in loaded]
+    loaded, notes = {}, []
+    for path in paths:
+        try:
+            if len(paths) > 1 and not path.is_file():
+                raise NotFinite(f"{path} does not exist")
+            loaded[path] = load_model(path, device)
+        except NotFinite as error:
+            notes.append(str(error))
+    if not loaded:
+        also = f"; so it is with all {len(paths)} seeds" if len(paths) > 1 else ""
+        raise UserError(f"{notes[0]}{also}; train again with a lower --lr")
+    paths = list(loaded)
+    models = [model for model, *_ in loaded.values()]
+    checkpoints = [checkpoint for *_, checkpoint in loaded.values()]
+    check_checkpoints(paths, checkpoints)
+    stacked = GPT(models[0].config, [0] * len(models)).to(device)
+    for name, p in stacked.named_parameters():
+        p.data = torch.cat([model.get_parameter(name).data for model in models])
+    return Replicas(stacked.eval(), paths, checkpoints), notes
+
+
+def check_checkpoints(paths: Sequence[Path], checkpoints: Sequence[dict]) -> None:
+    """UserError unless the seeds are distinct, and all that decides what is asked is the same."""
+    first, seeds = checkpoints[0], {}
     for path, checkpoint in zip(paths, checkpoints, strict=True):
+        known = seeds.setdefault(checkpoint["seed"], path)
+        if known != path:
+            raise UserError(
+                f"{path} and {known} are both of seed {checkpoint['seed']}, so a mean would count "
+                "it twice; take one of them away"
+            )
         for name in ("arch", "vocab", "trained_tags", "trained_length"):
-            if checkpoint[name] != checkpoints[0][name]:
+            if checkpoint[name] != first[name]:
                 raise UserError(
                     f"{path} differs from {paths[0]} in {name}, so they are not seeds of one run; "
                     "evaluate each by itself"
                 )
-    stacked = GPT(models[0].config, [0] * len(models)).to(device)
-    for name, p in stacked.named_parameters():
-        p.data = torch.cat([model.get_parameter(name).data for model in models])
-    return stacked.eval(), checkpoints
+        if checkpoint["data"]["train"]["sha256"] != first["data"]["train"]["sha256"]:
+            raise UserError(
+                f"{path} was trained on another training set than {paths[0]} (its SHA-256 "
+                "differs), so they are not seeds of one run; evaluate each by itself"
+            )
 
 
-def agreed_tokenizer(path, vocab, model_path):
+def agreed_tokenizer(path: str | None, vocab: list[str], model_path: Path) -> Tokenizer:
     """The checkpoint's vocabulary, with which the tokenizer file at `path`, if any, must agree."""
     if path is not None:
         given = load_tokenizer(path).itos
@@ -137,7 +187,7 @@ def in_brackets(tags):
     return " ".join(f"[{tag}]" for tag in tags)
 
 
-def category_of(given, name):
+def category_of(given: str, name: str) -> str:
     """One of CATEGORIES for the category in a file, or else its name; else the file's own word.
 
     >>> category_of("ext", "ood_x"), category_of("", "ood_extrap_rev"), category_of("", "mine")
@@ -148,7 +198,7 @@ def category_of(given, name):
     return found[0] if found else given or "other"
 
 
-def find_suites(folder):
+def find_suites(folder: Path) -> list[Path]:
     """Paths of the data files in `folder`; the standard folder is filled if it has none."""
     if made := make_missing(folder):
         print(f"made the standard suites in {made[0].parent}", flush=True)
@@ -168,7 +218,9 @@ def find_suites(folder):
     return files
 
 
-def load_suite(path, tokenizer, map_tags_but=None):
+def load_suite(
+    path: Path, tokenizer: Tokenizer, map_tags_but: Sequence[str] | None = None
+) -> Suite:
     """Load a suite; with `map_tags_but` all tags but these become their canonical ones."""
     examples, mapped = load_examples(path, tokenizer), {}
     tags = [list(examples.all_tags[i]) for i in range(len(examples))]
@@ -197,16 +249,18 @@ class Training:
     sizes: dict  # task -> [smallest, largest]: items, digits or hops
 
 
-def load_training(checkpoint, override, tokenizer):
+def load_training(
+    checkpoint: dict, override: str | None, tokenizer: Tokenizer
+) -> tuple[Training | None, str]:
     """Return (Training, or None where its file is not at hand, and a notice or "")."""
     known = checkpoint["data"]["train"]
-    path = override or known["path"]
+    path = standard_path(known["path"])
     if override:
-        path = require_file(path, "the training set")
-    elif not Path(path).is_file():
+        path = require_file(override, "the training set")
+    elif not path.is_file():
         return None, (
-            f"overlap with the training set is unknown: {path} is not there, as seen from "
-            f"{Path.cwd()}; --train_data says where it is now"
+            f"overlap with the training set and the sizes in it are unknown: {path} is not there, "
+            f"as seen from {Path.cwd()}; --train_data says where it is now"
         )
     digest, notice = sha256_of(path), ""
     if digest != known["sha256"]:
@@ -224,16 +278,33 @@ def load_training(checkpoint, override, tokenizer):
     return Training(str(path), digest, np.unique(examples.keys), sizes), notice
 
 
-def audit(suite, checkpoint, training):
+def within_sizes(suite: Suite, sizes: dict[str, list[int]]) -> np.ndarray:
+    """Whether an example's size is one of those in the training set. bool [n]; True if unknown."""
+    within = np.ones(len(suite.examples), dtype=bool)
+    for i, tags in enumerate(suite.tags):
+        if len(tags) == 1 and tags[0] in sizes:
+            low, high = sizes[tags[0]]
+            try:
+                within[i] = low <= size_of(suite.examples.raw(i)) <= high
+            except (ValueError, IndexError):  # prompts of another grammar have no size
+                continue
+    return within
+
+
+def audit(suite: Suite, checkpoint: dict, training: Training | None) -> dict[str, np.ndarray]:
     """What can be said of each example before it is run: bool [n] each, by name."""
     examples, arch = suite.examples, checkpoint["arch"]
     trained = set(checkpoint["trained_tags"])
     limit = arch["max_len"] - RUN_ON if arch["pos"] == "learned" else np.inf
+    beyond_length = examples.lengths > checkpoint["trained_length"]
+    in_range = within_sizes(suite, training.sizes if training else {}) & ~beyond_length
     facts = {
         "untrained_tag": np.array([not trained.issuperset(tags) for tags in suite.tags]),
         "unknown_characters": np.isin(np.arange(len(examples)), examples.with_unknown()),
         "beyond_position_table": examples.lengths > limit,
-        "beyond_training_length": examples.lengths > checkpoint["trained_length"],
+        "outside_training_range": ~in_range & (suite.category == "interpolation"),
+        "in_training_range": in_range,
+        "beyond_training_length": beyond_length,
     }
     if training is not None:
         facts["seen_in_training"] = np.isin(examples.keys, training.keys)
@@ -245,7 +316,17 @@ def audit(suite, checkpoint, training):
 # ----------------------------------------------------------------------------------------------
 
 
-def predict(model, tokenizer, examples, runnable, device):
+class PredictionsNotFinite(Exception):
+    """The scores of the replicas `rows` overflowed, though their weights are finite."""
+
+    def __init__(self, rows: list[int]):
+        super().__init__(rows)
+        self.rows = rows
+
+
+def predict_rows(
+    model: GPT, tokenizer: Tokenizer, examples, runnable: np.ndarray, device: torch.device
+) -> list[list[dict]]:
     """What every replica makes of every example: [R] lists of n dicts, None for what is not run."""
     columns = np.flatnonzero(runnable)
     made = [[dict.fromkeys(OF_A_PREDICTION)] * len(runnable) for _ in range(model.R)]
@@ -253,6 +334,9 @@ def predict(model, tokenizer, examples, runnable, device):
         return made
     rows = np.broadcast_to(columns, (model.R, len(columns)))
     generated = generate(model, examples, rows, tokenizer.eos, device)
+    finite = (np.isfinite(generated.log_prob) & np.isfinite(generated.entropy)).all(axis=1)
+    if not finite.all():
+        raise PredictionsNotFinite(np.flatnonzero(~finite).tolist())
     answers = [examples.answer(i) for i in columns]
     for r in range(model.R):
         texts = [tokenizer.decode(ids) for ids in generated.ids[r]]
@@ -270,11 +354,18 @@ def predict(model, tokenizer, examples, runnable, device):
     return made
 
 
-def run_suite(model, tokenizer, suite, facts, seeds, device):
+def run_suite(
+    replicas: Replicas,
+    tokenizer: Tokenizer,
+    suite: Suite,
+    facts: dict[str, np.ndarray],
+    device: torch.device,
+) -> list[list[dict]]:
     """The lines of predictions.jsonl of every replica, [R] lists of n dicts."""
     examples, seen = suite.examples, facts.get("seen_in_training")
-    made = predict(model, tokenizer, examples, ~facts["beyond_position_table"], device)
-    lines = [[] for _ in seeds]
+    runnable = ~facts["beyond_position_table"]
+    made = predict_rows(replicas.model, tokenizer, examples, runnable, device)
+    lines = [[] for _ in replicas.seeds]
     for i in range(len(examples)):
         why = next((reason for reason in REASONS if facts[reason][i]), None)
         about = {
@@ -287,9 +378,10 @@ def run_suite(model, tokenizer, suite, facts, seeds, device):
             "answer": examples.answer(i),
             "in_headline": why is None,
             "why_left_out": why,
+            "in_training_range": bool(facts["in_training_range"][i]),
             "seen_in_training": None if seen is None else bool(seen[i]),
         }
-        for r, seed in enumerate(seeds):
+        for r, seed in enumerate(replicas.seeds):
             lines[r].append({"seed": seed, **about, **made[r][i]})
     return lines
 
@@ -299,10 +391,10 @@ def run_suite(model, tokenizer, suite, facts, seeds, device):
 # ----------------------------------------------------------------------------------------------
 
 
-def stats(rows):
+def stats(rows: list[dict]) -> dict | None:
     """metrics.summarize of those rows that were run; None if there are none.
 
-    "outcomes" has the examples' own, in the order of the rows, for `over_seeds` to read and drop.
+    "outcomes" has the examples' own, in the order of the rows, for `merge_seeds` to read and drop.
     """
     rows = [row for row in rows if row["prediction"] is not None]
     if not rows:
@@ -320,7 +412,9 @@ def grouped(rows, *keys):
     return sorted(groups.items(), key=lambda item: [(isinstance(v, str), v) for v in item[0]])
 
 
-def suite_results(suite, facts, rows, trained_tags):
+def suite_results(
+    suite: Suite, facts: dict[str, np.ndarray], rows: list[dict], trained_tags: list[str]
+) -> dict:
     """What ood_results.json says of a suite. By task and level go over the headline, or over all
     examples where none is in it.
     """
@@ -335,6 +429,7 @@ def suite_results(suite, facts, rows, trained_tags):
         "n_distinct": len(np.unique(suite.examples.keys)),
         "n_headline": len(headline),
         "left_out": {why: sum(row["why_left_out"] == why for row in rows) for why in REASONS},
+        "n_outside_training_range": sum(not row["in_training_range"] for row in headline),
         "untrained_tags": sorted({t for tags in suite.tags for t in tags} - set(trained_tags)),
         "mapped_tags": suite.mapped,
         "all": stats(rows),
@@ -351,7 +446,7 @@ def suite_results(suite, facts, rows, trained_tags):
     }
 
 
-def headline_by_category(rows):
+def headline_by_category(rows: list[dict]) -> dict[str, dict | None]:
     """category -> stats of its headline rows over all suites, None for one without any."""
     return {
         category: stats([row for row in group if row["in_headline"]])
@@ -359,7 +454,7 @@ def headline_by_category(rows):
     }
 
 
-def over_seeds(results):
+def merge_seeds(results: list) -> object:
     """Merge R like-shaped results: every set of stats in them becomes its mean over seeds.
 
     The interval of exact match is then that of `metrics.over_seeds`, for other seeds and other
@@ -369,11 +464,11 @@ def over_seeds(results):
     """
     first = results[0]
     if isinstance(first, list):
-        return [over_seeds(rows) for rows in zip(*results, strict=True)]
+        return [merge_seeds(rows) for rows in zip(*results, strict=True)]
     if not isinstance(first, dict):
         return first
     keys = [key for key in first if key != "outcomes"]
-    merged = {key: over_seeds([result[key] for result in results]) for key in keys}
+    merged = {key: merge_seeds([result[key] for result in results]) for key in keys}
     if "exact_match" in first and len(results) > 1:
         means = metrics.over_seeds(results)
         for key, name in (("", "mean"), ("_low", "low"), ("_high", "high")):
@@ -396,7 +491,7 @@ HEADER = (
 )
 
 
-def table_line(name, tasks, result):
+def table_line(name: str, tasks, result: dict | None) -> str:
     """One line of the table; `result` is a set of stats, or None where no example counts."""
     tasks = " ".join(in_order(tasks, TASKS))
     start = f"{name.removeprefix('ood_')[:18]:19}{tasks[:23]:24}"
@@ -412,7 +507,25 @@ def table_line(name, tasks, result):
     )
 
 
-def remarks(results):
+def range_remarks(suites: dict[str, dict]) -> list[str]:
+    """Which headlines mix examples inside and outside the sizes and lengths trained on."""
+    lines = []
+    for where in ("outside", "within"):  # of extrapolation, what lies within is the surprise
+        counts = []
+        for name, suite in suites.items():
+            outside, n = suite["n_outside_training_range"], suite["n_headline"]
+            of_kind = outside if where == "outside" else n - outside
+            extrapolates = suite["category"] == "extrapolation"
+            if of_kind and extrapolates == (where == "within"):
+                counts.append(f"{name.removeprefix('ood_')} {of_kind:,} of {n:,}")
+        if counts:
+            lines.append(
+                f"{where} the sizes or lengths trained on, and counted: {', '.join(counts)}"
+            )
+    return lines
+
+
+def remarks(results: dict) -> list[str]:
     """In plain words: tags mapped, examples left out of the headline and why, examples seen."""
     lines, suites = [results["notice"]] if results["notice"] else [], results["suites"]
     mapped = {tag: to for suite in suites.values() for tag, to in suite["mapped_tags"].items()}
@@ -431,6 +544,7 @@ def remarks(results):
             some = [name.removeprefix("ood_") for name, k in counts.items() if k]
             line = f"left out {sum(counts.values()):,} of {n:,} that {what}{which}, in "
             lines.append(line + ", ".join(some))
+    lines += range_remarks(suites)
     for name, suite in suites.items():
         if share := suite["overlap_with_training"]:
             lines.append(f"{name}: {share:.1%} are examples of the training set (not left out)")
@@ -440,27 +554,17 @@ def remarks(results):
     return lines
 
 
-def control(results):
-    """Unseen examples of the sizes trained on: (right, n) over the levels of interpolation."""
-    right, n, sizes = 0.0, 0, results["training_range"] or {}
-    for suite in results["suites"].values():
-        if suite["category"] == "interpolation" and suite["headline"]:
-            for row in suite["by_level"]:
-                low, high = sizes.get(row["task"], (1, 0))
-                if isinstance(row["level"], int) and low <= row["level"] <= high:
-                    right, n = right + row["exact_match"] * row["n"], n + row["n"]
-    return right, n
-
-
-def advice(results, out_dir, figures):
+def advice(results: dict, out_dir: Path, figures: list[Path]) -> list[str]:
     """Where the results are, and what to look at next."""
     files = ["ood_results.json", "predictions.jsonl", *(path.name for path in figures)]
-    lines, (right, n) = [f"in {out_dir}: {', '.join(files)}"], control(results)
-    if n:
-        sizes = ", ".join(f"{t} {a} to {b}" for t, (a, b) in results["training_range"].items())
+    lines = [f"in {out_dir}: {', '.join(files)}"]
+    control, ranges = results["headline"].get("interpolation"), results["training_range"]
+    if control and ranges:
+        sizes = ", ".join(f"{task} {low} to {high}" for task, (low, high) in ranges.items())
         lines.append(
-            f"compare with {right / n:.1%}, the exact match on the {n:,} interpolation examples of "
-            f"the sizes trained on ({sizes}): what is wrong there was not learned at all"
+            f"compare with {control['exact_match']:.1%}, the exact match on the {control['n']:,} "
+            f"interpolation examples of the sizes trained on ({sizes}): what is wrong there was "
+            "not learned at all"
         )
     lines.append("where oracle length is above exact match, right answers end in the wrong place")
     return lines
@@ -471,58 +575,118 @@ def advice(results, out_dir, figures):
 # ----------------------------------------------------------------------------------------------
 
 
-def find_out_dir(model, given, ood_dir):
-    """--out_dir, by default `ood_results` beside the model; UserError if it cannot be that."""
+def results_folder_name(model: Path, ood_dir: Path) -> str:
+    """`ood_results`, which names the checkpoint and the suites where they are not the usual ones.
+
+    >>> results_folder_name(Path("runs/x/last.pth"), Path("my_suites"))
+    'ood_results_last_my_suites'
+    """
+    parts = ["ood_results"]
+    if not model.is_dir() and model.name != "best_model.pth":
+        parts.append(model.stem)
+    if ood_dir.resolve() != STANDARD_SUITES.resolve():
+        parts.append(ood_dir.resolve().name)
+    return "_".join(parts)
+
+
+def find_out_dir(model: Path, given: str | None, ood_dir: Path) -> Path:
+    """--out_dir, by default beside the model; UserError if it cannot be that."""
     home = model if model.is_dir() else model.parent
-    out_dir = Path(given) if given else home / "ood_results"
+    out_dir = Path(given) if given else home / results_folder_name(model, ood_dir)
     if out_dir.resolve() == ood_dir.resolve():
         raise UserError(f"--out_dir {out_dir} is the folder of the suites; give another one")
     return out_dir
 
 
-def write_results(folder, results, lines):
+def write_results(folder: Path, results: dict, lines: list[dict]) -> None:
     text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
     write_atomically(folder / "predictions.jsonl", text)
     write_json(folder / "ood_results.json", results)
+    remove_figures(folder)  # those of earlier results
 
 
-def evaluate(args):
+def evaluate_suites(
+    replicas: Replicas,
+    tokenizer: Tokenizer,
+    suites: list[Suite],
+    training: Training | None,
+    device: torch.device,
+) -> tuple[list[list[dict]], list[dict]]:
+    """Run every suite and print its line of the table: (lines of predictions, results), [R] each.
+
+    PredictionsNotFinite names the replicas whose scores overflow.
+    """
+    first = replicas.checkpoints[0]
+    print(f"\n{HEADER}", flush=True)
+    lines, by_suite = [[] for _ in replicas.seeds], [{} for _ in replicas.seeds]
+    for suite in suites:
+        name, facts = suite.path.stem, audit(suite, first, training)
+        run = run_suite(replicas, tokenizer, suite, facts, device)
+        for r, rows in enumerate(run):
+            lines[r] += rows
+            by_suite[r][name] = suite_results(suite, facts, rows, first["trained_tags"])
+        result = merge_seeds([results[name] for results in by_suite])
+        print(table_line(name, result["by_task"], result["headline"]), flush=True)
+    return lines, by_suite
+
+
+def usable_replicas(paths: list[Path], device: torch.device) -> Replicas:
+    replicas, notes = load_replicas(paths, device)
+    for note in notes:
+        print(f"note: {note}; this seed is passed over")
+    return replicas
+
+
+def print_opening(model: Path, replicas: Replicas, device: torch.device) -> None:
+    """What is evaluated: the checkpoint, its epoch and step, the tags it was trained on."""
+    first, seeds = replicas.checkpoints[0], replicas.seeds
+    what = f"{replicas.paths[0]} (epoch {first['epoch']}, step {first['step']:,})"
+    if len(seeds) > 1:
+        what = f"{model}, {replicas.paths[0].name} of each seed"
+    print(f"{what}, trained on {in_brackets(first['trained_tags'])}, on {device}")
+    if len(seeds) > 1:
+        listed = ", ".join(map(str, seeds))
+        print(f"means over seeds {listed}; intervals for other seeds and other examples")
+
+
+def evaluate(args) -> dict:
     """Run every suite, print the table and write the results. Returns those in --out_dir."""
     # Everything is loaded, and every mistake told, before anything is run or written.
     ood_dir = standard_path(args.ood_dir) if args.ood_dir else STANDARD_SUITES
-    out_dir = find_out_dir(Path(args.model), args.out_dir, ood_dir)
-    paths, device = find_checkpoints(Path(args.model)), choose_device(args.device)
-    homes = [path.parent / "ood_results" for path in paths] if len(paths) > 1 else []
-    model, checkpoints = load_replicas(paths, device)
-    first, seeds = checkpoints[0], [checkpoint["seed"] for checkpoint in checkpoints]
-    trained = first["trained_tags"]
-    tokenizer = agreed_tokenizer(args.tokenizer, first["vocab"], paths[0])
-    for folder in (out_dir, *homes):
+    model = Path(args.model)
+    out_dir = find_out_dir(model, args.out_dir, ood_dir)
+    paths, device = find_checkpoints(model), choose_device(args.device)
+    replicas = usable_replicas(paths, device)
+    first = replicas.checkpoints[0]
+    tokenizer = agreed_tokenizer(args.tokenizer, first["vocab"], replicas.paths[0])
+    name = results_folder_name(model, ood_dir)
+    homes = {path: path.parent / name for path in paths} if len(paths) > 1 else {}
+    for folder in (out_dir, *homes.values()):
         check_writable(folder)
-    keep = trained if args.canonical_tags else None
+    keep = first["trained_tags"] if args.canonical_tags else None
     suites = [load_suite(path, tokenizer, keep) for path in find_suites(ood_dir)]
     places = in_order({suite.category for suite in suites}, CATEGORIES)
     suites.sort(key=lambda suite: (places.index(suite.category), suite.path.stem))
     training, notice = load_training(first, args.train_data, tokenizer)
 
-    print(f"{args.model}, trained on {in_brackets(sorted(trained))}, on {device}")
-    if len(seeds) > 1:
-        listed = ", ".join(map(str, seeds))
-        print(f"means over seeds {listed}; intervals for other seeds and other examples")
-    print(f"\n{HEADER}", flush=True)
-    lines, by_suite = [[] for _ in seeds], [{} for _ in seeds]  # [R] each
-    for suite in suites:
-        name, facts = suite.path.stem, audit(suite, first, training)
-        run = run_suite(model, tokenizer, suite, facts, seeds, device)
-        for r, rows in enumerate(run):
-            lines[r] += rows
-            by_suite[r][name] = suite_results(suite, facts, rows, trained)
-        result = over_seeds([results[name] for results in by_suite])
-        print(table_line(name, result["by_task"], result["headline"]), flush=True)
+    while True:
+        print_opening(model, replicas, device)
+        try:
+            lines, by_suite = evaluate_suites(replicas, tokenizer, suites, training, device)
+            break
+        except PredictionsNotFinite as error:
+            bad = [replicas.paths[r] for r in error.rows]
+            told = f"{bad[0]} predicts no finite numbers; its training had diverged"
+            left = [path for path in replicas.paths if path not in bad]
+            if not left:
+                raise UserError(f"{told}; train again with a lower --lr") from None
+            print(f"note: {told}; this seed is passed over, and the table begins again")
+            replicas = usable_replicas(left, device)
 
     common = {
         "format": 1,
-        "trained_tags": trained,
+        "checkpoint": replicas.paths[0].name,
+        "trained_tags": first["trained_tags"],
         "trained_length": first["trained_length"],
         "ood_dir": str(ood_dir),
         "canonical_tags": args.canonical_tags,
@@ -531,18 +695,20 @@ def evaluate(args):
         "notice": notice,
     }
     each = []
-    for r, path in enumerate(paths):
-        about = {"model": str(path), "seed": seeds[r], "epoch": checkpoints[r]["epoch"], **common}
-        each.append({**about, "headline": headline_by_category(lines[r]), "suites": by_suite[r]})
-    together, each = over_seeds(each), [over_seeds([results]) for results in each]
-    if len(seeds) > 1:
-        for home, results, rows in zip(homes, each, lines, strict=True):
-            write_results(home, results, rows)
-        epochs = [results["epoch"] for results in each]
-        together |= {"model": str(args.model), "seed": None, "seeds": seeds, "epoch": epochs}
+    for r, (path, checkpoint) in enumerate(zip(replicas.paths, replicas.checkpoints, strict=True)):
+        about = {"model": str(path), **{key: checkpoint[key] for key in ("seed", "epoch", "step")}}
+        headline = headline_by_category(lines[r])
+        each.append({**about, **common, "headline": headline, "suites": by_suite[r]})
+    together, each = merge_seeds(each), [merge_seeds([results]) for results in each]
+    if homes:
+        for path, results, rows in zip(replicas.paths, each, lines, strict=True):
+            write_results(homes[path], results, rows)
+        when = {key: [results[key] for results in each] for key in ("epoch", "step")}
+        together |= {"model": str(model), "seed": None, "seeds": replicas.seeds, **when}
+        together["passed_over"] = [str(path) for path in paths if path not in replicas.paths]
     write_results(out_dir, together, [row for rows in lines for row in rows])
-    figures, notice = figures_or_notice(out_dir, out_dir)
-    said = [*remarks(together), *advice(together, out_dir, figures), *filter(None, [notice])]
+    figures, told = figures_or_notice(out_dir, out_dir)
+    said = [*remarks(together), *advice(together, out_dir, figures), *filter(None, [told])]
     print("", *said, sep="\n")
     return together
 
@@ -552,7 +718,7 @@ def evaluate(args):
 # ----------------------------------------------------------------------------------------------
 
 
-def build_parser():
+def build_parser() -> Parser:
     parser = Parser(__doc__)
     g = parser.add_argument_group("model")
     g.add_argument(
@@ -588,15 +754,11 @@ def build_parser():
     )
 
     g = parser.add_argument_group("results")
-    g.add_argument(
-        "--out_dir",
-        type=path_text,
-        help="folder to write (default: ood_results beside the model)",
-    )
+    g.add_argument("--out_dir", type=path_text, help="folder to write (default: see above)")
     return parser
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     return run_main(lambda: evaluate(build_parser().parse_args(argv)))
 
 

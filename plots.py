@@ -864,11 +864,15 @@ COMPARISONS = {
 }
 
 
+def run_folders(runs: list[Run]) -> list[str]:
+    """The folder of each run's own figures below --out_dir, `""` for a single run."""
+    return [f"{run.name.replace('/', '_')}/" for run in runs] if len(runs) > 1 else [""]
+
+
 def draw_figures(runs: list[Run]) -> dict:
     """File name -> figure, for all that the run folders have the data for."""
     figures = {}
-    for run in runs:
-        folder = f"{run.name.replace('/', '_')}/" if len(runs) > 1 else ""
+    for run, folder in zip(runs, run_folders(runs), strict=True):
         figures |= {folder + name: draw(run) for name, draw in RUN_FIGURES.items()}
     if len(runs) > 1:
         figures |= {name: draw(runs) for name, draw in COMPARISONS.items()}
@@ -912,6 +916,13 @@ def write_figures(run_dirs, out_dir=None) -> list[Path]:
     return save_figures(*load_runs(run_dirs, out_dir))
 
 
+def remove_figures(folder: Path, but: Iterable[Path] = ()) -> None:
+    """Remove the figures of one run in `folder`, but these: they show results that are no more."""
+    for path in (folder / name for name in RUN_FIGURES):
+        if path not in but:
+            path.unlink(missing_ok=True)
+
+
 def figures_or_notice(run_dir: Path, out_dir: Path) -> tuple[list[Path], str]:
     """write_figures at the end of another command, whose results stand whatever drawing raises.
 
@@ -937,6 +948,8 @@ def save_figures(runs: list[Run], out_dir: Path) -> list[Path]:
             figure.savefig(images[out_dir / name], format="png", dpi=DPI)
     for path, image in images.items():
         write_atomically(path, image.getvalue())
+    for folder in run_folders(runs):
+        remove_figures(out_dir / folder, but=images)
     return list(images)
 
 

@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 import metrics
 from data.audit import Data, load_data, sample_by_count
-from data.formats import Examples, Tokenizer, UserError
+from data.formats import Examples, Tokenizer
 from data.subsets import CANARY_COUNTS, make_panel
 from data.tasks import TASKS
 from runtime.cli import Parser, bounded, leave, outcome, path_text
@@ -66,7 +66,7 @@ from runtime.distributed import (
     share_work,
     sum_over_processes,
 )
-from runtime.errors import Halt
+from runtime.errors import Halt, NotFinite, UserError
 from runtime.files import check_archive, write_atomically, write_json
 from runtime.ledger import FILE as LEDGER_FILE
 from runtime.ledger import Ledger, kept_epochs, read_ledger
@@ -1777,7 +1777,7 @@ def load_model(path, device):
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path} has weights that do not fit its architecture ({reason})") from None
     if not all(p.isfinite().all() for p in model.parameters()):
-        raise UserError(f"{path} holds weights that are not finite; its training had diverged")
+        raise NotFinite(f"{path} holds weights that are not finite; its training had diverged")
     return model.to(device).eval(), Tokenizer(checkpoint["vocab"]), checkpoint
 
 

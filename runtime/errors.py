@@ -19,6 +19,10 @@ class UserError(Exception):
     """A mistake of the user's: one sentence, and exit code 2."""
 
 
+class NotFinite(UserError):
+    """A model that cannot be used, since its training had diverged."""
+
+
 class Halt(BaseException):
     """Work ends otherwise than planned, with exit code `code`; the message says why.
 

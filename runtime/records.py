@@ -21,6 +21,10 @@ CATEGORIES = (  # of OOD suites, in the order of tables and figures: the control
     "robustness",
     "novel_tasks",
 )
+# Arguments that do not change the numbers of a run: a resumed run may change them.
+FREE_ARGUMENTS = {"resume", "overwrite", "dry_run", "show_samples", "save_every", "tensorboard"}
+FREE_ARGUMENTS |= {"save_every_steps"}
+FREE_ARGUMENTS |= {"out_dir", "data", "val_data", "tokenizer"}  # paths; the content has its SHA-256
 
 # ----------------------------------------------------------------------------------------------
 # Shapes
@@ -50,8 +54,13 @@ def with_ends(kind, *names):
 
 
 CONFIG = {
+    "seed": COUNT,
     "seeds": [COUNT],
-    "data": {"audit": {"val_unseen": COUNT}},
+    "arguments": {},
+    "data": {
+        "audit": {"val_unseen": COUNT},
+        **{name: {"sha256": TEXT} for name in ("train", "val", "tokenizer")},
+    },
     "derived": {"stages": [{"tasks": [TEXT]}]},
 }
 EPOCH = {
@@ -75,12 +84,14 @@ SUITE = {
     "by_task": {EACH: STATS},
     "by_level": [{"task": TEXT, **STATS}],
     "left_out": {EACH: COUNT},
+    "n_outside_training_range": COUNT,
 }
 OOD = {
     "headline": {EACH: STATS},
     "suites": {EACH: SUITE},
     "training_range": {EACH: PAIR},
     "seeds": [COUNT],
+    "checkpoint": TEXT,
 }
 
 
@@ -117,6 +128,41 @@ def seed_folders(folder):
     """The folders `seed_<s>` in that of a run of several seeds, ascending in s; [] of one seed."""
     found = [p for p in Path(folder).glob("seed_*") if re.fullmatch("seed_[0-9]+", p.name)]
     return sorted(found, key=lambda p: int(p.name[5:]))
+
+
+def check_seeds(folders):
+    """Raise UserError unless these folders hold seeds of one run, which differ in the seed alone.
+
+    Compared are their config.json files; what one of them does not say is not compared.
+    """
+    configs = [(folder, read_json(folder / "config.json", CONFIG)) for folder in folders]
+    by_seed, first = {}, next(((f, c) for f, c in configs if c), (None, {}))
+    for folder, config in configs:
+        known = by_seed.setdefault(config.get("seed", folder), folder)
+        if known != folder:
+            raise UserError(
+                f"{folder} and {known} both hold seed {config['seed']}, so a mean would count it "
+                "twice; take one of them away"
+            )
+        if difference := config and how_runs_differ(config, first[1]):
+            raise UserError(
+                f"{folder} differs from {first[0]} in {difference}, so they are not seeds of one "
+                "run; put them in folders of their own"
+            )
+
+
+def how_runs_differ(config, other):
+    """The first difference between two configs that is more than the seed, in words, or ""."""
+    for name, what in (("train", "training set"), ("val", "validation set")):
+        here, there = (c.get("data", {}).get(name, {}).get("sha256") for c in (config, other))
+        if here and there and here != there:
+            return f"its {what}"
+    free = {*FREE_ARGUMENTS, "seed", "device"}
+    here, there = (c.get("arguments", {}) for c in (config, other))
+    for name in sorted({*here, *there} - free) if here and there else ():
+        if here.get(name) != there.get(name):
+            return f"--{name} ({here.get(name)} and {there.get(name)})"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -194,6 +240,7 @@ def load_run(folder, name):
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; name a run folder, as in runs/step1_add_only")
     folders = seed_folders(folder) or [folder]
+    check_seeds(folders)
     seeds = [read_epochs(home / "metrics.jsonl") for home in folders]
     memorization = [read_memorization(home / "memorization.json") for home in folders]
     ood = read_json(folder / "ood_results" / "ood_results.json", OOD)

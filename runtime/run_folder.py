@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from runtime.device import DTYPES, machine
 from runtime.errors import Halt, UserError
 from runtime.files import naming, write_atomically
-from runtime.records import seed_folder, seed_folders
+from runtime.records import FREE_ARGUMENTS, seed_folder, seed_folders
 
 RUN_FILES = ("config.json", "metrics.jsonl", "samples.jsonl", "memorization.json")
 RUN_FILES += ("ledger.npz", "canaries.jsonl")
@@ -23,10 +23,6 @@ CHECKPOINTS = ("best_model.pth", "last.pth", "previous.pth", "next.pth")
 BEGUN_FILES = ("metrics.jsonl", "best_model.pth", "last.pth", "previous.pth")
 HASH_MARK = b"sha256:"  # a checkpoint is a zip archive whose comment is this and 64 hex digits
 HASH_BYTES = len(HASH_MARK) + 64
-# Arguments that do not change the numbers of a run: a resumed run may change them.
-FREE_ARGUMENTS = {"resume", "overwrite", "dry_run", "show_samples", "save_every", "tensorboard"}
-FREE_ARGUMENTS |= {"save_every_steps"}
-FREE_ARGUMENTS |= {"out_dir", "data", "val_data", "tokenizer"}  # paths; the content has its SHA-256
 
 
 def holds_run(folder):

@@ -2,11 +2,9 @@
 
 import errno
 import json
-import pickle
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from unittest import mock
 
@@ -19,8 +17,19 @@ import metrics
 from data.formats import Tokenizer
 from data.generate import SUITES as SUITES_MADE
 from data.generate import build_tokenizer, make_missing
+from ood_models import (
+    SUITES,
+    TASKS,
+    TRAIN,
+    answering,
+    evaluate,
+    make_home,
+    read,
+    save_model,
+    write_suite,
+)
 from runtime.files import sha256_of
-from train_minigpt_4070 import GPT, RUN_ON, Batch, Generation, GPTConfig
+from train_minigpt_4070 import GPT, RUN_ON, Batch, GPTConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 ORIGIN = {  # as ood_extrap_rev.pkl of the earlier program
@@ -30,98 +39,16 @@ ORIGIN = {  # as ood_extrap_rev.pkl of the earlier program
     "encoded": [],
     "labels": [],
 }
-TASKS = ("copy", "rev", "add", "sort", "rel")
-TRAIN = ["[add] 1 + 2 | 3", "[add] 30 + 4 | 34", "[rev] 1 2 3 | 3 2 1", "[sort] 3 1 2 | 1 2 3"]
-SUITES = {  # name -> (rows, levels, category)
-    "ood_extrap_add": (["[add] 1000 + 2 | 1002", "[add] 7 + 8 | 15"], [4, 1], "extrapolation"),
-    "ood_extrap_rev": (["[rev] 1 2 3 4 | 4 3 2 1", "[rev] 5 6 | 6 5"], [4, 2], "extrapolation"),
-    # Once more as in training (2 + 01 is 1 + 2), and once new.
-    "ood_interpolation": (["[add] 2 + 01 | 3", "[add] 5 + 6 | 11"], [1, 1], "interpolation"),
-    "ood_compositional": (
-        ["[rev] [sort] 3 1 2 | 3 2 1", "[sort] [max] 3 1 | 3", "[copy] 1 2 | 1 2"],
-        ["rev sort", "sort max", "copy"],
-        "compositional",
-    ),
-    "ood_edge_cases": (["[add] 1 + 2€ | 3", "[add] 1 + 0 | 1"], [], "edge_cases"),
-}
-
-
-def vocabulary(tasks=TASKS):
-    return list(build_tokenizer(tasks)["itos"].values())
-
-
-def save_model(path, train, seed=0, tasks=TASKS, tags=("add", "rev", "sort"), **arch):
-    """An untrained checkpoint; the weights are large, so that its predictions vary."""
-    vocab = vocabulary(tasks)
-    config = GPTConfig(**{**dict.fromkeys(("n_layers", "n_heads"), 2), "d_model": 16, "d_ff": 32}
-                       | {"vocab_size": len(vocab), "max_len": 20, **arch})  # fmt: skip
-    model = GPT(config, [seed])
-    content = {"format": 1, "arch": asdict(config), "vocab": vocab, "seed": seed, "epoch": 3}
-    content["model"] = {name: p.detach() * 12 for name, p in model.named_parameters()}
-    content |= {"trained_tags": list(tags), "trained_length": 20, "step": 9}
-    content["data"] = {"train": {"path": str(train), "sha256": sha256_of(train)}}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(content, path)
-    return path
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """Training set, suites, a model in run/, three seeds in seeds/."""
-    home = tmp_path_factory.mktemp("ood")
-    (home / "train.txt").write_text("\n".join(TRAIN))
-    (home / "suites").mkdir()
-    for name, (raw, level, category) in SUITES.items():
-        content = {"raw": raw, "level": level, "category": category, "encoded": []}
-        (home / "suites" / f"{name}.pkl").write_bytes(pickle.dumps(content, protocol=4))
-    (home / "suites" / "dataset_stats.json").write_text("{}")
-    (home / "tokenizer.json").write_text(json.dumps(build_tokenizer(TASKS)))
-    save_model(home / "run/best_model.pth", home / "train.txt")
-    for seed in range(3):
-        save_model(home / f"seeds/seed_{seed}/best_model.pth", home / "train.txt", seed)
-    return home
-
-
-def evaluate(model, ood_dir, out_dir, *more):
-    """Run it, but for the figures, from its own arguments; returns what `read` does."""
-    argv = ["--model", model, "--ood_dir", ood_dir, "--out_dir", out_dir, "--device", "cpu", *more]
-    args = evaluate_ood.build_parser().parse_args([str(a) for a in argv])
-    with mock.patch("plots.write_figures", return_value=[]):
-        evaluate_ood.evaluate(args)
-    return read(out_dir)
-
-
-def read(out_dir):
-    """(results, lines of predictions.jsonl)."""
-    lines = (out_dir / "predictions.jsonl").read_text().splitlines()
-    results = json.loads((out_dir / "ood_results.json").read_text())
-    return results, [json.loads(line) for line in lines]
+    return make_home(tmp_path_factory.mktemp("ood"))
 
 
 @pytest.fixture(scope="module")
 def single(home):
     return evaluate(home / "run/best_model.pth", home / "suites", home / "run/ood_results")
-
-
-def write_suite(folder, raws, name="suite", **more):
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {"raw": raws, **more}
-    (folder / f"{name}.pkl").write_bytes(pickle.dumps(content, protocol=4))
-    return folder
-
-
-def answering(make):
-    """A stand-in for generate: replica r answers make(examples, row, r)."""
-    tokenizer = Tokenizer(vocabulary())
-
-    def generate(model, examples, rows, eos, device):
-        ids = [
-            [tokenizer.encode(make(examples, i, r)).tolist() for i in row]
-            for r, row in enumerate(rows)
-        ]
-        return Generation(ids, np.full(rows.shape, -0.5), np.full(rows.shape, 0.25))
-
-    return generate
 
 
 # ----------------------------------------------------------------------------------------------
@@ -230,13 +157,60 @@ def test_untrained_tags_and_characters_stay_out_of_the_headline(single):
     assert results["suites"]["ood_extrap_rev"]["share_beyond_training_length"] == 0.5
 
 
-def test_the_control_counts_trained_sizes_only():
-    rows = [(1, 10, 0.9), (2, 30, 0.5), (3, 60, 0.0)]
-    by_level = [{"task": "add", "level": v, "n": n, "exact_match": e} for v, n, e in rows]
-    suite = {"category": "interpolation", "headline": {"n": 100}, "by_level": by_level}
-    results = {"suites": {"ood_interpolation": suite}, "training_range": {"add": [1, 2]}}
-    assert evaluate_ood.control(results) == (24.0, 40)
-    assert evaluate_ood.control(results | {"training_range": None}) == (0.0, 0)
+def test_the_control_counts_trained_sizes_and_lengths_only(home, tmp_path, monkeypatch, capsys):
+    """A model right on trained sizes and wrong on all others has 100 % in the control."""
+    raws = ["[add] 5 + 6 | 11", "[add] 30 + 41 | 71", "[add] 300 + 1 | 301", "[rev] 1 2 | 2 1"]
+    raws += ["[rev] 111 222 333 | 333 222 111"]  # three items as in training, but 31 characters
+    rows = {"level": [1, 2, 3, 2, 3], "category": "interpolation"}
+    suites = write_suite(tmp_path / "s", raws, "ood_interpolation", **rows)
+    write_suite(suites, ["[add] 999 + 999 | 1998", "[add] 1 + 0 | 1"], "ood_edge_cases")
+    write_suite(suites, ["[add] 100 + 1 | 101", "[add] 1 + 9 | 10"], "ood_extrap_add")
+    knowing = answering(lambda e, i, r: e.answer(i) if i < 2 else "K")
+    monkeypatch.setattr(evaluate_ood, "generate", knowing)
+    results, lines = evaluate(home / "run", suites, tmp_path / "out")
+    control = results["suites"]["ood_interpolation"]
+    assert (control["n"], control["n_headline"]) == (5, 2)
+    assert control["left_out"]["outside_training_range"] == 3
+    assert control["headline"]["exact_match"] == results["headline"]["interpolation"]["exact_match"]
+    assert control["headline"]["exact_match"] == 1.0
+    assert control["all"]["exact_match"] == 0.4
+    assert [(r["task"], r["level"]) for r in control["by_level"]] == [("add", 1), ("add", 2)]
+    inside = {line["prompt"]: line["in_training_range"] for line in lines}
+    assert [inside[raw.split("| ")[0] + "| "] for raw in raws] == [True, True, False, False, False]
+    # Elsewhere such rows count, and are labelled.
+    assert results["suites"]["ood_edge_cases"]["n_headline"] == 2
+    assert results["suites"]["ood_edge_cases"]["n_outside_training_range"] == 1
+    said = capsys.readouterr().out
+    assert "outside the sizes or lengths trained on, and counted: edge_cases 1 of 2\n" in said
+    assert "within the sizes or lengths trained on, and counted: extrap_add 1 of 2\n" in said
+    assert "left out 3 of 9 that are outside the sizes or lengths trained on, so are no con" in said
+    assert "compare with 100.0%, the exact match on the 2 interpolation examples" in said
+
+
+def test_results_of_another_checkpoint_or_other_suites_have_a_folder_of_their_own(home):
+    name = evaluate_ood.results_folder_name
+    standard, mine = evaluate_ood.STANDARD_SUITES, home / "suites"
+    assert name(home / "run", standard) == "ood_results"
+    assert name(home / "run/best_model.pth", standard) == "ood_results"
+    assert name(home / "run/last.pth", standard) == "ood_results_last"
+    assert name(home / "run", mine) == "ood_results_suites"
+    assert name(home / "run/last.pth", mine) == "ood_results_last_suites"
+    found = evaluate_ood.find_out_dir(home / "run/last.pth", None, mine)
+    assert found == home / "run/ood_results_last_suites"
+
+
+def test_results_say_which_checkpoint_and_drop_the_figures_of_earlier_ones(home, tmp_path, capsys):
+    shutil.copy(home / "run/best_model.pth", tmp_path / "last.pth")
+    out = tmp_path / "out"
+    out.mkdir()
+    for figure in ("failures.png", "ood_by_level.png", "mine.png"):
+        (out / figure).write_text("")
+    results, _ = evaluate(tmp_path / "last.pth", home / "suites", out)
+    assert (results["checkpoint"], results["epoch"], results["step"]) == ("last.pth", 3, 9)
+    digest = sha256_of(home / "suites/ood_extrap_rev.pkl")
+    assert results["suites"]["ood_extrap_rev"]["sha256"] == digest
+    assert "last.pth (epoch 3, step 9), trained on" in capsys.readouterr().out
+    assert [path.name for path in out.glob("*.png")] == ["mine.png"]
 
 
 def test_other_tasks_are_untrained_for_an_add_only_model(home, tmp_path, capsys):
@@ -369,58 +343,6 @@ def test_category(given, name, category):
 
 
 # ----------------------------------------------------------------------------------------------
-# seeds
-# ----------------------------------------------------------------------------------------------
-
-
-def test_seeds_are_stacked_and_averaged(home, tmp_path, monkeypatch):
-    together, lines = evaluate(home / "seeds", home / "suites", tmp_path / "out")
-    assert together["seeds"] == [0, 1, 2]
-    for seed in range(3):
-        path = home / f"seeds/seed_{seed}/best_model.pth"
-        alone, alone_lines = evaluate(path, home / "suites", tmp_path / f"alone{seed}")
-        stacked, stacked_lines = read(path.parent / "ood_results")
-        said = [line["prediction"] for line in alone_lines]
-        assert [line["prediction"] for line in stacked_lines] == said
-        assert [line["prediction"] for line in lines if line["seed"] == seed] == said
-        assert stacked["headline"]["extrapolation"] == alone["headline"]["extrapolation"]
-    # Seed r knows the rows whose answer has more than r + 1 characters.
-    knowing = answering(lambda e, i, r: e.answer(i) if len(e.answer(i)) > r + 1 else "K")
-    monkeypatch.setattr(evaluate_ood, "generate", knowing)
-    together, _ = evaluate(home / "seeds", home / "suites", tmp_path / "out")
-    stats = together["headline"]["extrapolation"]  # answers of 4, 2, 7 and 3 characters
-    assert stats["values"] == [1.0, 0.75, 0.5]
-    assert (stats["n"], stats["exact_match"]) == (4, 0.75)
-    rights = ("1111", "1011", "1010")
-    rows = [{"exact_match": own.count("1") / 4, "n": 4, "outcomes": own} for own in rights]
-    means = metrics.over_seeds(rows)
-    assert (stats["exact_match_low"], stats["exact_match_high"]) == (means["low"], means["high"])
-    assert "outcomes" not in (tmp_path / "out/ood_results.json").read_text()
-    assert "outcomes" not in (home / "seeds/seed_0/ood_results/ood_results.json").read_text()
-    assert stats["failures"] == {"stopped_early": 0, "ran_on": 0, "wrong_content": 1}
-    each = [read(home / f"seeds/seed_{s}/ood_results")[0]["suites"] for s in range(3)]
-    for name, suite in together["suites"].items():
-        for metric in ("exact_match", "token_accuracy", "edit_distance"):
-            mean = np.mean([suites[name]["headline"][metric] for suites in each])
-            assert suite["headline"][metric] == pytest.approx(mean)
-        for i, row in enumerate(suite["by_level"]):
-            mean = np.mean([suites[name]["by_level"][i]["exact_match"] for suites in each])
-            assert row["exact_match"] == pytest.approx(mean)
-
-
-def test_seeds_must_belong_together(home, tmp_path, capsys):
-    save_model(tmp_path / "seed_0/best_model.pth", home / "train.txt")
-    save_model(tmp_path / "seed_1/best_model.pth", home / "train.txt", tags=("add",))
-    argv = ["--model", str(tmp_path), "--ood_dir", str(home / "suites"), "--device", "cpu"]
-    assert evaluate_ood.main(argv) == 2
-    assert "differs from" in capsys.readouterr().err
-    (tmp_path / "seed_1/best_model.pth").unlink()  # a seed is not dropped in silence
-    assert evaluate_ood.main(argv) == 2
-    assert "seed_1" in capsys.readouterr().err
-    assert not (tmp_path / "ood_results").exists()
-
-
-# ----------------------------------------------------------------------------------------------
 # command line
 # ----------------------------------------------------------------------------------------------
 
@@ -482,7 +404,7 @@ def test_unwritable_folders_are_told_before_anything_is_run(home, tmp_path, monk
     ran = mock.Mock(side_effect=AssertionError("an example was run"))
     monkeypatch.setattr(evaluate_ood, "generate", ran)
     shutil.copytree(home / "seeds", tmp_path / "seeds")
-    taken = tmp_path / "seeds/seed_1/ood_results"
+    taken = tmp_path / "seeds/seed_1/ood_results_suites"
     shutil.rmtree(taken, ignore_errors=True)
     taken.write_text("")  # the seeds' own folders are written too
     argv = ["--model", tmp_path / "seeds", "--ood_dir", home / "suites", "--device", "cpu"]
@@ -507,41 +429,6 @@ def test_a_write_that_fails_leaves_the_earlier_results_whole(home, tmp_path, mon
     path = tmp_path / "out" / "predictions.jsonl"
     assert capsys.readouterr().err == f"error: {path}: No space left on device\n"
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
-
-
-def test_equal_seeds_are_as_sure_as_their_examples(home, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(evaluate_ood, "generate", answering(lambda e, i, r: e.answer(i)))
-    results, _ = evaluate(home / "seeds", home / "suites", tmp_path / "out")
-    stats = results["headline"]["extrapolation"]
-    low, _ = metrics.wilson_interval(4, 4)
-    assert (stats["exact_match_low"], stats["exact_match_high"]) == (pytest.approx(low), 1.0)
-    said = capsys.readouterr().out
-    low, _ = metrics.wilson_interval(2, 2)  # the table is by suite
-    assert said.count(f"100.0% [{low:.1%}, 100.0%]") == 3
-    assert "[100.0%" not in said
-
-
-def test_over_seeds_tells_seeds_that_err_alike_from_seeds_that_err_apart():
-    def result(right):
-        rows = [{"prediction": p, "answer": "1"} for p in right]
-        return {"by_task": {"add": evaluate_ood.stats(rows)}, "overlap": 0.25, "all": None}
-
-    half = "1" * 200 + "0" * 200
-    alike = evaluate_ood.over_seeds([result(half), result(half)])["by_task"]["add"]
-    apart = evaluate_ood.over_seeds([result(half), result(half[::-1])])["by_task"]["add"]
-    wilson = pytest.approx(metrics.wilson_interval(200, 400))
-    assert (alike["exact_match_low"], alike["exact_match_high"]) == wilson
-    assert apart["exact_match_low"] > 0.49
-    one = evaluate_ood.over_seeds([result(half)])
-    assert one["overlap"] == 0.25
-    assert one["by_task"]["add"] == metrics.summarize(list(half), ["1"] * 400)
-
-
-def test_a_folder_of_seeds_with_a_broken_config_is_told(home, tmp_path, capsys):
-    (tmp_path / "seed_0").mkdir()
-    (tmp_path / "config.json").write_text('{"seeds": "0-3"}')
-    assert evaluate_ood.main(["--model", str(tmp_path), "--ood_dir", str(home / "suites")]) == 2
-    assert "config.json: seeds should be a list, not '0-3'" in capsys.readouterr().err
 
 
 def test_levels_of_all_kinds_are_sorted_and_counted(home, tmp_path):
