@@ -7,6 +7,7 @@ StopSignals takes signals, in whichever of the processes they come.
 """
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -185,6 +186,31 @@ def most_of_processes(team: World, value: int) -> int:
     return int(greatest)
 
 
+class Terminal:
+    """A text stream to a terminal. Once that is closed, what is written is lost, and no error."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def write(self, text):
+        try:
+            return self.stream.write(text)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return len(text)
+
+    def flush(self):
+        try:
+            self.stream.flush()
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+
+
 class StopSignals:
     """Within `with`, SIGINT, SIGTERM, SIGHUP and SIGUSR1 end the work as Halt: at once, but while
     `can_wait` they only ask for it. Training then saves at the next step, or after the validation
@@ -205,6 +231,9 @@ class StopSignals:
     def __enter__(self):
         self.before = {}
         self.terminals = [fd for fd in (1, 2) if os.isatty(fd)]
+        self.streams = sys.stdout, sys.stderr
+        # A closed terminal refuses lines a moment before SIGHUP comes.
+        sys.stdout, sys.stderr = (Terminal(s) if s.isatty() else s for s in self.streams)
         if threading.current_thread() is threading.main_thread():
             for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGBREAK"):
                 number = getattr(signal, name, None)  # Windows and POSIX have different ones
@@ -213,6 +242,7 @@ class StopSignals:
         return self
 
     def __exit__(self, *_):
+        sys.stdout, sys.stderr = self.streams
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
@@ -229,9 +259,7 @@ class StopSignals:
                 os.write(2, f"\n{self.when}; again to abort\n".encode())
 
     def leave_terminals(self):
-        """A terminal that was closed takes no more: a line to it would be an error, before the
-        run is saved.
-        """
+        """Write to no terminal from now on: it is closed."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for fd in self.terminals:
             os.dup2(nowhere, fd)

@@ -70,25 +70,26 @@ def test_ctrl_c_is_answered_at_once(capfd):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a terminal that can be closed")
-def test_a_closed_terminal_saves_the_run(uninterrupted, world):
+def test_a_closed_terminal_saves_the_run(world):
     """The kernel sends SIGHUP, and from then on every line to the terminal is an error."""
     import pty
 
-    flags = [*LONG, "--out_dir", str(world / "run")]
-    argv = [sys.executable, str(SCRIPT), *command(world, *flags)]
+    argv = [
+        sys.executable,
+        str(SCRIPT),
+        *command(world, "--epochs", "10000", "--save_every", "10000"),
+    ]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
     child, terminal = pty.fork()
     if not child:
         os.execve(argv[0], argv, env)
     said = b""
-    while b"epoch 1/5" not in said:
+    while b"epoch     1/10000" not in said:
         said += os.read(terminal, 1000)
     os.close(terminal)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 129
-    assert not (world / "run/seed_0/memorization.json").exists()
-    assert resume(world, *LONG) == 0
-    assert_same_run(uninterrupted / "run", world / "run", range(3))
+    assert torch.load(world / "run/last.pth", weights_only=True)["step"] >= 6  # an epoch's
 
 
 def test_second_ctrl_c_interrupts_at_once():
