@@ -1,6 +1,6 @@
 """What ends a command otherwise than planned, and the exit code that says so."""
 
-EXIT_CODES = {  # code -> meaning: of every script; `--help` and the README show this table
+EXIT_CODES = {  # code -> meaning: of every script; `--help` and docs/robustness.md show this table
     0: "done",
     1: "a task of a sweep failed, or the program has a fault and shows its traceback",
     2: "a mistake in the command or its files; one sentence says which",

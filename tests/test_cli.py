@@ -3,7 +3,6 @@
 import errno
 import importlib
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -58,11 +57,6 @@ def test_help_of_every_script_ends_with_the_table_of_exit_codes(script, capsys):
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.endswith("; --help lists every flag\n")
-
-
-def test_the_readme_has_the_table_of_exit_codes():
-    rows = re.findall(r"^\| (\d+) \| (.+) \|$", (ROOT / "README.md").read_text("utf-8"), re.M)
-    assert {int(code): meaning.replace("`", "") for code, meaning in rows} == EXIT_CODES
 
 
 def test_done_is_zero_and_a_bug_keeps_its_traceback():

@@ -63,16 +63,3 @@ def test_flags_asked_for_exist_and_the_second_command_is_the_default():
       --label_smoothing 0.0 --dropout 0.1 --show_samples --autoreg_eval"""
     defaults["tokenizer"] = "data/add_only/tokenizer.json"  # which is beside the default --data
     assert vars(t.build_parser().parse_args(second.split())) == defaults
-
-
-def test_readme_names_only_flags_that_exist():
-    readme = SCRIPT.with_name("README.md")
-    if not readme.exists():
-        pytest.skip("no README yet")
-    rows = [
-        line for line in readme.read_text(encoding="utf-8").splitlines() if line.startswith("|")
-    ]
-    named = {flag for row in rows for flag in re.findall(r"`--(\w+)", row)}
-    assert named, "README has no table of flags"
-    text = t.build_parser().format_help()
-    assert [flag for flag in sorted(named) if f"--{flag}" not in text] == []

@@ -1,0 +1,123 @@
+"""README.md and docs/: links lead somewhere, commands parse, flags exist, the README stays short."""
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import EXIT_CODES
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md"]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
+SCRIPTS = [*sorted(ROOT.glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
+SCRIPTS += [ROOT / "data/generate.py", *sorted((ROOT / "recipes").glob("*.py"))]
+FOREIGN_FLAGS = set("--index-url --standalone --nproc_per_node --max-restarts --nnodes".split())
+FOREIGN_FLAGS |= set("--rdzv-endpoint --array --gres --time --requeue --signal --open-mode".split())
+FOREIGN_FLAGS |= {"--check"}
+
+
+def name_of(page):
+    return str(page.relative_to(ROOT))
+
+
+def text_of(page):
+    return page.read_text(encoding="utf-8")
+
+
+def parsers():
+    """name of a script -> its parser"""
+    modules = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in SCRIPTS}
+    loaded = {path: importlib.import_module(module) for path, module in modules.items()}
+    return {
+        name_of(path): module.build_parser()
+        for path, module in loaded.items()
+        if hasattr(module, "build_parser")
+    }
+
+
+def commands(text):
+    """(script, words after it) of each Python command in the fenced blocks of a page."""
+    for block in re.findall(r"^```(?:bash)?\n(.*?)^```", text, re.M | re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in re.split(r"&&|;", line):
+                words = shlex.split(part, comments=True)
+                at = next((i for i, word in enumerate(words) if word.endswith(".py")), None)
+                if at is not None and "pytest" not in words:
+                    yield words[at], words[at + 1 :]
+
+
+def test_the_readme_has_at_most_1300_words():
+    assert len(text_of(README).split()) <= 1300
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_relative_links_resolve(page):
+    links = re.findall(r"\]\(([^)\s]+)\)", text_of(page))
+    local = [link.partition("#")[0] for link in links if not re.match(r"https?:", link)]
+    assert [link for link in local if link and not (page.parent / link).exists()] == []
+
+
+def test_every_page_of_docs_is_linked_from_the_readme():
+    linked = set(re.findall(r"\]\((docs/[^)\s]+\.md)\)", text_of(README)))
+    assert linked == {name_of(page) for page in (ROOT / "docs").glob("*.md")}
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "LOG.md"], ids=name_of)
+def test_named_flags_exist(page):
+    """Not in LOG.md, which tells of flags that were deleted."""
+    known = {flag for parser in parsers().values() for flag in parser._option_string_actions}
+    named = set(re.findall(r"(?<![\w-])--[a-zA-Z][\w-]*", text_of(page)))
+    assert sorted(named - known - FOREIGN_FLAGS) == []
+
+
+def test_the_table_of_flags_has_the_defaults_of_the_trainer():
+    actions = parsers()["train_minigpt_4070.py"]._option_string_actions
+    text = text_of(ROOT / "docs/training.md")
+    rows = re.findall(r"^\| `(--\w+)`(?:, `--\w+`)* \| (.+?) \|", text, re.M)
+    assert len(rows) > 10
+    for flag, said in rows:
+        default = actions[flag].default
+        if default is None or isinstance(default, bool):
+            assert said in (("on",) if default else ("off", "–")), flag
+        else:
+            assert type(default)(said) == default, flag
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_parse(page):
+    found = parsers()
+    for script, words in commands(text_of(page)):
+        assert script in found, f"{name_of(page)} runs {script}"
+        taken = words[: words.index("--")] if "--" in words else words
+        # A variable of the shell stands for a number: that is what $d, $s and $set can all be.
+        found[script].parse_args([re.sub(r"\$\{?\w+\}?", "64", word) for word in taken])
+
+
+def test_the_table_of_exit_codes_is_that_of_the_scripts():
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", text_of(ROOT / "docs/robustness.md"), re.M)
+    assert {int(code): meaning.replace("`", "") for code, meaning in rows} == EXIT_CODES
+
+
+def test_the_readme_has_the_users_two_commands_and_the_second_is_the_default():
+    parser = parsers()["train_minigpt_4070.py"]
+    runs = [words for script, words in commands(text_of(README)) if script.startswith("train")]
+    by_folder = {words[words.index("--out_dir") + 1]: words for words in runs if words}
+    first = parser.parse_args(by_folder["runs/fix_run_01"])
+    assert (first.epochs, first.lr, first.warmup_steps, first.d_model) == (50, 5e-5, 1000, 256)
+    assert (first.batch_size, first.accumulation_steps, first.task_curriculum) == (8, 4, True)
+    second, bare = (vars(parser.parse_args(w)) for w in (by_folder["runs/step1_add_only"], []))
+    assert {**second, "tokenizer": bare["tokenizer"]} == bare  # it lies beside the default --data
+
+
+def test_the_citation_names_version_and_license():
+    project = text_of(ROOT / "pyproject.toml")
+    citation = text_of(ROOT / "CITATION.cff")
+    version = re.search(r'^version = "(.+)"$', project, re.M)[1]
+    assert re.search(r"^version: (.+)$", citation, re.M)[1] == version
+    assert re.search(r"^cff-version: (.+)$", citation, re.M)[1] == "1.2.0"
+    assert re.search(r"^license: (.+)$", citation, re.M)[1] == "MIT"
+    assert text_of(ROOT / "LICENSE").startswith("MIT License\n")
