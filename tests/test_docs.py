@@ -1,4 +1,4 @@
-"""README.md and docs/: links lead somewhere, commands parse, flags exist, the README stays short."""
+"""README.md and docs/: links resolve, commands parse, flags exist, and the README stays short."""
 
 import importlib
 import re
@@ -15,9 +15,11 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md"]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 SCRIPTS = [*sorted(ROOT.glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
 SCRIPTS += [ROOT / "data/generate.py", *sorted((ROOT / "recipes").glob("*.py"))]
-FOREIGN_FLAGS = set("--index-url --standalone --nproc_per_node --max-restarts --nnodes".split())
-FOREIGN_FLAGS |= set("--rdzv-endpoint --array --gres --time --requeue --signal --open-mode".split())
-FOREIGN_FLAGS |= {"--check"}
+FOREIGN_FLAGS = {  # of pip, ruff, torchrun and sbatch
+    *("--index-url", "--check"),
+    *("--standalone", "--nproc_per_node", "--max-restarts", "--nnodes", "--rdzv-endpoint"),
+    *("--array", "--gres", "--time", "--requeue", "--signal", "--open-mode"),
+}
 
 
 def name_of(page):
