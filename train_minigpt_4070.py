@@ -2270,6 +2270,20 @@ def results_table(reports, seeds):
     return lines
 
 
+def result_files() -> dict[str, list[str]]:
+    """{folder below a run's: patterns of the files that the scripts write there}."""
+    from plots import COMPARISONS, RUN_FIGURES
+
+    figures = [*RUN_FIGURES, *COMPARISONS, "repeat_effects.json"]
+    results = ["ood_results.json", "predictions.jsonl", *figures]
+    return {
+        "plots": figures,
+        "ood_results": results,
+        "ood_results_*": results,
+        "tensorboard": ["events.out.tfevents.*"],
+    }
+
+
 def reported(replicas):
     """Those with a best model to report on: a replica may diverge before it has one."""
     return [r for r in replicas if not r.diverged or (r.folder / "best_model.pth").exists()]
@@ -2323,7 +2337,8 @@ def restore_replicas(replicas: list[Replica], checkpoints: list[dict], began: di
         same_data = hashes(checkpoint["data"]) == hashes(began["data"])
         if checkpoint["seed"] != replica.seed or not same_data:
             raise UserError(
-                f"{replica.folder / 'last.pth'} is of another run; start again with --overwrite"
+                f"{replica.folder / 'last.pth'} is of another run; give another --out_dir, or "
+                "start again with --overwrite"
             )
         vars(replica).update(checkpoint["replica"])
 
@@ -2362,16 +2377,28 @@ def train(
     replicas = [Replica(seed, seed_folder(folder, seed, seeds)) for seed in seeds_here]
     with ExitStack() as locks, writing(folder):
         if world.main:
-            claim_folders(folder, seeds, args, locks)
-            began = find_run(folder, config) if args.resume else {}
+            if args.resume:  # what is refused leaves nothing behind
+                find_run(folder, config)
+            claim_folders(
+                folder,
+                seeds,
+                resume=args.resume,
+                overwrite=args.overwrite,
+                results=result_files(),
+                held=locks,
+            )
+            began, notes = find_run(folder, config) if args.resume else ({}, [])
+            print(*notes, sep="\n", end="\n" * bool(notes))
             if not began:
                 write_json(folder / "config.json", config)
                 if data.panel is not None and data.panel.canaries:
                     write_canaries(data, folder)
         began = barrier(world, value=(began or config) if world.main else None)
-        checkpoints = []
+        checkpoints, notes = [], []
         if args.resume and team.main:
-            checkpoints = find_resumable([replica.folder for replica in replicas], read_checkpoint)
+            folders = [replica.folder for replica in replicas]
+            checkpoints, notes = find_resumable(folders, read_checkpoint)
+            print(*notes, sep="\n", end="\n" * bool(notes))
         barrier(world)
         standing.started(team)
         checkpoints = from_first(team, checkpoints)

@@ -119,15 +119,39 @@ def check(value, shape, where):
 # ----------------------------------------------------------------------------------------------
 
 
+RUN_FILES = ("config.json", "metrics.jsonl", "samples.jsonl", "memorization.json")
+RUN_FILES += ("ledger.npz", "canaries.jsonl")
+CHECKPOINTS = ("best_model.pth", "last.pth", "previous.pth", "next.pth")
+CONFIG_KEYS = {"arguments", "seeds", "derived", "data"}
+
+
 def seed_folder(folder, seed, seeds):
     """A run of one seed is the folder itself; of several, each has its own in it."""
     return folder if len(seeds) == 1 else folder / f"seed_{seed}"
 
 
 def seed_folders(folder):
-    """The folders `seed_<s>` in that of a run of several seeds, ascending in s; [] of one seed."""
+    """The folders `seed_<s>` that hold a run, ascending in s; [] in the folder of one seed."""
     found = [p for p in Path(folder).glob("seed_*") if re.fullmatch("seed_[0-9]+", p.name)]
-    return sorted(found, key=lambda p: int(p.name[5:]))
+    return sorted(filter(holds_run, found), key=lambda p: int(p.name[5:]))
+
+
+def is_run_config(path):
+    """Whether this file, called config.json as many are, is one that a run wrote.
+
+    One that cannot be read counts as damaged where a checkpoint stands beside it.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return any((path.parent / name).exists() for name in CHECKPOINTS)
+    return isinstance(content, dict) and content.keys() >= CONFIG_KEYS
+
+
+def holds_run(folder):
+    """Whether a run wrote a file that stands in this folder."""
+    names = {*RUN_FILES, *CHECKPOINTS} - {"config.json"}
+    return any((folder / name).exists() for name in names) or is_run_config(folder / "config.json")
 
 
 def check_seeds(folders):

@@ -1,5 +1,6 @@
 """Run folders: who may write, which run is there, checkpoints that show damage, whole lines."""
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -8,6 +9,7 @@ import os
 import shutil
 import zipfile
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
@@ -15,18 +17,20 @@ from filelock import FileLock, Timeout
 from runtime.device import DTYPES, machine
 from runtime.errors import Halt, UserError
 from runtime.files import naming, write_atomically
-from runtime.records import FREE_ARGUMENTS, seed_folder, seed_folders
+from runtime.records import (
+    CHECKPOINTS,
+    FREE_ARGUMENTS,
+    RUN_FILES,
+    holds_run,
+    is_run_config,
+    seed_folder,
+    seed_folders,
+)
 
-RUN_FILES = ("config.json", "metrics.jsonl", "samples.jsonl", "memorization.json")
-RUN_FILES += ("ledger.npz", "canaries.jsonl")
-CHECKPOINTS = ("best_model.pth", "last.pth", "previous.pth", "next.pth")
+NO_FORM = {"autoreg_eval", "show_samples", "cuda_graph"}  # switches with a --no- form
 BEGUN_FILES = ("metrics.jsonl", "best_model.pth", "last.pth", "previous.pth")
 HASH_MARK = b"sha256:"  # a checkpoint is a zip archive whose comment is this and 64 hex digits
 HASH_BYTES = len(HASH_MARK) + 64
-
-
-def holds_run(folder):
-    return any((folder / name).exists() for name in (*RUN_FILES, *CHECKPOINTS))
 
 
 def lock_folders(folders, held):
@@ -52,17 +56,41 @@ def lock_folders(folders, held):
 def refuse_folders(in_use, folder):
     if in_use:
         raise UserError(
-            f"{folder} holds a run already; continue it with --resume, replace it with "
-            "--overwrite, or give another --out_dir"
+            f"{folder} holds a run already; continue it with --resume, give another --out_dir, or "
+            "replace it with --overwrite"
         )
 
 
-def clear_folder(folder):
-    """Remove a run's files, and nothing else, from its folder."""
+def refuse_foreign_config(folders):
+    """A run would write over a config.json that is somebody else's."""
+    for folder in folders:
+        path = folder / "config.json"
+        if path.exists() and not is_run_config(path):
+            raise UserError(f"{path} is not of a run; move it away, or give another --out_dir")
+
+
+def remove_torn(folder):
+    """Remove what a killed process was writing in a run's folder."""
+    for name in (*RUN_FILES, *CHECKPOINTS):
+        for torn in folder.glob(f".{name}.*.tmp"):
+            torn.unlink(missing_ok=True)
+
+
+def clear_folder(folder, results):
+    """Remove a run's files from its folder, and folders that are empty then.
+
+    `results`, {folder's pattern: patterns of files}, says what the scripts write below it. Whatever
+    else stands there stays.
+    """
     for name in (*RUN_FILES, *CHECKPOINTS):
         (folder / name).unlink(missing_ok=True)
-    for results in ("plots", "ood_results", "tensorboard"):
-        shutil.rmtree(folder / results, ignore_errors=True)
+    for below, patterns in results.items():
+        for home in filter(Path.is_dir, folder.glob(below)):
+            for pattern in patterns:
+                for path in home.glob(pattern):
+                    path.unlink()
+            with contextlib.suppress(OSError):  # it holds something else
+                home.rmdir()
 
 
 def make_folder(folder):
@@ -74,17 +102,22 @@ def make_folder(folder):
         ) from None
 
 
-def claim_folders(folder, seeds, args, held):
-    """Make and lock the folder and each seed's; refuse one in use, or clear it for --overwrite."""
+def claim_folders(folder, seeds, *, resume, overwrite, results, held):
+    """Make and lock the folder and each seed's until the ExitStack `held` closes.
+
+    One that holds a run is refused, or cleared for `overwrite` (`results` as in `clear_folder`);
+    for `resume` it is left to `find_run`. Nothing is made where something is refused.
+    """
     folders = [seed_folder(folder, seed, seeds) for seed in seeds]
-    if not args.resume:
+    refuse_foreign_config(dict.fromkeys((folder, *folders)))
+    if not resume:
         in_use = [f for f in {folder, *folders, *seed_folders(folder)} if holds_run(f)]
         with ExitStack() as others:
             lock_folders([f for f in in_use if (f / ".lock").exists()], others)
-            if not args.overwrite:
+            if not overwrite:
                 refuse_folders(in_use, folder)
             for used in in_use:
-                clear_folder(used)
+                clear_folder(used, results)
         for used in set(in_use) - {folder, *folders}:
             if [path.name for path in used.iterdir()] in ([], [".lock"]):
                 shutil.rmtree(used)
@@ -92,11 +125,10 @@ def claim_folders(folder, seeds, args, held):
     for f in dict.fromkeys((folder, *folders)):
         make_folder(f)
         lock_folders([f], held)
-    if not args.resume:  # another process may have come and gone meanwhile
+    if not resume:  # another process may have come and gone meanwhile
         refuse_folders([f for f in (folder, *folders) if holds_run(f)], folder)
     for f in folders:
-        for torn in f.glob(".*.tmp"):  # what a killed process was writing
-            torn.unlink(missing_ok=True)
+        remove_torn(f)
 
 
 @contextmanager
@@ -113,16 +145,17 @@ def writing(folder):
 
 
 def find_run(folder, config):
-    """Return the config the run in `folder` began with, {} where there is no run yet."""
+    """Return the config the run in `folder` began with, {} where there is no run yet, and notes."""
     path = folder / "config.json"
+    refuse_foreign_config([folder])
     folders = [seed_folder(folder, seed, config["seeds"]) for seed in config["seeds"]]
     if not path.is_file():
         if any(holds_run(f) for f in (folder, *folders)):
             raise UserError(
-                f"{folder} holds files of a run, but no config.json; restore it, or "
-                "start again with --overwrite"
+                f"{folder} holds files of a run, but no config.json; restore it, give another "
+                "--out_dir, or start again with --overwrite"
             )
-        return {}
+        return {}, []
     try:
         began = json.loads(path.read_text(encoding="utf-8"))
         derived = began["derived"]
@@ -130,10 +163,13 @@ def find_run(folder, config):
             raise ValueError(derived)
         if not (type(n := derived["micro_batches"]) is int and n > 0):
             raise ValueError(n)
-        check_same_run(began, config, folder)
+        notes = check_same_run(began, config, folder)
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged; start again with --overwrite") from None
-    return began
+        raise UserError(
+            f"{path} is damaged; restore it, give another --out_dir, or start again with "
+            "--overwrite"
+        ) from None
+    return began, notes
 
 
 def hashes(files):
@@ -141,13 +177,25 @@ def hashes(files):
     return [files[name]["sha256"] for name in ("train", "val", "tokenizer")]
 
 
+def written(name, value):
+    """How a flag that has this value is given in a command, as "with --lr 0.1"."""
+    if value is None or (value is False and name not in NO_FORM):
+        return f"without --{name}"
+    if isinstance(value, bool):
+        return f"with --{name}" if value else f"with --no-{name}"
+    return f"with --{name} {','.join(map(str, value)) if isinstance(value, list) else value}"
+
+
 def check_same_run(old, new, folder):
-    """Raise UserError if a resumed run's arguments or data differ from those it began with."""
+    """Raise UserError if a resumed run's arguments or data differ from those it began with.
+
+    Returns notes on what can change the last bits of its results.
+    """
     for name in ("train", "val", "tokenizer"):
         if old["data"][name]["sha256"] != new["data"][name]["sha256"]:
             raise UserError(
                 f"{new['data'][name]['path']} has changed since the run in {folder} began; restore "
-                "it, or start again with --overwrite"
+                "it, give another --out_dir, or start again with --overwrite"
             )
     before, now = (
         {**old["arguments"], "seeds": old["seeds"]},
@@ -156,16 +204,17 @@ def check_same_run(old, new, folder):
     for name in sorted(set(before) | set(now)):
         if name not in FREE_ARGUMENTS and before.get(name) != now.get(name):
             raise UserError(
-                f"the run in {folder} began with --{name} {before.get(name)}, not {now.get(name)}; "
-                "resume with the same arguments, or start again with --overwrite"
+                f"the run in {folder} began {written(name, before.get(name))}, and this command is "
+                f"{written(name, now.get(name))}; resume with the same flags, give another "
+                "--out_dir, or start again with --overwrite"
             )
     was, now = ({**config, **config["versions"]} for config in (old, new))
-    for name in (*new["versions"], "processes", *machine(torch.device("cpu"))):
-        if name in was and was[name] != now[name]:
-            print(
-                f"note: the run began with {name} {was[name]}, this is {now[name]}; the last bits "
-                "of its results may differ"
-            )
+    return [
+        f"note: the run began with {name} {was[name]}, this is {now[name]}; the last bits of its "
+        "results may differ"
+        for name in (*new["versions"], "processes", *machine(torch.device("cpu")))
+        if name in was and was[name] != now[name]
+    ]
 
 
 def write_checkpoint(path, content):
@@ -206,39 +255,42 @@ def save_last(folder, content):
 
 
 def training_checkpoints(folder, read):
-    """Return the whole ones of last.pth and previous.pth, {path: content}; name the others."""
-    whole = {}
+    """Return the whole ones of last.pth and previous.pth, {path: content}, and a note on each other
+    one.
+    """
+    whole, notes = {}, []
     for path in (folder / "last.pth", folder / "previous.pth"):
         if not path.exists():
             continue
         try:
             checkpoint = read(path)
         except UserError as error:
-            print(f"note: {error}; the one before it is taken if there is one")
+            notes.append(f"note: {error}; the one before it is taken if there is one")
             continue
         if checkpoint.keys() >= {"step", "replica", "optimizer", "optimized"}:
             whole[path] = checkpoint
-    return whole
+    return whole, notes
 
 
 def find_resumable(folders, read):
     """Return one training checkpoint a seed, all of the newest step that every seed has, or [] if
-    the run was stopped before it had one of each.
+    the run was stopped before it had one of each; and notes on those that are damaged.
 
     A run can be killed between two seeds' files, so each keeps its previous one. A seed that had
     finished before that step is returned at its own last one. What is chosen becomes last.pth: the
     next save must not push it out while another seed still stands there.
     """
-    found = [training_checkpoints(own, read) for own in folders]
+    found, notes = zip(*(training_checkpoints(own, read) for own in folders), strict=True)
+    notes = [note for some in notes for note in some]
     lacking = [own for own, whole in zip(folders, found, strict=True) if not whole]
     if lacking:
         begun = any(c["step"] > 0 for own in found for c in own.values())
         if begun or any((own / name).exists() for own in lacking for name in BEGUN_FILES):
             raise UserError(
-                f"nothing to resume in {lacking[0]}: no training checkpoint is whole there; start "
-                "again with --overwrite"
+                f"nothing to resume in {lacking[0]}: no training checkpoint is whole there; give "
+                "another --out_dir, or start again with --overwrite"
             )
-        return []
+        return [], notes
     for step in sorted({c["step"] for own in found for c in own.values()}, reverse=True):
         chosen = [
             [
@@ -252,10 +304,10 @@ def find_resumable(folders, read):
             for (path, *_), own in zip(chosen, folders, strict=True):
                 if path.name != "last.pth":
                     os.replace(path, own / "last.pth")
-            return [own[paths[0]] for own, paths in zip(found, chosen, strict=True)]
+            return [own[paths[0]] for own, paths in zip(found, chosen, strict=True)], notes
     raise UserError(
         f"{', '.join(map(str, folders))} have no common step; resume with as many processes as the "
-        "run began with, or start again with --overwrite"
+        "run began with, give another --out_dir, or start again with --overwrite"
     )
 
 

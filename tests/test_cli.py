@@ -123,6 +123,8 @@ def test_a_folder_is_tried_and_left_as_it_was(tmp_path, monkeypatch):
 def test_seed_folders_by_number(tmp_path):
     for name in ("seed_10", "seed_2", "seed_x", "seed_1.old", "other"):
         (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text("")
+    (tmp_path / "seed_3").mkdir()  # holds no run
     assert [path.name for path in seed_folders(tmp_path)] == ["seed_2", "seed_10"]
     assert seed_folders(tmp_path / "gone") == []
 
@@ -131,4 +133,5 @@ def test_seed_folder_is_one_of_those_found(tmp_path):
     assert seed_folder(tmp_path, 3, [3]) == tmp_path
     folder = seed_folder(tmp_path, 3, [3, 4])
     folder.mkdir()
+    (folder / "last.pth").write_text("")
     assert seed_folders(tmp_path) == [folder]

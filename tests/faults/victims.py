@@ -143,9 +143,9 @@ def be_victim(argv, log, die_at=None, max_file_bytes=None, uid=None):
     if uid:  # root may write anywhere; another user may not import what is still to be imported
         claim_folders = trainer.claim_folders
 
-        def claim_as_user(*args):
+        def claim_as_user(*args, **how):
             os.setuid(uid)
-            return claim_folders(*args)
+            return claim_folders(*args, **how)
 
         trainer.claim_folders = claim_as_user
     code = trainer.main(argv)

@@ -212,7 +212,7 @@ def test_second_run_is_refused_and_overwrite_replaces_it(world, capsys):
     for flags in (["--seeds", "0,1"], ["--seed", "5"], ["--seeds", "5,6"]):
         assert go(world, "--epochs", "1", *flags) == 2
         error = capsys.readouterr().err
-        assert all(word in error for word in ("holds a run", "--resume", "--overwrite"))
+        assert all(word in error for word in ("holds a run", "--resume", "--out_dir"))
         assert all_files(world) == before
     (world / "run/plots/deeper").mkdir(parents=True)
     (world / "run/plots/deeper/old.png").write_text("old")
