@@ -39,6 +39,7 @@ import numpy as np
 import torch
 
 import metrics
+from data.checks import Forms, form_differences, form_notes
 from data.formats import (
     TAG,
     Tokenizer,
@@ -245,8 +246,9 @@ def load_suite(
 class Training:
     path: str
     sha256: str
-    keys: np.ndarray  # int64: hashes of the canonical keys of its examples
+    keys: np.ndarray  # int64: hashes of the canonical key and the answer of its examples
     sizes: dict  # task -> [smallest, largest]: items, digits or hops
+    forms: Forms  # how its rows are written
 
 
 def load_training(
@@ -275,7 +277,18 @@ def load_training(
             continue
         if seen:
             sizes[task] = [min(seen), max(seen)]
-    return Training(str(path), digest, np.unique(examples.keys), sizes), notice
+    forms = Forms("the training set", examples, tokenizer)
+    return Training(str(path), digest, np.unique(examples.keys), sizes, forms), notice
+
+
+def suites_written_otherwise(suites, training, tokenizer):
+    """checks.form_differences of every suite but those meant to be written otherwise."""
+    found = []
+    for suite in suites if training else ():
+        if suite.category != "robustness":
+            forms = Forms(suite.path.stem, suite.examples, tokenizer)
+            found += form_differences(training.forms, forms)
+    return [d for d in found if d["other"] == training.forms.name]
 
 
 def within_sizes(suite: Suite, sizes: dict[str, list[int]]) -> np.ndarray:
@@ -548,6 +561,7 @@ def remarks(results: dict) -> list[str]:
     for name, suite in suites.items():
         if share := suite["overlap_with_training"]:
             lines.append(f"{name}: {share:.1%} are examples of the training set (not left out)")
+    lines += form_notes(results["form_differences"])
     for tag in sorted(untrained):
         if set(to := canonical_tags(tag)) <= set(results["trained_tags"]):
             lines.append(f"--canonical_tags would read [{tag}] as the trained {in_brackets(to)}")
@@ -692,6 +706,7 @@ def evaluate(args) -> dict:
         "canonical_tags": args.canonical_tags,
         "training_set": training and {"path": training.path, "sha256": training.sha256},
         "training_range": training and training.sizes,
+        "form_differences": suites_written_otherwise(suites, training, tokenizer),
         "notice": notice,
     }
     each = []

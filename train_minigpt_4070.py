@@ -37,7 +37,7 @@ from torch import nn
 from tqdm import tqdm
 
 import metrics
-from data.audit import Data, load_data, sample_by_count
+from data.audit import Data, audit_notes, load_data, sample_by_count
 from data.formats import Examples, Tokenizer
 from data.subsets import CANARY_COUNTS, make_panel
 from data.tasks import TASKS
@@ -1112,17 +1112,14 @@ def audit_lines(data: Data) -> list[str]:
     tasks = ", ".join(f"{task} {n:,}" for task, n in audit["train_rows_by_task"].items())
     lines = [
         f"data    {data.files['train']['path']}: {audit['train_rows']:,} rows, "
-        f"{audit['train_distinct']:,} distinct ({tasks}); the most frequent example stands there "
+        f"{audit['train_examples']:,} examples ({tasks}); the most frequent example stands there "
         f"{audit['most_repeated']} times",
         f"unseen  {audit['val_unseen']:,} of {audit['val_rows']:,} validation rows are unseen"
         + (f", {audit['val_seen']:,} are in the training set" if audit["val_seen"] else "")
         + (f", {audit['val_repeated']:,} repeat another" if audit["val_repeated"] else "")
         + ("" if audit["val_unseen"] else "; the headline goes by the seen ones"),
     ]
-    if audit["val_untrained_tags"]:
-        tags = ", ".join(audit["val_untrained_tags"])
-        lines.append(f"note    left out of validation, since never trained: {tags}")
-    return lines
+    return lines + [f"note    {note}" for note in audit_notes(audit)]
 
 
 def panel_lines(plan: Plan, data: Data) -> list[str]:

@@ -6,6 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from data.checks import (
+    Forms,
+    conflicting_labels,
+    form_differences,
+    form_notes,
+    keyed_by_text,
+    label_notes,
+)
 from data.formats import Examples, Tokenizer, load_examples, load_tokenizer
 from data.sources import require_file
 from data.subsets import PanelData
@@ -53,6 +61,22 @@ def sample_by_count(train, per_count, rng):
         chosen += [distinct[rng.permutation(cell)[:size]] for cell in cells]
         counts += [int(count)] * size * len(names)
     return np.concatenate(chosen), counts, bool((groups != repeats).any())
+
+
+def audit_notes(audit):
+    """What the user should know of the data before training, one sentence each."""
+    notes = []
+    if audit["val_untrained_tags"]:
+        tags = ", ".join(audit["val_untrained_tags"])
+        notes.append(f"left out of validation, since never trained: {tags}")
+    notes += form_notes(audit["form_differences"]) + label_notes(audit["labels"])
+    if audit["keyed_by_text"]:
+        tags = ", ".join(f"[{tag}] {n:,}" for tag, n in audit["keyed_by_text"].items())
+        notes.append(
+            f"{tags} rows ask the same only where their texts are the same: each tag may stand for "
+            "another rule than its first word"
+        )
+    return notes
 
 
 @dataclass
@@ -132,14 +156,17 @@ def load_data(train_path, val_path=None, tokenizer_path=None, max_len=None):
     counted = first_of_key & ~val.tags.isin(untrained)
     if not counted.any():
         raise UserError(
-            f"{val_path} has none of the training set's tags {sorted(train.tags.names)}; give "
-            "--val_data of the same tasks"
+            f"{val_path} has none of the training set's tags {sorted(train.tags.names)}, but "
+            f"{untrained}; give --val_data of the same tasks"
         )
     headline = np.flatnonzero(counted & ~seen if (counted & ~seen).any() else counted)
     _, counts = train.distinct()
+    sets = {"training": train, "validation": val}
+    forms = [Forms(name, examples, tokenizer) for name, examples in sets.items()]
+    forms[1].add_new_characters(val, forms[0])
     audit = {
         "train_rows": len(train),
-        "train_distinct": len(counts),
+        "train_examples": len(counts),
         "train_rows_by_task": train.tasks.counts(),
         "most_repeated": int(counts.max()),
         "val_rows": len(val),
@@ -148,6 +175,9 @@ def load_data(train_path, val_path=None, tokenizer_path=None, max_len=None):
         "val_repeated": len(val) - len(np.unique(val.keys)),
         "val_untrained_tags": untrained,
         "longest_example": int(max(train.lengths.max(), val.lengths.max())),
+        "labels": conflicting_labels(sets),
+        "keyed_by_text": keyed_by_text(sets),
+        "form_differences": form_differences(*forms),
     }
     paths = {"train": train_path, "val": val_path, "tokenizer": tokenizer_path}
     files = {

@@ -146,7 +146,8 @@ class Examples:
     ids: np.ndarray  # uint8 or int32 [len(text) + n]
     answer_start: np.ndarray  # int32 [n]
     all_tags: Labels  # every bracketed tag: `[rev] [sort] 3 1 2 | 3 2 1` has ("rev", "sort")
-    keys: np.ndarray  # int64 [n]: hash of the canonical key
+    keys: np.ndarray  # int64 [n]: hash of canonical key and answer; equal: the same example
+    prompt_keys: np.ndarray  # int64 [n]: hash of the canonical key alone
     unk: int
     levels: list = field(default_factory=list)
     category: str = ""
@@ -190,6 +191,7 @@ class Examples:
             answer_start=self.answer_start[rows],
             all_tags=self.all_tags.take(rows),
             keys=self.keys[rows],
+            prompt_keys=self.prompt_keys[rows],
             unk=self.unk,
             levels=[self.levels[i] for i in rows] if self.levels else [],
             category=self.category,
@@ -202,7 +204,10 @@ class Examples:
         return np.unique(np.searchsorted(self.starts, places, side="right") - 1)
 
     def distinct(self):
-        """The first row of each example, by canonical key, and how many rows are that example."""
+        """The first row of each example and how many rows are that example, ascending by key.
+
+        Two rows are one example where their canonical keys and their answers agree.
+        """
         _, first, counts = np.unique(self.keys, return_index=True, return_counts=True)
         return first, counts
 
@@ -217,6 +222,7 @@ def join_examples(a, b):
         answer_start=np.concatenate([a.answer_start, b.answer_start]),
         all_tags=Labels([*a.all_tags.names, *b.all_tags.names], codes),
         keys=np.concatenate([a.keys, b.keys]),
+        prompt_keys=np.concatenate([a.prompt_keys, b.prompt_keys]),
         unk=a.unk,
     )
 
@@ -238,9 +244,12 @@ def build_examples(raws, tokenizer, source, levels=(), category=""):
 
 
 def parse(raw):
-    """(every bracketed tag, hash of the canonical key, length of the answer) of a row.
+    """(every bracketed tag, key, canonical key, length of the answer) of a row.
 
-    ValueError or TypeError if it is none.
+    The keys are hashes: of the canonical key and the answer, which make the example, and of the
+    canonical key alone. `[rev] 01 | 10` and `[rev] 1 | 1` differ in their answers, so they are two
+    examples, while `[add] 041 + 1 | 42` is `[add] 1 + 41 | 42`. ValueError or TypeError if the row
+    is none.
     """
     if not isinstance(raw, str):
         raise TypeError("a row is a text")
@@ -248,19 +257,24 @@ def parse(raw):
         raise ValueError("a row is one line")
     tag, prompt, answer = split_example(raw)
     tags = (tag, *TAG.findall(prompt)) if "[" in prompt else (tag,)
-    digest = hashlib.blake2b(canonical_key(tag, prompt).encode(), digest_size=8).digest()
-    if not answer.isascii():
-        answer.encode()
-    return tags, int.from_bytes(digest, "little", signed=True), len(answer)
+    canonical = canonical_key(tag, prompt)
+    return tags, hash_of(f"{canonical} | {answer}"), hash_of(canonical), len(answer)
+
+
+def hash_of(text):
+    """A hash of 64 bits. UnicodeEncodeError for half a surrogate pair."""
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 def pack(rows, tokenizer, source):
     """Pack Rows into Examples, one after the other. Raises UserError naming the first bad one."""
     texts, recent, code_of = [], [], {}
-    numbers, lengths, answer_start, codes, keys = (array(kind) for kind in "iiiiq")
+    numbers, lengths, answer_start, codes = (array("i") for _ in range(4))
+    keys, prompt_keys = array("q"), array("q")
     for number, raw in rows.numbered:
         try:
-            tags, key, n_answer = parse(raw)
+            tags, key, canonical, n_answer = parse(raw)
         except (ValueError, TypeError) as error:
             halved = isinstance(error, UnicodeEncodeError)
             what = "holds half a surrogate pair" if halved else "is not `[tag] prompt | answer`"
@@ -270,6 +284,7 @@ def pack(rows, tokenizer, source):
         answer_start.append(len(raw) - n_answer)
         codes.append(code_of.setdefault(tags, len(code_of)))
         keys.append(key)
+        prompt_keys.append(canonical)
         recent.append(raw)
         if len(recent) == ROWS_AT_ONCE:
             texts.append("".join(recent))
@@ -286,10 +301,11 @@ def pack(rows, tokenizer, source):
         np.asarray(answer_start),
         Labels(code_of, np.asarray(codes)),
         np.asarray(keys),
-        tokenizer.unk,
-        rows.levels,
-        rows.category,
-        np.asarray(numbers) if rows.word == "line" else None,
+        np.asarray(prompt_keys),
+        unk=tokenizer.unk,
+        levels=rows.levels,
+        category=rows.category,
+        lines=np.asarray(numbers) if rows.word == "line" else None,
     )
 
 

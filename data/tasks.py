@@ -290,6 +290,7 @@ def canonical_tags(tag: str) -> tuple[str, ...]:
     return tuple(reversed(tasks))
 
 
+@lru_cache(maxsize=4096)  # asked for every row, of few tags
 def keyed_task(tag: str) -> Task | None:
     """The task by whose rule prompts of a tag are equal.
 

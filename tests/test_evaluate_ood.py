@@ -258,6 +258,19 @@ def test_canonical_tags_leave_trained_tags_alone(home, tmp_path):
     assert [line["in_headline"] for line in lines] == [True, False, True]
 
 
+def test_a_suite_written_otherwise_than_the_training_set_is_told(home, tmp_path, capsys):
+    raws = ["[rev] 3 1 2 | 2 1 3 ", "[rev] 3 1 3 | 3 1 3 "]
+    suites = write_suite(tmp_path / "s", raws, name="ood_mine")
+    results, _ = evaluate(home / "run", suites, tmp_path / "mine")
+    (found,) = results["form_differences"]
+    assert (found["file"], found["rows"], found["of"]) == ("ood_mine", 2, 2)
+    said = capsys.readouterr().out
+    assert "2 of 2 rows of ood_mine have white space at the end of the answer, none of" in said
+    suites = write_suite(tmp_path / "r", raws, name="ood_robustness")  # it is meant so
+    results, _ = evaluate(home / "run", suites, tmp_path / "robust")
+    assert results["form_differences"] == []
+
+
 def test_compositions_of_the_earlier_program_become_tags_in_sequence(home, tmp_path, capsys):
     raws = ["[sort_then_reverse] 3 1 2 | 3 2 1", "[copy_then_sort] 3 1 | 1 3"]
     raws += ["[sort_desc] 1 2 | 2 1", "[add_twice] 1 + 2 | 6", "[reverse_then_max] 1 2 | 2"]

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import formats, sources
-from data.generate import build_tokenizer
+from data.generate import build_tokenizer, ood_files
 from data.tasks import TASKS, canonical_key, draw_example, split_example, task_of_tag
 from runtime import errors, files
 
@@ -290,6 +290,40 @@ def test_text_files_are_cut_at_newlines_only(tmp_path):
 def test_byte_order_mark_is_no_part_of_the_first_row(tmp_path):
     (tmp_path / "a.txt").write_text(ROWS[0], encoding="utf-8-sig")
     assert formats.load_examples(tmp_path / "a.txt", TOKENIZER).raw(0) == ROWS[0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "n_examples"),
+    [
+        (["[rev] 01 | 10", "[rev] 1 | 1", "[rev] 001 | 100", "[rev] 0001 | 1000"], 4),
+        (["[copy] 007 | 007", "[copy] 7 | 7"], 2),
+        (["[add_twice] 3 + 5 | 13", "[add_twice] 5 + 3 | 11"], 2),
+        (["[sort_first] 3 1 2 | 3", "[sort_first] 3 2 1 | 3"], 2),  # though the answers agree
+        (["[sort_desc] 1 3 2 | 3 2 1", "[sort_desc] 2 1  3 | 3 2 1"], 1),
+        (["[add] 1 + 1 | 2", "[add] 1 + 1 | 3"], 2),
+        # The robustness suite writes prompts otherwise and keeps the answers.
+        (["[add] 041 + 1 | 42", "[add] 1 + 41 | 42", "[add] 1+41 | 42", "[add]  41 +  1 | 42"], 1),
+        (["[rev] 05  27 | 27 5", "[rev] 5 27 | 27 5"], 1),
+    ],
+)
+def test_rows_are_one_example_where_canonical_key_and_answer_agree(rows, n_examples):
+    tokenizer = formats.Tokenizer(["<pad>", "<unk>", "<eos>", *sorted(set("".join(rows)))])
+    assert len(formats.build_examples(rows, tokenizer, "test").distinct()[0]) == n_examples
+    # The key depends on the row alone, so files loaded apart agree.
+    for row in rows:
+        alone = formats.build_examples([row], tokenizer, "test").keys[0]
+        assert alone in formats.build_examples(rows, tokenizer, "test").keys
+
+
+def test_the_robustness_suite_is_recognised_as_examples_of_the_training_set():
+    content = pickle.loads(ood_files(7)["ood_robustness.pkl"])
+    plain = []
+    for raw in content["raw"]:
+        tag, prompt, answer = split_example(raw)
+        prompt = re.sub(r"0*([0-9]+)", r"\1", " ".join(prompt.split()))
+        plain.append(f"[{tag}] {re.sub(r' ?[+] ?', ' + ', prompt)} | {answer}")
+    suite, train = build(content["raw"]), build(plain)
+    assert suite.keys.tolist() == train.keys.tolist()
 
 
 def test_repeat_counts_go_by_canonical_key():
@@ -623,7 +657,11 @@ def test_examples_give_back_every_row_and_agree_with_the_parser(parts, rows_at_o
         assert examples.tasks[i] == (task_of_tag(own) or own)
         ids = examples.ids[examples.starts[i] :][: examples.lengths[i]]
         assert ids.tolist() == TOKENIZER.encode(row).tolist()
-    same = [canonical_key(*split_example(row)[:2]) for row in rows]
+    canonical = [canonical_key(*split_example(row)[:2]) for row in rows]
+    assert (examples.prompt_keys[:, None] == examples.prompt_keys).tolist() == [
+        [a == b for b in canonical] for a in canonical
+    ]
+    same = [(key, examples.answer(i)) for i, key in enumerate(canonical)]
     assert (examples.keys[:, None] == examples.keys).tolist() == [
         [a == b for b in same] for a in same
     ]
