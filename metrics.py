@@ -279,31 +279,36 @@ def summarize(predictions: Sequence[str], answers: Sequence[str]) -> dict:
     }
 
 
-def outcomes(examples: Sequence[int], correct: Sequence[bool]) -> dict:
-    """What `over_seeds` reads beside a rate, two texts: {"examples": "0 7 9", "outcomes": "101"}.
+def outcomes(
+    examples: Sequence[Hashable] | None,
+    correct: Sequence[bool],
+    loss: Sequence[float] | None = None,
+) -> dict:
+    """What `over_seeds` reads beside a rate, as texts: {"examples": "a b d", "outcomes": "101"}.
 
-    examples [n] are numbers that mean the same example in every seed, correct bool [n].
+    examples [n] are names without spaces that mean the same example in every seed and run; None
+    where they are the same without saying. correct bool [n]. With loss float [n], "losses" to 4
+    digits.
     """
     correct = _as_bool("correct", correct)
-    _check_same_length(examples=examples, correct=correct)
-    return {
-        "examples": " ".join(str(int(i)) for i in examples),
-        "outcomes": "".join("1" if c else "0" for c in correct),
-    }
+    _check_same_length(correct=correct, **({} if examples is None else {"examples": examples}))
+    named = {} if examples is None else {"examples": " ".join(map(str, examples))}
+    losses = {} if loss is None else {"losses": " ".join(f"{value:.4g}" for value in loss)}
+    return {**named, "outcomes": "".join("1" if c else "0" for c in correct), **losses}
 
 
 def by_group(
     groups: Sequence[Hashable],
     correct: Sequence[bool],
     loss: Sequence[float] | None = None,
-    examples: Sequence[int] | None = None,
+    examples: Sequence[Hashable] | None = None,
 ) -> list[dict]:
     """`rate` for each group, with "group" and the group's mean "loss" (None if not given), sorted.
 
     groups [n] holds repeat counts, levels or names; numbers come before texts, None comes last.
-    correct bool [n]; loss float [n] in nats, finite; with examples [n], their numbers, the keys of
-    `outcomes` too. For repeat counts give each distinct example once: copies of a row are answered
-    alike, and would only narrow the interval.
+    correct bool [n]; loss float [n] in nats, finite. Each group has its "outcomes", and with
+    examples [n], their names, all keys of `outcomes`. For repeat counts give each distinct example
+    once: copies of a row are answered alike, and would only narrow the interval.
     """
     correct = _as_bool("correct", correct)
     groups = [g.item() if isinstance(g, np.generic) else g for g in groups]
@@ -312,20 +317,22 @@ def by_group(
         loss = _as_finite("loss", loss)
         _check_same_length(groups=groups, loss=loss)
     if examples is not None:
-        examples = np.asarray(examples)
         _check_same_length(groups=groups, examples=examples)
     rows = defaultdict(list)
     for row, group in enumerate(groups):
         rows[group].append(row)
-    return [
-        {
-            "group": group,
-            **rate(correct[rows[group]]),
-            "loss": None if loss is None else float(loss[rows[group]].mean()),
-            **({} if examples is None else outcomes(examples[rows[group]], correct[rows[group]])),
-        }
-        for group in sorted(rows, key=lambda g: (g is None, isinstance(g, str), g))
-    ]
+
+    def of_group(own: list[int]) -> dict:
+        losses = None if loss is None else loss[own]
+        if examples is None:
+            texts = outcomes(None, correct[own])
+        else:
+            texts = outcomes([examples[i] for i in own], correct[own], losses)
+        mean = None if losses is None else float(losses.mean())
+        return {**rate(correct[own]), "loss": mean, **texts}
+
+    ordered = sorted(rows, key=lambda g: (g is None, isinstance(g, str), g))
+    return [{"group": group, **of_group(rows[group])} for group in ordered]
 
 
 def generalization_gap(train_correct: Sequence[bool], unseen_correct: Sequence[bool]) -> dict:

@@ -490,7 +490,7 @@ def learning_rate_figure(run: Run):
 
 
 def repeat_points(run: Run, name: str) -> dict[int, Point]:
-    """Repeat count -> "exact_match" or "loss" of the best model on examples repeated so often."""
+    """Repeat count -> "exact_match" or "loss" of the last model on examples repeated so often."""
     by_count = {}
     for row in chain(*(record["by_repeat_count"] for record in run.memorization)):
         by_count.setdefault(row["group"], []).append(row)
@@ -521,8 +521,16 @@ def repeat_count_figure(runs: list[Run]):
         axes[-1].legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1))
     several = len(panels) > 1 and any(len(run.memorization) > 1 for run in runs)
     note = " Loss: lowest to highest seed." if several else ""
-    caption(fig, interval_words(runs, "Bars") + note + f" Open, at 0: {held_out(runs)} examples.")
+    note += f" Open, at 0: {held_out(runs)} examples. {model_words(runs)}"
+    caption(fig, interval_words(runs, "Bars") + note)
     return fig
+
+
+def model_words(runs: list[Run]) -> str:
+    """Which model the repeat counts are of: the last one, or the best where none has a last."""
+    models = {run.memorization_of for run in runs if run.memorization}
+    of = {"last": "after the last step", "best": "best by validation: no last one is finite"}
+    return f"Model {' or '.join(of[model] for model in sorted(models))}."
 
 
 def grouped_counts(memorization: dict) -> bool:

@@ -37,7 +37,7 @@ from torch import nn
 from tqdm import tqdm
 
 import metrics
-from data.audit import Data, audit_notes, load_data, sample_by_count
+from data.audit import Data, audit_notes, key_texts, load_data, sample_by_count
 from data.formats import Examples, Tokenizer
 from data.subsets import CANARY_COUNTS, make_panel
 from data.tasks import TASKS
@@ -1522,53 +1522,87 @@ def validation_records(scores, sample_scores, in_sample, data, predictions):
     return records
 
 
-def memorization_report(
-    model, data, tokenizer, device, epoch, per_count=2_000, compared_with=500_000
-):
-    """What the best model of one replica (R = 1) took from its training set: memorization.json.
+def score_each(model, examples, row_sets, device):
+    """(exact bool [n], loss [n]) of one replica for each array of rows; a row is scored once."""
+    rows, places = np.unique(np.concatenate(row_sets), return_inverse=True)
+    scores = score(model, examples, rows, device)
+    ends = np.cumsum([len(rows) for rows in row_sets])[:-1]
+    return [(scores.exact[0, at], scores.loss[0, at]) for at in np.split(places, ends)]
 
-    Repeat counts are grouped by powers of two; 0 stands for the unseen validation examples. At most
-    `per_count` distinct examples of a count are scored, chosen at random, the same of every seed,
-    and the same number of each task. Predictions are compared with at most `compared_with` distinct
-    training examples. "examples" are rows of the training set ("train" and counts from 1 on) or of
-    the validation set, from 0.
+
+def rate_and_outcomes(exact, loss):
+    """metrics.rate with the mean loss, and each example's outcome for `metrics.over_seeds`."""
+    mean = float(loss.mean()) if len(loss) else None
+    return {**metrics.rate(exact), "loss": mean, **metrics.outcomes(None, exact)}
+
+
+def by_repeat_count(train_part, unseen_part):
+    """metrics.by_group over repeat counts, with the rates of each task in "by_task".
+
+    A part is (examples, rows, counts, exact, loss). The examples of a count stand in the order of
+    its tasks, named by their keys, so that two runs can be compared on the examples they share.
+    """
+    parts = [part for part in (unseen_part, train_part) if len(part[1])]
+    counts = np.concatenate([part[2] for part in parts])
+    tasks = np.concatenate([examples.tasks[rows] for examples, rows, *_ in parts])
+    keys = np.concatenate([key_texts(examples, rows) for examples, rows, *_ in parts])
+    exact, loss = (np.concatenate([part[i] for part in parts]) for i in (3, 4))
+    order = np.lexsort((tasks.astype(str), counts))
+    tasks, counts = tasks[order], counts[order]
+    exact, loss = exact[order], loss[order]
+    table = metrics.by_group(counts, exact, loss, examples=keys[order])
+    for row in table:
+        own = counts == row["group"]
+        of_tasks = metrics.by_group(tasks[own], exact[own], loss[own])
+        row["by_task"] = [without(cell, "outcomes") for cell in of_tasks]
+    return table
+
+
+def without(record, *keys):
+    return {key: value for key, value in record.items() if key not in keys}
+
+
+def gap_to_seen(train, seen):
+    """The gap where every validation example is in the training set, by the names of what it is."""
+    gap = metrics.generalization_gap(train, seen)
+    return {{"unseen": "seen", "n_unseen": "n_seen"}.get(k, k): v for k, v in gap.items()}
+
+
+def memorization_report(model, data, tokenizer, device, max_scored=50_000, compared_with=500_000):
+    """What a model of one replica (R = 1) took from its training set.
+
+    "held_out" says whether the validation examples of the tables are "unseen" or, where the
+    training set has them all, "seen". Repeat counts are grouped by powers of two; 0 stands for the
+    unseen validation examples. At most `max_scored` distinct training examples are scored for them,
+    the same of every seed and of every data set that has them. Predictions are compared with at
+    most `compared_with` distinct training examples.
     """
     train, val, headline = data.train, data.val, data.headline
-    rng = np.random.default_rng(0)
     rows = np.broadcast_to(headline, (1, len(headline)))
     generated = generate(model, val, rows, tokenizer.eos, device)
     predictions = [tokenizer.decode(ids) for ids in generated.ids[0]]
     answers = [val.answer(i) for i in headline]
     right = metrics.exact_match(predictions, answers)
 
-    def stats(scores, rows):
-        exact, loss = scores.exact[0], float(scores.loss[0].mean())
-        return {**metrics.rate(exact), "loss": loss, **metrics.outcomes(rows, exact)}
-
-    held_out, sample = score(model, val, headline, device), score(model, train, data.sample, device)
     any_unseen = data.audit["val_unseen"] > 0
-    seen = score(model, val, data.seen_rows, device) if len(data.seen_rows) else None
-
-    chosen, counts, grouped = sample_by_count(train, per_count, rng)
+    unseen_rows = headline if any_unseen else headline[:0]
+    chosen, counts, grouped = sample_by_count(train, max_scored)
+    sample, counted = score_each(model, train, (data.sample, chosen), device)
+    held_out, unseen, seen = score_each(model, val, (headline, unseen_rows, data.seen_rows), device)
     distinct, _ = train.distinct()
-    counted = score(model, train, chosen, device)
     if len(distinct) > compared_with:
-        distinct = rng.choice(distinct, compared_with, replace=False)
-    exact, loss = counted.exact[0], counted.loss[0]
-    if any_unseen:
-        counts, chosen = [0] * len(headline) + counts, np.concatenate((headline, chosen))
-        exact = np.concatenate((held_out.exact[0], exact))
-        loss = np.concatenate((held_out.loss[0], loss))
+        distinct = np.random.default_rng(0).choice(distinct, compared_with, replace=False)
     return {
-        "epoch": epoch,
-        "train": stats(sample, data.sample),
-        "unseen": stats(held_out, headline) if any_unseen else None,
-        "seen": stats(seen, data.seen_rows) if seen else None,
-        "by_task": metrics.by_group(
-            val.tasks[headline].tolist(), right, held_out.loss[0], examples=headline
+        "held_out": "unseen" if any_unseen else "seen",
+        "train": without(rate_and_outcomes(*sample), "outcomes"),  # another sample in each seed
+        "unseen": rate_and_outcomes(*unseen) if any_unseen else None,
+        "seen": rate_and_outcomes(*seen) if len(data.seen_rows) else None,
+        "by_task": metrics.by_group(val.tasks[headline].tolist(), right, held_out[1]),
+        "gap": metrics.generalization_gap(sample[0], unseen[0]),
+        "gap_to_seen": None if any_unseen else gap_to_seen(sample[0], held_out[0]),
+        "by_repeat_count": by_repeat_count(
+            (train, chosen, counts, *counted), (val, unseen_rows, [0] * len(unseen_rows), *unseen)
         ),
-        "gap": metrics.generalization_gap(sample.exact[0], held_out.exact[0]),
-        "by_repeat_count": metrics.by_group(counts, exact, loss, examples=chosen),
         "repeat_counts_grouped": grouped,
         "n_compared_with": len(distinct),
         **metrics.compare_with_training(
@@ -2244,27 +2278,99 @@ def optimize(plan: Plan, data: Data, state: TrainingState, stop: StopSignals, ba
         writer.close()
 
 
+def write_memorization(replica, data, device):
+    """Report on a replica's best model and on the one after its last step: memorization.json.
+
+    Early stopping and the choice of the best model select against memorization, so what is said of
+    memorization reads "last"; it is None for a replica that diverged. Returns what is written.
+    """
+    reports, data = {}, data.of_seed(replica.seed)
+    for name, file in (("best", "best_model.pth"), ("last", "last.pth")):
+        if name == "last" and replica.diverged:
+            continue
+        model, tokenizer, checkpoint = load_model(replica.folder / file, device)
+        place = {"epoch": checkpoint["epoch"], "step": checkpoint["step"]}
+        if name == "last" and place["step"] == reports["best"]["step"]:
+            reports[name] = reports["best"]
+        else:
+            reports[name] = {**place, **memorization_report(model, data, tokenizer, device)}
+    record = {"format": 2, "last_is_best": reports.get("last") is reports["best"], "last": None}
+    record |= reports
+    if "last" in reports:  # which has the examples, the same ones
+        record["best"] = without_examples(record["best"])
+    write_json(replica.folder / "memorization.json", record)
+    return record
+
+
+def without_examples(report):
+    """A report whose repeat counts have rates alone."""
+    table = [without(row, "examples", "outcomes", "losses") for row in report["by_repeat_count"]]
+    return {**report, "by_repeat_count": table}
+
+
+def table_columns(reports):
+    """(heading, reports of that model, one a seed) for the best and the last model, or both in one.
+
+    A seed that diverged has no last model.
+    """
+    best, last = ([r[name] for r in reports if r[name]] for name in ("best", "last"))
+    if all(report["last_is_best"] for report in reports):
+        return [("best and last model", best)]
+    alone = len(reports) == 1
+    columns = [
+        (f"{name} model" + (f", epoch {of_model[0]['epoch']}" if alone else ""), of_model)
+        for name, of_model in (("best", best), ("last", last))
+        if of_model
+    ]
+    return [
+        (heading if len(own) == len(reports) else f"{heading} of {len(own)} of the seeds", own)
+        for heading, own in columns
+    ]
+
+
+def rates_of(report):
+    """Rows of the table: each task's, and that of all where there are several."""
+    rows = report["by_task"]
+    return rows if len(rows) == 1 else [*rows, {"group": "all", **report[report["held_out"]]}]
+
+
 def results_table(reports, seeds):
-    """Exact match per task of the best models, one report a seed: lines to print."""
-    unseen = all(report["unseen"] for report in reports)
-    kind, many = "unseen" if unseen else "seen", len(reports) > 1
-    what = f"95 % interval over {len(reports)} seeds and examples" if many else "95 % interval"
-    lines = [f"{'task':10}{'n':>6}{'exact match on ' + kind:>24}  {what}"]
-    columns = [[*r["by_task"], {"group": "all", **(r["unseen"] or r["seen"])}] for r in reports]
-    if len(columns[0]) == 2:  # one task is all there is
-        columns = [column[:1] for column in columns]
-    for rows in zip(*columns, strict=True):
-        stats, name, n = metrics.over_seeds(rows), rows[0]["group"], rows[0]["n"]
-        interval = f"[{stats['low']:.1%}, {stats['high']:.1%}]"
-        lines.append(f"{name:10}{n:>6}{stats['mean']:>24.1%}  {interval}")
+    """Lines to print of what `write_memorization` returned, one a seed."""
+    many, columns = len(reports) > 1, table_columns(reports)
+    over = f" over {len(reports)} seeds and examples" if many else ""
+    lines = [f"exact match on {columns[0][1][0]['held_out']} examples, 95 % interval{over}"]
+    lines.append(f"{'task':10}{'n':>6}" + "".join(f"  {heading:24}" for heading, _ in columns))
+    by_model = [zip(*map(rates_of, own), strict=True) for _, own in columns]
+    for cells in zip(*by_model, strict=True):
+        line = f"{cells[0][0]['group']:10}{cells[0][0]['n']:>6}"
+        for stats in map(metrics.over_seeds, cells):
+            rate = f"{stats['mean']:.1%} [{stats['low']:.1%}, {stats['high']:.1%}]"
+            line += f"  {rate:24}"
+        lines.append(line)
     for seed, report in zip(seeds, reports, strict=True):
-        gap, who = report["gap"], f"seed {seed}: " if many else ""
-        lines.append(
-            f"{who}generalization gap {gap['gap']:+.1%} [{gap['low']:+.1%}, {gap['high']:+.1%}]: "
-            f"{gap['train']:.1%} on training examples, {gap['unseen']:.1%} on {kind} ones "
-            f"(epoch {report['epoch']})"
-        )
-    return lines
+        who = f"seed {seed}, " if many else ""
+        both = ("best",) if report["last_is_best"] or not report["last"] else ("best", "last")
+        for name in both:
+            model = "best and last" if report["last_is_best"] else name
+            lines.append(
+                f"{who}{model} model, epoch {report[name]['epoch']}: {gap_words(report[name])}"
+            )
+    return [line.rstrip() for line in lines]
+
+
+def gap_words(report):
+    kind = report["held_out"]
+    gap = report["gap" if kind == "unseen" else "gap_to_seen"]
+    return (
+        f"generalization gap {points(gap)}: {gap['train']:.1%} on training examples, "
+        f"{gap[kind]:.1%} on {kind} ones"
+    )
+
+
+def points(gap):
+    """`+1.2 points [-0.5, +2.9]`"""
+    difference, low, high = (100 * gap[key] for key in ("gap", "low", "high"))
+    return f"{difference:+.1f} points [{low:+.1f}, {high:+.1f}]"
 
 
 def result_files() -> dict[str, list[str]]:
@@ -2287,19 +2393,15 @@ def reported(replicas):
 
 
 def report_runs(args, data, replicas, device, stop, world):
-    """Report on each seed's best model; the first process, when all are here, draws the figures and
-    prints the table and the next command.
+    """Report on each seed's best and last model; the first process, when all are here, draws the
+    figures and prints the table and the next command.
     """
     from plots import figures_or_notice
 
     folder, reports = Path(args.out_dir), []
     for replica in reported(replicas):
         stop.leave_if_asked("before the report was made")
-        model, tokenizer, checkpoint = load_model(replica.folder / "best_model.pth", device)
-        of_seed = data.of_seed(replica.seed)
-        report = memorization_report(model, of_seed, tokenizer, device, checkpoint["epoch"])
-        write_json(replica.folder / "memorization.json", report)
-        reports.append((replica.seed, report))
+        reports.append((replica.seed, write_memorization(replica, data, device)))
     reports = [report for some in gather(world, reports) for report in some]
     if not reports or not world.main:
         return

@@ -42,23 +42,35 @@ def matched_sample(train, like, rows, seed=0):
     return np.concatenate(chosen) if chosen else np.empty(0, np.int64)
 
 
-def sample_by_count(train, per_count, rng):
+def key_texts(examples, rows):
+    """The keys of `rows` as texts: an example has the same one in every data set.
+
+    12 hexadecimal digits of the hash: that two of 50,000 examples share one has a chance of 4e-6.
+    """
+    return [f"{key % 2**48:012x}" for key in examples.keys[rows].tolist()]
+
+
+def sample_by_count(train, at_most):
     """Distinct training rows at each repeat count, the same number of each task.
 
     Counts, grouped by powers of two, are compared over equal task mixes: a count that some task
-    lacks is left out (by chance only short sums are drawn often). Returns the rows, the count of
-    each, and whether grouping changed any count.
+    lacks is left out (by chance only short sums are drawn often). All counts get an equal share of
+    the `at_most` rows. The order of the keys decides which examples are taken, so that two data
+    sets that share examples choose the same ones. Returns the rows, the count of each, and whether
+    grouping changed any count.
     """
-    distinct, repeats = train.distinct()
+    distinct, repeats = train.distinct()  # in the order of the keys, which are hashes
     groups, tasks = 2 ** np.log2(repeats).astype(int), train.tasks.codes[distinct]
     names, counts, chosen = sorted(train.tasks.names), [], []
-    for count in np.unique(groups):
+    kinds = np.unique(groups)
+    per_cell = at_most // (len(kinds) * len(names))
+    for count in kinds:
         cells = [
             np.flatnonzero((groups == count) & (tasks == train.tasks.names.index(name)))
             for name in names
         ]
-        size = min(per_count // len(names), *(len(cell) for cell in cells))
-        chosen += [distinct[rng.permutation(cell)[:size]] for cell in cells]
+        size = min(per_cell, *(len(cell) for cell in cells))
+        chosen += [distinct[cell[:size]] for cell in cells]
         counts += [int(count)] * size * len(names)
     return np.concatenate(chosen), counts, bool((groups != repeats).any())
 

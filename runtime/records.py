@@ -75,7 +75,8 @@ EPOCH = {
 }
 RATES = {"n": COUNT, **with_ends(RATE, "exact_match"), "loss": NUMBER}
 RATES |= {"examples": TEXT, "outcomes": BITS}  # which examples, and which of them are right
-MEMORIZATION = {"by_repeat_count": [{"group": COUNT, **RATES}]}
+MODEL = {"epoch": COUNT, "step": COUNT, "by_repeat_count": [{"group": COUNT, **RATES}]}
+MEMORIZATION = {"format": COUNT, "best": MODEL, "last": MODEL}
 STATS = {**RATES, "oracle_length_exact_match": RATE, "failures": {EACH: AMOUNT}}
 SUITE = {
     "category": TEXT,
@@ -191,12 +192,16 @@ def how_runs_differ(config, other):
 
 @dataclass(frozen=True)
 class Run:
-    """`seeds` and `memorization` hold one entry per seed; a single run has one."""
+    """`seeds` holds one entry per seed; a single run has one.
+
+    `memorization` has those of the seeds' last models, or, where there is none, of their best.
+    """
 
     name: str
     config: dict
     seeds: list[list[dict]]  # rows of metrics.jsonl, one per epoch
     memorization: list[dict]
+    memorization_of: str  # "last" or "best"
     ood: dict
 
 
@@ -252,11 +257,21 @@ def read_epochs(path):
 
 
 def read_memorization(path):
-    """memorization.json with those rows of "by_repeat_count" that can be used; {} without any."""
-    record = read_json(path, MEMORIZATION)
-    rows = record.get("by_repeat_count", [])
-    rows = [row for row in rows if {"group", "n", "exact_match"} <= row.keys()]
-    return {**record, "by_repeat_count": rows} if rows else {}
+    """What memorization.json says of each model, {"best": …, "last": …}, where it can be used.
+
+    A model is there with those rows of "by_repeat_count" that are whole, if it has any.
+    """
+    record, models = read_json(path, MEMORIZATION), {}
+    if record and record.get("format") != 2:
+        raise UserError(
+            f"{path} is of an earlier version; train the model again, or remove the file"
+        )
+    for name in ("best", "last"):
+        rows = record.get(name, {}).get("by_repeat_count", [])
+        rows = [row for row in rows if {"group", "n", "exact_match"} <= row.keys()]
+        if rows:
+            models[name] = {**record[name], "by_repeat_count": rows}
+    return models
 
 
 def load_run(folder, name):
@@ -266,13 +281,15 @@ def load_run(folder, name):
     folders = seed_folders(folder) or [folder]
     check_seeds(folders)
     seeds = [read_epochs(home / "metrics.jsonl") for home in folders]
-    memorization = [read_memorization(home / "memorization.json") for home in folders]
+    models = [read_memorization(home / "memorization.json") for home in folders]
+    model = "last" if any("last" in of_seed for of_seed in models) else "best"
     ood = read_json(folder / "ood_results" / "ood_results.json", OOD)
     run = Run(
         name=name,
         config=read_json(folder / "config.json", CONFIG),
         seeds=[rows for rows in seeds if rows],
-        memorization=[record for record in memorization if record],
+        memorization=[of_seed[model] for of_seed in models if model in of_seed],
+        memorization_of=model,
         ood=ood or read_json(folder / "ood_results.json", OOD),
     )
     if not (run.seeds or run.memorization or run.ood):

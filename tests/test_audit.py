@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 
-from data.audit import matched_sample, sample_by_count
+from data.audit import key_texts, matched_sample, sample_by_count
 from data.formats import Tokenizer, build_examples
 from data.generate import build_tokenizer
 from data.tasks import TASKS
@@ -69,19 +69,40 @@ def test_sample_by_count_takes_as_many_of_each_task():
     rows += 5 * ["[copy] 10 | 10", "[copy] 11 | 11", "[rev] 12 | 12"]
     train = build(rows)
 
-    def drawn(per_count):
-        chosen, counts, grouped = sample_by_count(train, per_count, np.random.default_rng(0))
+    def drawn(at_most):
+        chosen, counts, grouped = sample_by_count(train, at_most)
         assert grouped
         assert len(set(chosen.tolist())) == len(chosen) == len(counts)
         return [(count, train.tasks[row]) for row, count in zip(chosen, counts, strict=True)]
 
     assert sorted(drawn(100)) == 3 * [(1, "copy")] + 3 * [(1, "rev")] + [(4, "copy"), (4, "rev")]
-    assert sorted(drawn(4)) == 2 * [(1, "copy")] + 2 * [(1, "rev")] + [(4, "copy"), (4, "rev")]
+    assert sorted(drawn(8)) == 2 * [(1, "copy")] + 2 * [(1, "rev")] + [(4, "copy"), (4, "rev")]
 
 
 def test_sample_by_count_leaves_out_a_count_that_a_task_lacks():
     rows = ["[copy] 1 | 1", "[rev] 1 | 1", *2 * ["[copy] 2 | 2"]]
-    chosen, counts, grouped = sample_by_count(build(rows), 100, np.random.default_rng(0))
+    chosen, counts, grouped = sample_by_count(build(rows), 100)
     assert sorted(chosen.tolist()) == [0, 1]
     assert counts == [1, 1]
     assert not grouped
+
+
+def test_two_data_sets_that_share_examples_sample_the_same_ones():
+    """What stands twice in one set and once in the other can be paired by the text of its key."""
+    rows = [f"[copy] {i} | {i}" for i in range(40)]
+    once, twice = build(rows), build(rows[:30] + rows[10:30] + rows[10:20])  # to three times
+    of_once, _, _ = sample_by_count(once, 20)
+    of_twice, counts, _ = sample_by_count(twice, 40)
+    repeated = of_twice[np.array(counts) == 2]
+    assert len(repeated) == len(of_once) == 20
+    names = key_texts(once, np.arange(40))
+    assert len(set(names)) == 40
+    by_name = dict(zip(names, rows, strict=True))
+    assert [by_name[name] for name in key_texts(twice, of_twice)] == [
+        twice.raw(i) for i in of_twice
+    ]
+    every, _, _ = sample_by_count(once, 40)
+    assert set(key_texts(twice, repeated)) <= set(key_texts(once, every))
+    # Half of the examples: those of the lowest keys, in whichever set they stand.
+    order = sorted(once.keys.tolist())
+    assert sorted(once.keys[of_once].tolist()) == order[:20]

@@ -193,7 +193,9 @@ def test_groups_keep_the_outcomes_of_their_examples():
     rows = by_group(["b", "a", "b"], [True, False, False], examples=[4, 7, 11])
     kept = [(row["group"], row["examples"], row["outcomes"]) for row in rows]
     assert kept == [("a", "7", "0"), ("b", "4 11", "10")]
-    assert "outcomes" not in by_group(["a"], [True])[0]
+    assert by_group(["a", "a"], [True, False])[0]["outcomes"] == "10"
+    (row,) = by_group([3, 3], [True, False], [0.00012344, 12.34567], examples=["x", "y"])
+    assert (row["examples"], row["outcomes"], row["losses"]) == ("x y", "10", "0.0001234 12.35")
     with pytest.raises(ValueError, match="lengths differ"):
         by_group(["a"], [True], examples=[1, 2])
 

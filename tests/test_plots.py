@@ -140,7 +140,8 @@ def memorization(seed=0, slope=0.09):
                 "loss": 0.9 * 0.6**i,
             }
         )
-    return {"epoch": 50, "unseen": rows[0], "by_repeat_count": rows}
+    report = {"epoch": 50, "step": 700, "unseen": rows[0], "by_repeat_count": rows}
+    return {"format": 2, "last_is_best": True, "best": report, "last": report}
 
 
 def ood_results(scale=1.0, add_only=False):
@@ -446,7 +447,7 @@ def test_learning_rate_over_steps(add_only):
 
 
 def test_repeat_counts_with_unseen_apart_and_no_interval_on_a_single_loss(five_tasks):
-    given = memorization()["by_repeat_count"]
+    given = memorization()["last"]["by_repeat_count"]
     match, loss = plots.repeat_count_figure([load(five_tasks)]).axes
     trained, unseen = match.lines
     np.testing.assert_allclose(trained.get_ydata(), column(given, "exact_match")[1:])
@@ -562,7 +563,7 @@ def test_outcomes_of_the_same_examples_narrow_the_bars_of_repeat_counts(tmp_path
     rights = rng.random((3, 400)) < 0.6  # seeds that err independently
     rows = [{**stats(int(right.sum()), 400), **outcomes(range(400), right)} for right in rights]
     for seed, row in enumerate(rows):
-        record = {"by_repeat_count": [{"group": 1, **row}]}
+        record = {"format": 2, "last": {"by_repeat_count": [{"group": 1, **row}]}}
         write_json(tmp_path / f"seed_{seed}/memorization.json", record)
     point = plots.repeat_points(load(tmp_path), "exact_match")[1]
     expected = over_seeds(rows)
@@ -742,7 +743,7 @@ def test_what_repetition_is_worth_is_printed_and_written(tmp_path, monkeypatch, 
     assert plots.main([*map(str, folders), "--out_dir", str(tmp_path / "out")]) == 0
     written = json.loads((tmp_path / "out" / "repeat_effects.json").read_text())
     assert list(written) == ["normal", "dedup"]
-    seeds = [memorization(seed, 0.085)["by_repeat_count"] for seed in range(3)]
+    seeds = [memorization(seed, 0.085)["last"]["by_repeat_count"] for seed in range(3)]
     rows = [{row["group"]: row["exact_match"] for row in own} for own in seeds]
     values = [row[32] - row[1] for row in rows]
     effect = written["normal"][-1]

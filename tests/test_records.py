@@ -11,7 +11,11 @@ from runtime.records import load_run
 GOOD = {
     "config.json": {"seeds": [0], "data": {"audit": {"val_unseen": 5}}, "derived": {"stages": []}},
     "metrics.jsonl": {"epoch": 1, "val_exact_match": 0.5, "val_n": 10, "tasks": ["add"]},
-    "memorization.json": {"by_repeat_count": [{"group": 1, "n": 10, "exact_match": 0.5}]},
+    "memorization.json": {
+        "format": 2,
+        "best": {"epoch": 3, "by_repeat_count": [{"group": 1, "n": 10, "exact_match": 0.5}]},
+        "last": {"epoch": 9, "by_repeat_count": [{"group": 1, "n": 10, "exact_match": 0.7}]},
+    },
     "ood_results/ood_results.json": {
         "headline": {"extrapolation": {"n": 2, "exact_match": 0.5, "failures": {"ran_on": 1}}},
         "suites": {"ood_x": {"category": "extrapolation", "left_out": {"untrained_tag": 0}}},
@@ -53,9 +57,11 @@ def test_the_good_ones_load(tmp_path):
         ("metrics", {"tasks": "add"}, "tasks should be a list, not 'add'"),
         ("metrics", {"val_exact_match_by_task": [1]}, "should be an object, not [1]"),
         ("metrics", {"val_n_by_task": {"a\nb": 1}}, "a key should be a text"),
-        ("memorization", {"by_repeat_count": {}}, "by_repeat_count should be a list, not {}"),
-        ("memorization", {"by_repeat_count": ["x"]}, "by_repeat_count[0] should be an object"),
-        ("memorization", {"by_repeat_count": [{"group": "once"}]}, "not 'once'"),
+        ("memorization", {"last": []}, "last should be an object, not []"),
+        ("memorization", {"best": {"by_repeat_count": {}}}, "by_repeat_count should be a list"),
+        ("memorization", {"last": {"by_repeat_count": ["x"]}}, "by_repeat_count[0] should be an"),
+        ("memorization", {"last": {"by_repeat_count": [{"group": "once"}]}}, "not 'once'"),
+        ("memorization", {"by_repeat_count": []}, "memorization.json is of an earlier version"),
         ("ood_results", {"headline": {"x": {"n": 2.5}}}, "headline: x: n should be a whole number"),
         ("ood_results", {"headline": {"x": {"failures": {"ran_on": -1}}}}, "from 0 on, not -1"),
         ("ood_results", {"suites": []}, "suites should be an object, not []"),
@@ -89,8 +95,24 @@ def test_rows_of_repeat_counts_without_a_count_are_left_out(tmp_path):
         {"group": 2, "n": 0},
         {"group": 1, "n": 4, "exact_match": 1},
     ]
-    run = load_run(write(tmp_path, memorization={"by_repeat_count": rows}), "run")
+    record = {"format": 2, "last": {"by_repeat_count": rows}}
+    run = load_run(write(tmp_path, memorization=record), "run")
     assert run.memorization[0]["by_repeat_count"] == rows[2:]
+
+
+def test_memorization_is_that_of_the_last_model_or_of_the_best_where_no_seed_has_a_last(tmp_path):
+    run = load_run(write(tmp_path / "one"), "run")
+    assert run.memorization_of == "last"
+    assert [report["epoch"] for report in run.memorization] == [9]
+    best = {"format": 2, "best": GOOD["memorization.json"]["best"], "last": None}
+    run = load_run(write(tmp_path / "diverged", memorization=best), "run")
+    assert run.memorization_of == "best"
+    assert [report["epoch"] for report in run.memorization] == [3]
+    # Of two seeds the one that diverged has no last model: it stays out, or two kinds would be one.
+    write(tmp_path / "two/seed_0")
+    write(tmp_path / "two/seed_1", memorization=best)
+    run = load_run(tmp_path / "two", "run")
+    assert (run.memorization_of, len(run.memorization)) == ("last", 1)
 
 
 def test_a_folder_without_records_is_told(tmp_path):

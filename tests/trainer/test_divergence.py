@@ -55,7 +55,9 @@ def test_only_the_sick_replica_stops(world, monkeypatch, capsys, step):
         report = json.loads((world / f"sick/seed_{seed}/memorization.json").read_text())
         lines = lines_of(world / f"sick/seed_{seed}/metrics.jsonl")
         best = max(lines, key=lambda line: (line["val_exact_match"], -line["val_loss"]))
-        assert report["epoch"] == best["epoch"]
+        assert report["best"]["epoch"] == best["epoch"]
+        # What diverged has no last model: last.pth keeps the weights of an earlier step.
+        assert (report["last"] is None) == (seed == 5)
         assert len(lines) == (1 if seed == 5 else 4)
 
     # The very same, but for a seed that is taken out of the stack with sound gradients.

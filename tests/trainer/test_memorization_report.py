@@ -1,14 +1,18 @@
 """The memorization report on hand-made cases."""
 
 import json
+import random
 
 import numpy as np
 import pytest
 
+import plots
 import train_minigpt_4070 as t
 from data import audit
 from reference import TOKENIZER
-from trainer.helpers import CPU, build
+from runtime.records import load_run
+from trainer.conftest import make_world
+from trainer.helpers import CPU, build, go, lines_of, words
 
 
 def data_of(train_rows, val_rows):
@@ -40,7 +44,7 @@ def report_of(monkeypatch, data, predictions, right_in_training=()):
 
     monkeypatch.setattr(t, "generate", generate)
     monkeypatch.setattr(t, "score", score)
-    report = t.memorization_report(None, data, TOKENIZER, CPU, 7)
+    report = t.memorization_report(None, data, TOKENIZER, CPU)
     json.dumps(report, allow_nan=False)
     return report
 
@@ -58,7 +62,6 @@ def test_memorization_report_on_a_hand_made_case(monkeypatch):
     }
     data = data_of(train_rows, list(predictions))
     report = report_of(monkeypatch, data, predictions, {twice, thrice})
-    assert report["epoch"] == 7
     assert (report["unseen"]["n"], report["unseen"]["exact_match"]) == (4, 0.25)
     assert report["unseen"]["loss"] == pytest.approx((0.5 + 3 * 2.0) / 4)
     assert report["train"]["n"] == 4  # three distinct [copy] and one distinct [rev]
@@ -74,11 +77,29 @@ def test_memorization_report_on_a_hand_made_case(monkeypatch):
     losses = [g["loss"] for g in report["by_repeat_count"]]
     assert losses == pytest.approx([1.625, 2.0, 1.25])
     assert all(g["exact_match_low"] <= g["exact_match"] for g in report["by_repeat_count"])
-    unseen, _, repeated = report["by_repeat_count"]
-    assert (unseen["examples"], unseen["outcomes"]) == ("0 1 2 3", "0100")
-    rows = map(int, repeated["examples"].split())
-    assert repeated["outcomes"] == "10"
-    assert {data.train.raw(i) for i in rows} <= {twice, thrice, "[rev] 14 | 41"}
+    assert [g["outcomes"] for g in report["by_repeat_count"]] == ["0100", "00", "10"]
+    row_of_key = {name: i for i, name in enumerate(audit.key_texts(data.train, np.arange(20)))}
+    assert [g["losses"] for g in report["by_repeat_count"]] == ["2 0.5 2 2", "2 2", "0.5 2"]
+    cells = {
+        (g["group"], cell["group"]): cell
+        for g in report["by_repeat_count"]
+        for cell in g["by_task"]
+    }
+    assert {
+        group: (cell["n"], cell["exact_match"], cell["loss"]) for group, cell in cells.items()
+    } == {
+        (0, "copy"): (3, 1 / 3, 1.5),
+        (0, "rev"): (1, 0.0, 2.0),
+        (1, "copy"): (1, 0.0, 2.0),
+        (1, "rev"): (1, 0.0, 2.0),
+        (2, "copy"): (1, 1.0, 0.5),
+        (2, "rev"): (1, 0.0, 2.0),
+    }
+    for g in report["by_repeat_count"][1:]:  # the names in the order of the tasks
+        rows = [row_of_key[name] for name in g["examples"].split()]
+        assert [data.train.tasks[row] for row in rows] == ["copy", "rev"]
+        repeats = [(data.train.keys == data.train.keys[row]).sum() for row in rows]
+        assert all(g["group"] <= n < 2 * g["group"] for n in repeats)
     assert [g["outcomes"] for g in report["by_task"]] == ["010", "0"]
     assert report["unseen"]["outcomes"] == "0100"
     wrong = report["wrong_predictions"]
@@ -108,5 +129,74 @@ def test_memorization_report_calls_nothing_unseen_that_was_seen(monkeypatch):
     data = data_of(rows, rows)
     report = report_of(monkeypatch, data, dict(zip(rows, "12", strict=True)), set(rows))
     assert [g["group"] for g in report["by_repeat_count"]] == [1]
-    assert not report["unseen"]
+    assert (report["held_out"], report["unseen"]) == ("seen", None)
     assert (report["seen"]["n"], report["seen"]["exact_match"]) == (2, 1.0)
+    gap, to_seen = report["gap"], report["gap_to_seen"]
+    assert (gap["train"], gap["unseen"], gap["gap"], gap["n_unseen"]) == (1.0, None, None, 0)
+    assert (to_seen["train"], to_seen["seen"], to_seen["gap"], to_seen["n_seen"]) == (1, 1, 0, 2)
+    assert not any("unseen" in key for key in to_seen)
+
+
+def random_labels(n, seed):
+    """n sums of distinct operands, whose answers are drawn at random."""
+    rng = random.Random(seed)
+    pairs = rng.sample([(a, b) for a in range(100) for b in range(a, 100)], n)
+    return [f"[add] {a} + {b} | {rng.randrange(100, 1000)}" for a, b in pairs]
+
+
+def test_the_last_model_shows_the_rote_learning_that_the_best_one_has_not_done_yet(
+    tmp_path, capsys
+):
+    """Random labels: without a rule unseen loss is lowest early, while rote learning grows."""
+    rows = random_labels(48, seed=3)
+    world = make_world(tmp_path, rows[:24], rows[24:])
+    flags = words(
+        "--epochs 120 --d_model 64 --lr 2e-4 --no-autoreg_eval --dropout 0 --eval_every 3"
+    )
+    assert go(world, *flags) == 0
+    record = json.loads((world / "run/memorization.json").read_text())
+    lines = lines_of(world / "run/metrics.jsonl")
+    judged = [line for line in lines if "val_loss" in line]
+    best_line = max(judged, key=lambda line: (line["val_exact_match"], -line["val_loss"]))
+    best, last = record["best"], record["last"]
+    assert (record["format"], record["last_is_best"]) == (2, False)
+    assert (best["epoch"], best["step"]) == (best_line["epoch"], best_line["step"])
+    assert (last["epoch"], last["step"]) == (120, lines[-1]["step"])
+    assert best["epoch"] < 40
+    for report, line in ((best, best_line), (last, lines[-1])):
+        assert report["train"]["exact_match"] == pytest.approx(line["train_exact_match"])
+    assert best["train"]["exact_match"] < 0.1
+    assert last["train"]["exact_match"] > 0.9
+    assert last["unseen"]["exact_match"] < 0.1
+    assert last["by_repeat_count"][-1]["exact_match"] > 0.9
+    # Both score the same examples; the last model has the outcome of each.
+    once = last["by_repeat_count"][1]
+    assert once["outcomes"].count("1") == round(24 * once["exact_match"])
+    assert len(set(once["examples"].split())) == len(once["losses"].split()) == 24
+    assert not {"examples", "outcomes", "losses"} & best["by_repeat_count"][1].keys()
+    said = capsys.readouterr().out
+    assert f"best model, epoch {best['epoch']}" in said
+    assert (
+        f"last model, epoch 120: generalization gap +{100 * last['gap']['gap']:.1f} points" in said
+    )
+    run = load_run(world / "run", "run")
+    assert run.memorization_of == "last"
+    assert run.memorization[0]["train"] == last["train"]
+    drawn = plots.repeat_points(run, "exact_match")
+    assert drawn[1].value == last["by_repeat_count"][-1]["exact_match"]
+    figure = plots.repeat_count_figure([run])
+    assert "Model after the last step." in figure._supxlabel.get_text()
+
+
+def test_a_last_model_that_is_the_best_is_scored_once_and_called_both(world, monkeypatch, capsys):
+    scored, original = [], t.memorization_report
+    monkeypatch.setattr(
+        t, "memorization_report", lambda *a, **k: scored.append(1) or original(*a, **k)
+    )
+    assert go(world, "--epochs", "1") == 0
+    record = json.loads((world / "run/memorization.json").read_text())
+    assert len(scored) == 1
+    assert record["last_is_best"] is True
+    assert record["best"]["unseen"] == record["last"]["unseen"]
+    assert record["best"]["step"] == record["last"]["step"] == 6
+    assert "best and last model, epoch 1: generalization gap" in capsys.readouterr().out

@@ -109,7 +109,7 @@ def test_resume_writes_the_report_that_a_kill_prevented(world, monkeypatch):
         patch.setattr(t, "memorization_report", killed)
         assert go(world, "--epochs", "2") == 130
     assert resume(world, "--epochs", "2") == 0
-    assert json.loads((world / "run/memorization.json").read_text())["unseen"]["n"] == 12
+    assert json.loads((world / "run/memorization.json").read_text())["last"]["unseen"]["n"] == 12
 
 
 def test_resume_allows_what_does_not_change_the_numbers(uninterrupted, tmp_path, capsys):

@@ -173,7 +173,7 @@ def test_records_agree_with_naive_decoding(shared):
             logits, targets = reference_answer(model, 0, row)
             known.append(bool((logits.argmax(-1) == targets).all()))
         assert line["train_exact_match"] == pytest.approx(sum(known) / len(known))
-    report = json.loads((folder / "memorization.json").read_text())
+    report = json.loads((folder / "memorization.json").read_text())["best"]
     assert report["epoch"] == checkpoint["epoch"]
     assert report["unseen"]["exact_match"] == pytest.approx(line["val_exact_match"])
     assert report["unseen"]["loss"] == pytest.approx(line["val_loss"], rel=1e-4)
@@ -273,7 +273,7 @@ def test_validation_is_split_into_seen_and_unseen(world, capsys):
     line = lines_of(world / "run/metrics.jsonl")[0]
     assert line["val_n"] == 4
     assert line["val_exact_match_seen"] == line["val_exact_match"]
-    report = json.loads((world / "run/memorization.json").read_text())
+    report = json.loads((world / "run/memorization.json").read_text())["last"]
     assert 0 not in [g["group"] for g in report["by_repeat_count"]]
     write_pickle(world / "val.pkl", VAL_ROWS[:12] + VAL_ROWS[:3])  # repeats count once
     assert go(world, "--epochs", "1", out="unseen") == 0
@@ -318,19 +318,61 @@ def test_positions_are_trained_with_each_kind_and_generation_fits_the_table(worl
             assert generated.ids[r][i] == reference_decode(models[r], 0, prompt, n_answer)[0]
 
 
-def test_the_table_tells_seeds_apart_and_a_single_task_once():
-    def report(rate, tasks):
+def file_of_rates(best, last, tasks=("add",), epoch=7):
+    """memorization.json with these rates on 10 examples a task."""
+
+    def model(rate, epoch):
         stats = {"n": 10, "exact_match": rate}
         gap = {"gap": 0.1, "low": 0.0, "high": 0.2, "train": 0.6, "unseen": 0.5}
         by_task = [{"group": task, **stats} for task in tasks]
-        return {"by_task": by_task, "unseen": stats, "seen": None, "gap": gap, "epoch": 7}
+        held_out = {"held_out": "unseen", "unseen": stats, "gap": gap}
+        return {"epoch": epoch, "by_task": by_task, **held_out}
 
-    _, row, gap = t.results_table([report(0.5, ["add"])], [4])
-    assert row.split() == ["add", "10", "50.0%", "[23.7%,", "76.3%]"]  # Wilson's, of 5 of 10
-    assert gap.startswith("generalization gap +10.0% [+0.0%, +20.0%]: 60.0% on training")
-    lines = t.results_table([report(0.5, ["add", "rel"]), report(0.5, ["add", "rel"])], [4, 9])
-    assert [line.split()[0] for line in lines[1:4]] == ["add", "rel", "all"]
-    # That both seeds are equal makes nothing surer than 10 examples do.
-    assert all(line.endswith("50.0%  [23.7%, 76.3%]") for line in lines[1:4])
+    same = last == best
+    return {"best": model(best, epoch), "last": model(last, 20), "last_is_best": same}
+
+
+def test_the_table_has_the_best_beside_the_last_model():
+    title, heads, row, *gaps = t.results_table([file_of_rates(0.5, 0.9)], [4])
+    assert title == "exact match on unseen examples, 95 % interval"
+    assert heads.split("  ")[-1].strip() == "last model, epoch 20"
+    assert "best model, epoch 7" in heads
+    cells = "add 10 50.0% [23.7%, 76.3%] 90.0% [59.6%, 98.2%]"  # Wilson's
+    assert " ".join(row.split()) == cells
+    assert gaps == [
+        f"{name}: generalization gap +10.0 points [+0.0, +20.0]: 60.0% on training examples, "
+        "50.0% on unseen ones"
+        for name in ("best model, epoch 7", "last model, epoch 20")
+    ]
+    _, heads, row, gap = t.results_table([file_of_rates(0.5, 0.5)], [4])
+    assert heads.split("  ")[-1].strip() == "best and last model"
+    assert " ".join(row.split()) == "add 10 50.0% [23.7%, 76.3%]"
+    assert gap.startswith("best and last model, epoch 7: generalization gap +10.0 points")
+
+
+def test_the_table_tells_seeds_apart_and_a_single_task_once():
+    reports = [file_of_rates(0.5, 0.9, ("add", "rel")) for _ in range(2)]
+    lines = t.results_table(reports, [4, 9])
     assert lines[0].endswith("95 % interval over 2 seeds and examples")
-    assert [line.split(":")[0] for line in lines[4:]] == ["seed 4", "seed 9"]
+    assert [line.split()[0] for line in lines[2:5]] == ["add", "rel", "all"]
+    # That both seeds are equal makes nothing surer than 10 examples do.
+    cells = "10 50.0% [23.7%, 76.3%] 90.0% [59.6%, 98.2%]"
+    assert all(" ".join(line.split()).endswith(cells) for line in lines[2:5])
+    assert [line.split(":")[0] for line in lines[5:]] == [
+        f"seed {seed}, {model}"
+        for seed in (4, 9)
+        for model in ("best model, epoch 7", "last model, epoch 20")
+    ]
+
+
+def test_a_seed_without_a_last_model_leaves_the_column_of_the_last_ones():
+    diverged = {**file_of_rates(0.1, 0.9), "last": None}
+    lines = t.results_table([file_of_rates(0.5, 0.9), diverged], [0, 1])
+    assert lines[1].split("  ")[-1].strip() == "last model of 1 of the seeds"
+    assert lines[2].split()[2] == "30.0%"
+    assert lines[2].split()[5:] == ["90.0%", "[59.6%,", "98.2%]"]
+    assert [line.split(":")[0] for line in lines[3:]] == [
+        "seed 0, best model, epoch 7",
+        "seed 0, last model, epoch 20",
+        "seed 1, best model, epoch 7",
+    ]
