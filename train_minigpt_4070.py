@@ -46,9 +46,9 @@ from runtime.device import (
     DTYPES,
     choose_device,
     cpu_bf16_instructions,
-    free_memory_bytes,
     git_state,
     machine,
+    total_memory_bytes,
     versions,
 )
 from runtime.distributed import (
@@ -167,6 +167,7 @@ class Batch:
     targets: torch.Tensor  # int64 [R, M]: that next token; IGNORED where there are fewer than M
     slot: torch.Tensor  # int64 [R, M]: the slot each target belongs to
     order: np.ndarray = None  # int64 [R, B]: which of the rows asked for stands in each slot
+    places: torch.Tensor = None  # int64 [R, N]: of each example in the effective batch; for dropout
 
     @property
     def n_targets(self):
@@ -189,10 +190,11 @@ def merge_lengths(lengths, padding):
     return merged
 
 
-def lay_rows(data, rows, layout, prompts_only=False):
+def lay_rows(data, rows, layout, prompts_only=False, places=None):
     """Gather `rows`, int64 [R, B] on the device and longest first, into a Batch.
 
-    The result's shapes depend on `layout` alone, and nothing waits for the device.
+    `places`, int64 [R, B], are those of the rows in the effective batch. The result's shapes depend
+    on `layout` alone, and nothing waits for the device.
     """
     starts, lengths, answer_start = (
         t[rows].long() for t in (data.starts, data.lengths, data.answer_start)
@@ -206,13 +208,22 @@ def lay_rows(data, rows, layout, prompts_only=False):
     answer_at = wanted.argsort(dim=1, descending=True, stable=True)[:, : layout.n_answers]
     next_ids = data.ids[source.gather(1, answer_at) + 1].long()
     targets = torch.where(wanted.gather(1, answer_at) > 0, next_ids, IGNORED)
-    return Batch(ids, pos, layout.groups, answer_at, targets, slot[answer_at])
+    return Batch(
+        ids=ids,
+        pos=pos,
+        groups=layout.groups,
+        answer_at=answer_at,
+        targets=targets,
+        slot=slot[answer_at],
+        places=None if places is None else places[:, slot],
+    )
 
 
-def make_batch(data, rows, prompts_only=False):
+def make_batch(data, rows, prompts_only=False, places=None):
     """Gather `rows`, int [R, B], of a Resident into a Batch laid out by their own lengths.
 
-    With `prompts_only` the answers are left out and `answer_at` is the last prompt position.
+    `places`, int64 [B], are those of the columns in the effective batch. With `prompts_only` the
+    answers are left out and `answer_at` is the last prompt position.
     """
     examples = data.examples
     ends = (examples.answer_start if prompts_only else examples.lengths)[rows]  # [R, B]
@@ -224,7 +235,8 @@ def make_batch(data, rows, prompts_only=False):
     slots = merge_lengths(np.take_along_axis(ends, order, 1).max(0), GROUP_PADDING // len(rows))
     layout = Layout(slots, int(n_answers), data.device)
     sorted_rows = put(np.take_along_axis(rows, order, 1), data.device)
-    batch = lay_rows(data, sorted_rows, layout, prompts_only)
+    sorted_places = None if places is None else put(places[order], data.device)
+    batch = lay_rows(data, sorted_rows, layout, prompts_only, sorted_places)
     batch.order = order
     return batch
 
@@ -233,8 +245,8 @@ def fixed_slots(examples, orders, batch_size):
     """One layout for every batch of an epoch whose order is `orders`, int64 [R, n].
 
     Returns the rows of each step, longest first, int64 [steps, R, B], filled up with row
-    len(examples), which has no length; the slots [B] that hold them all; and the most answer tokens
-    of any batch.
+    len(examples), which has no length; the place of each in its batch, of the same shape; the slots
+    [B] that hold them all; and the most answer tokens of any batch.
     """
     (R, n), B = orders.shape, batch_size
     rows = np.pad(orders, ((0, 0), (0, -n % B)), constant_values=len(examples))
@@ -245,7 +257,7 @@ def fixed_slots(examples, orders, batch_size):
     slots = np.take_along_axis(lengths, order, 2).max((0, 1))
     slots = np.maximum(slots, 1)  # a batch may have more slots than the stage has rows
     slots = merge_lengths(slots, padding=max(GROUP_PADDING, slots.sum() // 128))
-    return np.take_along_axis(rows, order, 2), slots, int(n_answers)
+    return np.take_along_axis(rows, order, 2), order, slots, int(n_answers)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -338,32 +350,58 @@ def linear(x, w, b):
     return torch.baddbmm(b, x, w)
 
 
-def dropout(x, p, rng=None):
-    """Zero elements with probability p and scale the rest by 1 / (1 - p).
+# Dropout's bits are a hash of (replica's seed, step, site, place of the example in the effective
+# batch, position, channel) and of nothing else. So a replica drops the same alone or among others,
+# with the batch at once, in pieces or shared by processes, on CPU or GPU, and when a layer is
+# computed again. Nothing needs saving to resume. Made of torch's integer products, which wrap
+# around, the hash goes into a CUDA graph.
+GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # 2**64 over the golden ratio, odd, as int64
+MIX_1, MIX_2 = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64  # splitmix64's
+PLACE_BITS = 24  # positions in an example are fewer than 2**24
 
-    On CPU a NumPy generator gives the bits: `F.dropout` draws Bernoulli variables one by one and
-    takes 8 times as long. 16 bits an element meet p to 1 / 65536.
+
+def mix(h: torch.Tensor) -> torch.Tensor:
+    """A hash of each int64. Applied twice, every bit depends on every other.
+
+    As in splitmix64 (Steele et al., 2014), with fewer shifts: each is a pass over memory.
     """
-    if p == 0:
-        return x
-    if rng is None:
-        return F.dropout(x, p)
-    n, dropped = x.numel(), round(p * 65536)
-    words = rng.integers(-(2**63), 2**63 - 1, -(-n // 4), dtype=np.int64, endpoint=True)
-    keep = torch.from_numpy(words.view(np.int16)[:n] >= dropped - 32768)
-    mask = keep.view(torch.uint8).float().mul_(65536 / (65536 - dropped))
-    return x * mask.view(x.shape)
+    h = h * MIX_1
+    h ^= h >> 32
+    h *= MIX_2
+    return h
 
 
-def dropout_bits(noise, layer, device):
-    """The generator of one layer's dropout: the same for the same `noise`, a tuple of ints.
+def dropout_noise(seeds: list[int], step: int) -> torch.Tensor:
+    """What the dropout of each replica depends on in `step`: int64 [R], on the CPU."""
+    return mix(mix(torch.tensor(seeds, dtype=torch.int64) + GOLDEN) + step)
 
-    Nothing needs saving to resume, and a layer that is computed again drops the same. On a GPU, and
-    without `noise`, torch's own generator serves (None).
+
+def site_keys(noise: torch.Tensor, batch: Batch, n_sites: int) -> torch.Tensor:
+    """A key for each site of dropout and each position: int64 [n_sites, R, N].
+
+    `noise` is int64 [R], on the batch's device.
     """
-    if noise is None or device.type != "cpu":
-        return None
-    return np.random.Generator(np.random.SFC64([*noise, layer]))
+    at = (batch.places << PLACE_BITS) + batch.pos  # [R, N]
+    keys = mix(mix((at * GOLDEN) ^ noise[:, None]))
+    sites = torch.arange(1, n_sites + 1, device=at.device) * GOLDEN
+    return mix(keys ^ sites[:, None, None])
+
+
+@functools.cache
+def channel_keys(n: int, device: torch.device) -> torch.Tensor:
+    """A key for each group of 4 channels: int64 [n]."""
+    return mix(mix(torch.arange(1, n + 1) * GOLDEN)).to(device)
+
+
+def dropout_masks(keys: torch.Tensor, C: int, p: float) -> torch.Tensor:
+    """Masks of 0, with probability p, and of 1 / (1 - p): keys [..., N] -> float [..., N, C].
+
+    Each element takes 16 bits, which meet p to 1 / 65536.
+    """
+    words = mix(keys[..., None] ^ channel_keys(-(-C // 4), keys.device))  # 4 elements each
+    dropped = round(p * 65536)
+    keep = words.view(torch.int16)[..., :C] >= dropped - 32768
+    return keep.view(torch.uint8).float().mul_(65536 / (65536 - dropped))
 
 
 def rotate(x, turns):
@@ -422,17 +460,21 @@ class Block(nn.Module):
         h = h.unflatten(-1, (3, self.config.n_heads, -1))
         return h if turns is None else rotate(h, turns)
 
-    def add_outputs(self, x, y, weights, rng=None):
-        """Add attention's output y [R, N, C] and the MLP's to the residual stream x."""
-        p = self.config.dropout if self.training else 0.0
-        x = x + dropout(linear(y, weights.w_out, weights.b_out), p, rng)
+    def add_outputs(self, x, y, weights, masks=None):
+        """Add attention's output y [R, N, C] and the MLP's to the residual stream x.
+
+        `masks`, float [2, R, N, C], are those of dropout.
+        """
+        attended = linear(y, weights.w_out, weights.b_out)
+        x = x + (attended if masks is None else attended * masks[0])
         h = linear(F.layer_norm(x, x.shape[-1:]), weights.w_up, weights.b_up)
         if self.config.swiglu:
             gate, h = h.chunk(2, -1)
             h = F.silu(gate) * h
         else:
             h = F.gelu(h)
-        return x + dropout(linear(h, weights.w_down, weights.b_down), p, rng)
+        h = linear(h, weights.w_down, weights.b_down)
+        return x + (h if masks is None else h * masks[1])
 
 
 class GPT(nn.Module):
@@ -488,7 +530,7 @@ class GPT(nn.Module):
         n = len(Weights._fields)
         return [Weights(*tensors[i : i + n]) for i in range(0, len(tensors), n)]
 
-    def embed(self, ids, pos, rng=None):
+    def embed(self, ids, pos):
         """ids [R, N], pos [N] or [R, N] -> x [R, N, C]."""
         R, V, C = self.w_tokens.shape
         offset = torch.arange(R, device=ids.device)[:, None]
@@ -496,7 +538,7 @@ class GPT(nn.Module):
         if self.config.pos == "learned":
             table = self.w_positions.view(-1, C)
             x = x + F.embedding(pos + offset * self.config.max_len, table)
-        return dropout(x, self.config.dropout if self.training else 0.0, rng)
+        return x
 
     def turns(self, pos):
         head_dim = self.config.d_model // self.config.n_heads
@@ -528,26 +570,40 @@ class GPT(nn.Module):
     def forward(self, batch, cache=None, noise=None):
         """Return the logits at `batch.answer_at`, float [R, M, V].
 
-        `cache`, a list, receives each layer's keys and values, [R, N, H, D] each. `noise`, a tuple
-        of ints, decides what dropout drops (`dropout_bits`).
+        `cache`, a list, receives each layer's keys and values, [R, N, H, D] each. Training with
+        dropout needs `noise`, int64 [R] from `dropout_noise`, and the batch's places.
         """
-        device, turns = batch.ids.device, self.turns(batch.pos)
-        x = self.embed(batch.ids, batch.pos, dropout_bits(noise, 0, device))
+        C, p = self.config.d_model, self.config.dropout if self.training else 0.0
+        turns, x = self.turns(batch.pos), self.embed(batch.ids, batch.pos)
+        keys = None
+        if p:
+            keys = site_keys(noise.to(x.device), batch, 1 + 2 * len(self.blocks))
+            x = x * dropout_masks(keys[0], C, p)
 
         def block_step(layer, block, weights, x, last):
             qkv = block.qkv(x, turns, weights)
             if cache is not None:
                 cache.append(qkv[:, :, 1:].unbind(2))
             y = self.attend(qkv, batch.groups)
+            sites = keys[2 * layer + 1 : 2 * layer + 3] if p else None  # [2, R, N]
             if last:  # what follows is needed where a token is predicted, and nowhere else
                 x, y = take_positions(x, batch.answer_at), take_positions(y, batch.answer_at)
-            return block.add_outputs(x, y, weights, dropout_bits(noise, layer, device))
+                if p:
+                    sites = sites.gather(2, batch.answer_at.expand(2, -1, -1))  # [2, R, M]
+            return block.add_outputs(x, y, weights, dropout_masks(sites, C, p) if p else None)
 
-        for layer, weights in enumerate(self.block_weights(), 1):
-            block, last = self.blocks[layer - 1], layer == len(self.blocks)
+        for layer, weights in enumerate(self.block_weights()):
+            block, last = self.blocks[layer], layer == len(self.blocks) - 1
             if self.use_checkpoint and self.training:
                 x = torch.utils.checkpoint.checkpoint(
-                    block_step, layer, block, weights, x, last, use_reentrant=False
+                    block_step,
+                    layer,
+                    block,
+                    weights,
+                    x,
+                    last,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
                 )
             else:
                 x = block_step(layer, block, weights, x, last)
@@ -911,7 +967,7 @@ class Plan:
     def as_begun(self, derived: dict) -> "Plan":
         """This plan with what a run began with, `derived` of its config.json.
 
-        Free memory may differ now, and another cut of the batch would give other bits.
+        The machine may be another one now, and another cut of the batch would give other bits.
         """
         began = {name: derived[name] for name in ("micro_batches", "precision", "step_bytes")}
         return replace(self, **began)
@@ -1010,8 +1066,10 @@ def decide_batch(
 ) -> dict:
     """How an effective batch is cut, and the memory of a step: three fields of Plan.
 
-    Accumulation exists to save memory. Where the effective batch fits it runs at once, with the
-    same gradients, since every answer token weighs the same either way.
+    Accumulation exists to save memory. Where the effective batch takes less than half of the
+    device's whole memory it runs at once, with the same gradients to rounding: every answer token
+    weighs the same and dropout drops the same either way. What is free at the time decides nothing:
+    the same command gives the same bits.
     """
     effective, lengths = args.batch_size * args.accumulation_steps, data.train.lengths
 
@@ -1021,7 +1079,7 @@ def decide_batch(
             tokens = int(rows * lengths.mean() + 3 * rows**0.5 * lengths.std())
         else:
             order = np.random.default_rng(0).permutation(len(lengths))[None]
-            tokens = int(fixed_slots(data.train, order, rows)[1].sum())
+            tokens = int(fixed_slots(data.train, order, rows)[2].sum())
         return memory_bytes(
             config,
             n_params=n_params,
@@ -1034,8 +1092,9 @@ def decide_batch(
         )
 
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if device.type == "cpu" else 1
+    budget = 0.5 * (total_memory_bytes(device) or 4 * 2**30) / beside
     whole = step_bytes(effective)
-    at_once = args.accumulation_steps == 1 or whole < 0.5 * free_memory_bytes(device) / beside
+    at_once = args.accumulation_steps == 1 or whole < budget
     return {
         "effective_batch": effective,
         "micro_batches": 1 if at_once else args.accumulation_steps,
@@ -1235,21 +1294,22 @@ def train_step(
     *,
     label_smoothing: float = 0.0,
     max_grad_norm: float,
-    noise: tuple | None = None,
+    noise: torch.Tensor | None = None,
     team: World = ALONE,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One optimizer step over the micro-batches of an effective batch, or of a process's part.
 
     Every answer token of the effective batch weighs the same, however it is cut up. Returns the
-    loss in nats per answer token and the gradient norm before clipping, float [R] each.
+    loss in nats per answer token and the gradient norm before clipping, float [R] each. `noise`,
+    int64 [R], is what dropout depends on.
     """
     total, n_targets = torch.zeros(2, model.R, device=model.w_tokens.device)
     for batch in batches:
         n_targets += batch.n_targets
     sum_over_processes(team, [n_targets])
     n_targets.clamp_(min=1)
-    for piece, batch in enumerate(batches):
-        logits = model(batch, noise=None if noise is None else (*noise, piece))
+    for batch in batches:
+        logits = model(batch, noise=noise)
         loss = answer_loss(logits, batch.targets, label_smoothing) / n_targets
         scaler.scale(loss.sum()).backward()  # a sum: replicas never mix
         total += loss.detach()
@@ -1283,15 +1343,15 @@ class EagerSteps:
         self.orders = orders
 
     def step(self, i, lr, noise):
-        """Do step `i` of the epoch; returns (loss, gradient norm) as `train_step` does."""
+        """Do step `i` of the epoch; returns (loss, gradient norm) as `train_step` does.
+
+        `noise` is of `dropout_noise`.
+        """
         set_learning_rate(self.optimizer, lr)
         rows = self.orders[:, i * self.batch_size : (i + 1) * self.batch_size]
-        rows = np.array_split(rows, self.team.size, axis=1)[self.team.rank]
-        pieces = np.array_split(rows, self.micro_batches, axis=1)
-        batches = [make_batch(self.data, piece) for piece in pieces if piece.shape[1]]
-        if self.team.size > 1 and self.data.device.type == "cuda":  # where dropout ignores `noise`
-            seed = np.random.SeedSequence(noise).generate_state(1, np.uint64)
-            torch.cuda.manual_seed(int(seed[0]))
+        share = np.array_split(np.arange(rows.shape[1]), self.team.size)[self.team.rank]
+        pieces = [piece for piece in np.array_split(share, self.micro_batches) if len(piece)]
+        batches = [make_batch(self.data, rows[:, piece], places=piece) for piece in pieces]
         return self.train_step(batches, noise)
 
     def train_step(self, batches, noise):
@@ -1325,10 +1385,11 @@ class StaticSteps(EagerSteps):
 
     def begin_epoch(self, orders):
         device = self.data.device
-        rows, slots, n_answers = fixed_slots(self.data.examples, orders, self.batch_size)
+        rows, places, slots, n_answers = fixed_slots(self.data.examples, orders, self.batch_size)
         self.layout = Layout(slots, n_answers, device)
-        self.rows = put(rows, device)
-        self.now = torch.empty_like(self.rows[0])  # the rows of the step
+        self.rows = put(np.stack([rows, places], 1), device)  # [steps, 2, R, B]
+        self.now = torch.empty_like(self.rows[0])  # the rows of the step, and their places
+        self.noise = torch.zeros(len(orders), dtype=torch.int64, device=device)
         self.results = torch.zeros(2, len(orders), device=device)
         self.graph = None  # a new layout needs a new graph; capturing takes as long as one step
         # Attention meets new sizes, and may have to load what it needs for them.
@@ -1336,11 +1397,12 @@ class StaticSteps(EagerSteps):
 
     def fixed_step(self):
         self.optimizer.zero_grad(set_to_none=True)  # what a capture that failed may have left
-        batch = lay_rows(self.data, self.now, self.layout)
+        rows, places = self.now.unbind()
+        batch = lay_rows(self.data, rows, self.layout, places=places)
         self.results.copy_(torch.stack(self.train_step([batch], self.noise)))
 
     def step(self, i, lr, noise):
-        self.noise = noise
+        self.noise.copy_(noise)
         set_learning_rate(self.optimizer, lr)
         self.now.copy_(self.rows[i])
         if self.use_graph and not self.warm_up and self.graph is None:
@@ -1402,7 +1464,7 @@ def no_graph_because(plan: Plan, team: World = ALONE) -> str:
         return "only a GPU has them"
     reasons = {
         "--no-cuda_graph was given": not plan.cuda_graph,
-        "--use_checkpoint saves random states while it runs": plan.use_checkpoint,
+        "--use_checkpoint in one is not tested": plan.use_checkpoint,
         "fp16 scales its loss by what it finds": plan.precision == "fp16",
         "the batch runs in pieces to save memory": plan.micro_batches > 1,
         "processes share each batch": team.size > 1,
@@ -1695,7 +1757,6 @@ class TrainingState:
     optimized: torch.Tensor  # float [R]: the training loss added up over this epoch's steps
     sick_since: torch.Tensor  # int64 [R]: the step that first was not finite, 0 if all were
     team: World  # the processes that share each batch; the first one writes the files
-    noise: tuple  # with the step, what dropout depends on
     step: int = 0  # optimizer steps made
     seconds_before: float = 0.0  # of training, before this process
     started: float = 0.0
@@ -1733,14 +1794,11 @@ def resumable_state(state: TrainingState, r: int) -> dict:
                 "exp_avg": adam["exp_avg"][r : r + 1].cpu().clone(),
                 "exp_avg_sq": adam["exp_avg_sq"][r : r + 1].cpu().clone(),
             }
-    replica, device = state.replicas[r], state.model.w_tokens.device
+    replica = state.replicas[r]
     content = {"step": state.step, "seconds": state.seconds}
     content |= {"optimized": float(state.optimized[r]), "seed": replica.seed}
     content |= {"replica": replica.progress(), "optimizer": moments}
-    content |= {"scaler": state.scaler.state_dict(), "cpu_rng": torch.get_rng_state()}
-    if device.type == "cuda":
-        content["cuda_rng"] = torch.cuda.get_rng_state(device)
-    return content
+    return {**content, "scaler": state.scaler.state_dict()}
 
 
 def save_run(state: TrainingState, tokenizer: Tokenizer, facts: dict) -> None:
@@ -1831,9 +1889,6 @@ def restore_state(state: TrainingState, keep: list[int], checkpoints: list[dict]
     state.optimized = torch.tensor([c["optimized"] for c in checkpoints], device=device)
     state.sick_since = torch.zeros(len(keep), dtype=torch.int64, device=device)
     state.scaler.load_state_dict(saved["scaler"])
-    torch.set_rng_state(saved["cpu_rng"])
-    if device.type == "cuda" and "cuda_rng" in saved:
-        torch.cuda.set_rng_state(saved["cuda_rng"], device)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -1935,7 +1990,6 @@ def start_run(
     """Return the state at the first step, or as `checkpoints`, one a seed, left it."""
     seeds = [replica.seed for replica in replicas]
     model = GPT(plan.config, seeds).to(plan.device)
-    torch.manual_seed(seeds[0])  # a GPU's dropout; all else has its own generators
     graph_lr = 0.0 if no_graph_because(plan, team) else torch.zeros((), device=plan.device)
     state = TrainingState(
         model=model,
@@ -1945,7 +1999,6 @@ def start_run(
         optimized=torch.zeros(len(seeds), device=plan.device),
         sick_since=torch.zeros(len(seeds), dtype=torch.int64, device=plan.device),
         team=team,
-        noise=(seeds[0],) if team.size == 1 else (seeds[0], team.rank),
         started=time.perf_counter(),
     )
     if checkpoints:
@@ -2052,7 +2105,8 @@ def take_steps(
     if done == 0:
         state.optimized.zero_()
     for i in range(done, n_steps):
-        loss, norms = stepper.step(i, plan.lr_at(state.step), (*state.noise, state.step))
+        noise = dropout_noise([replica.seed for replica in state.replicas], state.step)
+        loss, norms = stepper.step(i, plan.lr_at(state.step), noise)
         state.step += 1
         state.optimized += loss
         note_sick(state, loss, norms)

@@ -147,7 +147,8 @@ class Ours:
         steps.begin_epoch(batches.swapaxes(0, 1).reshape(R, n_steps * n))
         for i in range(n_steps):
             self.n_steps += 1
-            steps.step(i, LEARNING_RATE, (0, self.n_steps))
+            noise = minigpt.dropout_noise(list(range(R)), self.n_steps)
+            steps.step(i, LEARNING_RATE, noise)
 
 
 class Rows(Dataset):

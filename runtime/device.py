@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,13 +26,18 @@ def cpu_bf16_instructions():
     return next((isa for isa in ("amx", "avx512") if features.get(f"{isa}_bf16")), "")
 
 
-def free_memory_bytes(device):
-    """Of the GPU, or of this machine; 4 GiB where that cannot be told."""
+def total_memory_bytes(device: torch.device, limit="/sys/fs/cgroup/memory.max") -> int | None:
+    """All that the GPU has, or this machine or container; None where that cannot be told.
+
+    What is free at the moment does not count: the same command is to do the same each time.
+    """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 4 * 2**30  # Windows and macOS tell only through further packages
+        return torch.cuda.get_device_properties(device).total_memory
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return None  # Windows tells only through further packages
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    allowed = Path(limit).read_text().strip() if Path(limit).is_file() else "max"
+    return min(total, int(allowed)) if allowed.isdecimal() else total
 
 
 def versions():

@@ -130,11 +130,12 @@ def test_shares_of_seeds_are_runs_of_their_own_bit_for_bit(sets, tmp_path):
     assert "95 % interval over 3 seeds" in out
 
 
+@pytest.mark.parametrize("dropout", ["0", "0.2"])
 @pytest.mark.parametrize("seeds", ["4", "4,6"])
-def test_processes_that_share_batches_train_as_one(sets, tmp_path, seeds):
+def test_processes_that_share_batches_train_as_one(sets, tmp_path, seeds, dropout):
     """80 rows in batches of 9: unequal parts, and a last batch of 8."""
     n = len(t.seed_list(seeds)) + 1
-    few = ["--seeds", seeds, "--epochs", "4", "--batch_size", "9", "--dropout", "0"]
+    few = ["--seeds", seeds, "--epochs", "4", "--batch_size", "9", "--dropout", dropout]
     code, _, err = finished(torchrun(flags(sets, tmp_path / "many", *few), n))
     assert code == 0, err
     run_one(flags(sets, tmp_path / "one", *few))

@@ -69,12 +69,14 @@ def make_model(pos="rope", swiglu=False, seeds=(0,), dropout=0.0, max_len=64, d_
 
 def batch_of(examples, rows):
     rows = np.asarray(rows)
-    return t.make_batch(t.Resident(examples, CPU), rows if rows.ndim == 2 else rows[None])
+    rows = rows if rows.ndim == 2 else rows[None]
+    return t.make_batch(t.Resident(examples, CPU), rows, places=np.arange(rows.shape[1]))
 
 
-def gradients(model, batch, label_smoothing=0.0):
+def gradients(model, batch, label_smoothing=0.0, noise=None):
     model.zero_grad()
-    loss = t.answer_loss(model(batch), batch.targets, label_smoothing) / batch.n_targets
+    logits = model(batch, noise=noise)
+    loss = t.answer_loss(logits, batch.targets, label_smoothing) / batch.n_targets
     loss.sum().backward()
     return {name: p.grad.clone() for name, p in model.named_parameters()}
 
