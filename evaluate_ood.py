@@ -39,6 +39,7 @@ import numpy as np
 import torch
 
 import metrics
+from data.audit import held_out_rows
 from data.checks import Forms, form_differences, form_notes
 from data.formats import (
     TAG,
@@ -47,9 +48,9 @@ from data.formats import (
     load_examples,
     load_tokenizer,
     pack,
-    read_rows,
 )
 from data.generate import make_missing
+from data.readers import PLAIN, RowFormat, read_rows, unprintable
 from data.sources import require_file, standard_path
 from data.tasks import TASKS, canonical_tags, size_of, spaced
 from plots import figures_or_notice, remove_figures
@@ -209,21 +210,27 @@ def find_suites(folder: Path) -> list[Path]:
             f"--ood_dir {folder} {is_what}; give a folder of suites, or leave it out for the "
             "standard ones"
         )
-    kinds = (".pkl", ".jsonl", ".txt")
+    kinds = (".pkl", ".jsonl", ".txt", ".csv", ".tsv")  # not .json: statistics stand there
     files = [p for p in sorted(folder.glob("*")) if p.suffix in kinds and p.name[0] != "."]
+    for path in files:
+        if not path.stem.isprintable():
+            raise UserError(f"{folder} has a suite of the name {unprintable(path.stem)}")
     names = Counter(path.stem for path in files)
     if not names:
-        raise UserError(f"--ood_dir {folder} holds no suite (no .pkl, .jsonl or .txt file)")
+        raise UserError(f"--ood_dir {folder} holds no suite (no {', '.join(kinds)} file)")
     if names.most_common(1)[0][1] > 1:
         raise UserError(f"{folder} has two suites of the name {names.most_common(1)[0][0]}")
     return files
 
 
 def load_suite(
-    path: Path, tokenizer: Tokenizer, map_tags_but: Sequence[str] | None = None
+    path: Path,
+    tokenizer: Tokenizer,
+    map_tags_but: Sequence[str] | None = None,
+    row_format: RowFormat = PLAIN,
 ) -> Suite:
     """Load a suite; with `map_tags_but` all tags but these become their canonical ones."""
-    examples, mapped = load_examples(path, tokenizer), {}
+    examples, mapped = load_examples(path, tokenizer, row_format), {}
     tags = [list(examples.all_tags[i]) for i in range(len(examples))]
     if map_tags_but:
         others = {tag for found in tags for tag in found}.difference(map_tags_but)
@@ -269,7 +276,9 @@ def load_training(
         notice = f"{path} is not the file the model was trained on (its SHA-256 differs)"
         if not override:
             return None, f"{notice}; --train_data takes one all the same"
-    examples, sizes = pack(read_rows(path), tokenizer, path), {}
+    examples, sizes = pack(read_rows(path, RowFormat.of(known)), tokenizer, path), {}
+    if checkpoint["data"].get("val", {}).get("held_out_rows") and digest == known["sha256"]:
+        examples = examples.take(np.flatnonzero(~held_out_rows(examples)))  # never trained on
     for task in TASKS:
         try:
             seen = {size_of(examples.raw(i)) for i in np.flatnonzero(examples.tags.isin([task]))}
@@ -678,7 +687,8 @@ def evaluate(args) -> dict:
     for folder in (out_dir, *homes.values()):
         check_writable(folder)
     keep = first["trained_tags"] if args.canonical_tags else None
-    suites = [load_suite(path, tokenizer, keep) for path in find_suites(ood_dir)]
+    row_format = RowFormat.of(first["data"]["train"])  # suites have the columns of the training set
+    suites = [load_suite(path, tokenizer, keep, row_format) for path in find_suites(ood_dir)]
     places = in_order({suite.category for suite in suites}, CATEGORIES)
     suites.sort(key=lambda suite: (places.index(suite.category), suite.path.stem))
     training, notice = load_training(first, args.train_data, tokenizer)
@@ -753,7 +763,7 @@ def build_parser() -> Parser:
     g.add_argument(
         "--ood_dir",
         type=path_text,
-        help="folder of suites, .pkl, .jsonl or .txt (default: the standard suites, "
+        help="folder of suites, .pkl, .jsonl, .txt, .csv or .tsv (default: the standard suites, "
         "ood_data_complete/ beside this script, made if it has none)",
     )
     g.add_argument(

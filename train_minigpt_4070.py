@@ -39,6 +39,8 @@ from tqdm import tqdm
 import metrics
 from data.audit import Data, audit_notes, key_texts, load_data, sample_by_count
 from data.formats import Examples, Tokenizer
+from data.readers import RowFormat, columns_flag, tag_flag
+from data.sources import default_out_dir
 from data.subsets import CANARY_COUNTS, make_panel
 from data.tasks import TASKS
 from runtime.cli import Parser, bounded, leave, outcome, path_text
@@ -2512,7 +2514,15 @@ def train(
         make_deterministic()
     seeds, folder = args.seeds or [args.seed], Path(args.out_dir)
     seeds_here, team = share_work(seeds, world)
-    data = load_data(args.data, args.val_data, args.tokenizer, args.max_len)
+    data = load_data(
+        args.data,
+        val_path=args.val_data,
+        tokenizer_path=args.tokenizer,
+        max_len=args.max_len,
+        row_format=RowFormat(args.columns, args.task),
+        run_folder=folder,
+    )
+    print(*(f"note    {notice}\n" for notice in data.notices), sep="", end="", flush=True)
     if args.subset is not None:
         data.panel = make_panel(
             data.train,
@@ -2543,6 +2553,9 @@ def train(
             began, notes = find_run(folder, config) if args.resume else ({}, [])
             print(*notes, sep="\n", end="\n" * bool(notes))
             if not began:
+                if data.made_tokenizer:
+                    tokenizer_path = Path(data.files["tokenizer"]["path"])
+                    write_atomically(tokenizer_path, data.made_tokenizer)
                 write_json(folder / "config.json", config)
                 if data.panel is not None and data.panel.canaries:
                     write_canaries(data, folder)
@@ -2621,13 +2634,20 @@ def build_parser():
     # fmt: off
     flag = parser.add_argument_group("data").add_argument
     flag("--data", default="data/add_only/train.pkl", type=path_text, metavar="FILE",
-         help="training set: .pkl, .jsonl or .txt")
+         help="training set: .txt, .jsonl, .json, .csv, .tsv or .pkl")
     flag("--val_data", type=path_text, metavar="FILE",
-         help="validation set (default: val.pkl beside --data)")
+         help="validation set (default: val.* beside --data, or else a held-out tenth of --data)")
     flag("--tokenizer", type=path_text, metavar="FILE",
-         help="tokenizer JSON the data was made with (default: tokenizer.json beside --data)")
-    flag("--out_dir", default="runs/step1_add_only", type=path_text, metavar="DIR",
-         help="run folder to write")
+         help="tokenizer JSON (default: tokenizer.json beside --data, or else one made of the data "
+              "and kept in --out_dir)")
+    flag("--columns", type=columns_flag, metavar="prompt=COLUMN,answer=COLUMN[,task=COLUMN]",
+         help="columns of a .csv, .tsv, .json or .jsonl (default: told by their names)")
+    flag("--task", type=tag_flag, metavar="NAME",
+         help="tag of the rows that name no task; it also reads lines without a tag: `12 + 5 | 17`,"
+              " `12+5=17` and SCAN's `IN: … OUT: …`")
+    flag("--out_dir", type=path_text, metavar="DIR",
+         help="run folder to write (default: runs/<name of --data>; of the standard sums "
+              "runs/step1_add_only)")
 
     flag = parser.add_argument_group("panel: what the models that saw an example know of it, "
                                      "beside those that did not").add_argument
@@ -2727,6 +2747,7 @@ def resume_command(argv, world=ALONE):
 
 def run_training(argv: list[str], world: World, standing: Standing) -> None:
     args = build_parser().parse_args(argv)
+    args.out_dir = args.out_dir or default_out_dir(args.data)
     try:
         with StopSignals(answers=world.main) as stop:
             train(args, stop, world, standing)

@@ -1,5 +1,6 @@
 """Training and validation data side by side: what is unseen, and rows that stand for a set."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +15,17 @@ from data.checks import (
     keyed_by_text,
     label_notes,
 )
-from data.formats import Examples, Tokenizer, load_examples, load_tokenizer
-from data.sources import require_file
+from data.formats import (
+    Examples,
+    Tokenizer,
+    check_replaceable,
+    load_examples,
+    load_tokenizer,
+    make_tokenizer,
+    parse_tokenizer,
+)
+from data.readers import PLAIN, RECORDS
+from data.sources import find_sources
 from data.subsets import PanelData
 from runtime.errors import UserError
 from runtime.files import sha256_of
@@ -99,8 +109,12 @@ class Data:
     headline: np.ndarray  # distinct validation rows of the headline: the unseen ones, if any
     seen_rows: np.ndarray  # validation rows whose example is in the training set
     sample: np.ndarray  # training rows matched to `headline` by tag and length
-    files: dict  # {"train" | "val" | "tokenizer": {"path", "sha256"}}
+    # {"train" | "val" | "tokenizer": {"path", "sha256"}}; "train" also has the "columns" and "task"
+    # that were given, "val" the "held_out_rows" where it is a part of the training set.
+    files: dict
     audit: dict
+    notices: list  # how files were found and read, one sentence each
+    made_tokenizer: str | None = None  # the JSON to keep where `files` says the tokenizer is
     panel: PanelData | None = None  # where each seed trains on a part of its own
 
     @property
@@ -133,34 +147,106 @@ class Data:
         return self.headline[np.unique(self.val.tasks[self.headline], return_index=True)[1]]
 
 
-def load_data(train_path, val_path=None, tokenizer_path=None, max_len=None):
+def check_characters(examples, path, tokenizer_path):
+    """Raise UserError naming the characters of a data set that the tokenizer lacks."""
+    unknown = examples.unknown_characters()
+    if unknown:
+        first = int(examples.with_unknown()[0])
+        some = ", ".join(
+            f"{c!r} (U+{ord(c):04X}), {n:,} row{'s' * (n > 1)}" for c, n in unknown[:3]
+        )
+        more = f", and {len(unknown) - 3:,} others" if len(unknown) > 3 else ""
+        raise UserError(
+            f"{path} has characters that the tokenizer {tokenizer_path} lacks: {some}{more}; the "
+            f"first is in {examples.place(first)}: {examples.raw(first)[:60]!r}; replace them, or "
+            "give --tokenizer with the one the data was made with"
+        )
+
+
+def held_out_rows(examples):
+    """bool [n]: the rows of a data set that are its validation set where it has no other.
+
+    Of each tag a tenth of the distinct examples, at least one if there are two: those whose hashes
+    of the canonical key are smallest. So all rows of an example are on one side, and neither the
+    order of the rows nor a seed changes the choice.
+    """
+    held_out = np.zeros(len(examples), bool)
+    for tag in examples.tags.names:
+        of_tag = examples.tags.isin([tag])
+        keys = np.unique(examples.prompt_keys[of_tag])
+        n = max(len(keys) // 10, 1) if len(keys) > 1 else 0
+        held_out |= of_tag & np.isin(examples.prompt_keys, keys[:n])
+    return held_out
+
+
+def hold_out(examples, path):
+    """(training rows, validation rows) of a data set, as Examples."""
+    held_out = held_out_rows(examples)
+    if not held_out.any():
+        raise UserError(
+            f"{path} has no two examples of one tag, so that none can be held out to validate on; "
+            "give --val_data"
+        )
+    return examples.take(np.flatnonzero(~held_out)), examples.take(np.flatnonzero(held_out))
+
+
+def check_lengths(examples, path, max_len):
+    longest = int(examples.lengths.argmax())
+    if max_len and examples.lengths[longest] > max_len:
+        raise UserError(
+            f"{examples.place(longest)} of {path} has {examples.lengths[longest]} characters, "
+            f"more than --max_len {max_len}; raise it, or leave it out to fit the data"
+        )
+
+
+def load_data(
+    train_path, val_path=None, tokenizer_path=None, max_len=None, row_format=PLAIN, run_folder=None
+):
     """Load and audit the training and validation set; every mistake in them is a UserError.
 
-    The validation set and the tokenizer are by default val.pkl and tokenizer.json beside the
-    training set; no example may have more than `max_len` characters.
+    Without a path the validation set and the tokenizer are `val.*` and tokenizer.json beside the
+    training set. Where no `val.*` is there, a tenth of the training set is held out; where no
+    tokenizer is, one is made of the data, and kept in `run_folder` by whoever trains. No example
+    may have more than `max_len` characters.
     """
-    train_path = require_file(train_path, "the training set")
-    val_path = val_path or train_path.with_name("val.pkl")
-    val_path = require_file(val_path, "the validation set")
-    tokenizer_path = tokenizer_path or train_path.with_name("tokenizer.json")
-    tokenizer_path = require_file(tokenizer_path, "the tokenizer")
-    tokenizer = load_tokenizer(tokenizer_path)
-    train, val = load_examples(train_path, tokenizer), load_examples(val_path, tokenizer)
-    for examples, path in ((train, train_path), (val, val_path)):
-        unknown = examples.with_unknown()
-        if len(unknown):
-            first = unknown[0]
-            raise UserError(
-                f"{path} has characters that the tokenizer {tokenizer_path} lacks; rows concerned: "
-                f"{len(unknown)}, the first is {examples.place(first)}: "
-                f"{examples.raw(first)[:60]!r}; give the tokenizer the data was made with"
-            )
-        longest = int(examples.lengths.argmax())
-        if max_len and examples.lengths[longest] > max_len:
-            raise UserError(
-                f"{examples.place(longest)} of {path} has {examples.lengths[longest]} characters, "
-                f"more than --max_len {max_len}; raise it, or leave it out to fit the data"
-            )
+    sources = find_sources(train_path, val_path, tokenizer_path)
+    if row_format.columns and sources.train.suffix not in RECORDS:
+        raise UserError(
+            f"{sources.train} has no columns; leave --columns out, or give {', '.join(RECORDS)}"
+        )
+    paths = [path for path in (sources.train, sources.val) if path]
+    tokenizer_path, made_tokenizer = sources.tokenizer, None
+    if tokenizer_path is None:
+        tokenizer_path = Path(run_folder or sources.train.parent) / "tokenizer.json"
+        made_tokenizer = make_tokenizer(paths, row_format)
+        check_replaceable(tokenizer_path, made_tokenizer)
+        tokenizer = parse_tokenizer(made_tokenizer.encode(), tokenizer_path)
+    else:
+        tokenizer = load_tokenizer(tokenizer_path)
+    loaded = [load_examples(path, tokenizer, row_format) for path in paths]
+    for examples, path in zip(loaded, paths, strict=True):
+        check_characters(examples, path, tokenizer_path)
+        check_lengths(examples, path, max_len)
+    notices = [notice for examples in loaded for notice in examples.notices]
+    files = {
+        "train": file_record(sources.train) | row_format.record(),
+        "val": file_record(sources.val or sources.train),
+        "tokenizer": file_record(tokenizer_path, made_tokenizer),
+    }
+    if sources.val is None:
+        train, val = hold_out(loaded[0], sources.train)
+        files["val"]["held_out_rows"] = len(val)
+        notices.append(
+            f"no val.* is beside {sources.train}: a tenth of its examples, {len(val):,} of "
+            f"{len(loaded[0]):,} rows, are held out to validate on; --val_data gives others"
+        )
+    else:
+        train, val = loaded
+    if made_tokenizer:
+        notices.append(
+            f"no tokenizer.json is beside {sources.train}: one of {len(tokenizer) - 3} characters "
+            f"is made of the data, {tokenizer_path}"
+        )
     seen = np.isin(val.keys, train.keys)
     first_of_key = np.zeros(len(val), bool)  # an example counts once, or its interval is too narrow
     first_of_key[np.unique(val.keys, return_index=True)[1]] = True
@@ -168,7 +254,7 @@ def load_data(train_path, val_path=None, tokenizer_path=None, max_len=None):
     counted = first_of_key & ~val.tags.isin(untrained)
     if not counted.any():
         raise UserError(
-            f"{val_path} has none of the training set's tags {sorted(train.tags.names)}, but "
+            f"{paths[-1]} has none of the training set's tags {sorted(train.tags.names)}, but "
             f"{untrained}; give --val_data of the same tasks"
         )
     headline = np.flatnonzero(counted & ~seen if (counted & ~seen).any() else counted)
@@ -191,9 +277,21 @@ def load_data(train_path, val_path=None, tokenizer_path=None, max_len=None):
         "keyed_by_text": keyed_by_text(sets),
         "form_differences": form_differences(*forms),
     }
-    paths = {"train": train_path, "val": val_path, "tokenizer": tokenizer_path}
-    files = {
-        name: {"path": str(Path(p).resolve()), "sha256": sha256_of(p)} for name, p in paths.items()
-    }
-    sample = matched_sample(train, val, headline)
-    return Data(tokenizer, train, val, headline, np.flatnonzero(seen), sample, files, audit)
+    return Data(
+        tokenizer=tokenizer,
+        train=train,
+        val=val,
+        headline=headline,
+        seen_rows=np.flatnonzero(seen),
+        sample=matched_sample(train, val, headline),
+        files=files,
+        audit=audit,
+        notices=notices,
+        made_tokenizer=made_tokenizer,
+    )
+
+
+def file_record(path, content=None):
+    """What config.json and checkpoints keep of a data file, or of one that will have `content`."""
+    digest = hashlib.sha256(content.encode()).hexdigest() if content else sha256_of(path)
+    return {"path": str(path.resolve()), "sha256": digest}

@@ -5,28 +5,25 @@ One example is one line, `[tag] prompt | answer`, and characters are tokens.
 """
 
 import hashlib
+import json
 import re
 from array import array
-from collections.abc import Iterable
+from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
+from data.readers import PLAIN, RIGHT_LINE, Rows, advice, read_rows, shown, unprintable
 from data.sources import require_file
 from data.tasks import canonical_key, split_example, task_of_tag
 from runtime.errors import UserError
-from runtime.files import STRICT_JSON, load_pickle, read_bytes
+from runtime.files import STRICT_JSON, read_bytes
 
 PAD, UNK, EOS = "<pad>", "<unk>", "<eos>"
 TAG = re.compile(r"\[([^\[\]]+)\]")  # of a prompt, which may have several
+MADE_BY = "train_minigpt_4070.py"  # a tokenizer that says so may be made anew
 MAX_TOKENIZER_BYTES = 2**23
 MAX_VOCABULARY = 2**16
-
-
-def shown(value):
-    """A bad row or value in an error message: short, and never spelled out in depth."""
-    return ascii(value[:60]) if isinstance(value, str) else f"a {type(value).__name__}"
 
 
 # ----------------------------------------------------------------------------------------------
@@ -59,23 +56,67 @@ class Tokenizer:
         return "".join(t if len(t) == 1 else "\ufffd" for t in (self.itos[int(i)] for i in ids))
 
 
+def read_stoi(data, path):
+    """The dict "stoi" of text -> id in the bytes of a tokenizer JSON; UserError if it has none."""
+
+    def no_tokenizer(why):
+        return UserError(
+            f"{path} is no tokenizer: {why}; expected "
+            '{"stoi": {"<pad>": 0, "<unk>": 1, "<eos>": 2, "a": 3, …}}'
+        )
+
+    try:
+        content = STRICT_JSON.decode(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise no_tokenizer(
+            f"byte {error.start + 1} is 0x{data[error.start]:02x}, which is not UTF-8"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise no_tokenizer(
+            f"it is no JSON ({error.msg} at line {error.lineno}, column {error.colno})"
+        ) from None
+    except ValueError as error:  # a key given twice, or NaN
+        raise no_tokenizer(str(error)) from None
+    except RecursionError:
+        raise no_tokenizer("it is nested too deeply") from None
+    stoi = content.get("stoi") if isinstance(content, dict) else None
+    if not isinstance(stoi, dict):
+        raise no_tokenizer('it has no object "stoi"')
+    for token, i in stoi.items():
+        if type(i) is not int:
+            raise no_tokenizer(f"the id of {shown(token)} is {shown_json(i)}, not a whole number")
+        if not is_unicode(token):
+            raise no_tokenizer(f"{shown(token)} is half a surrogate pair, which is no character")
+    itos = content.get("itos") or {}
+    if not isinstance(itos, dict):
+        raise no_tokenizer('"itos" is no object')
+    for token_id, token in itos.items():
+        if not isinstance(token, str) or str(stoi.get(token)) != token_id:
+            raise no_tokenizer(f'"itos" and "stoi" disagree at id {shown(token_id)}')
+    return stoi
+
+
+def shown_json(value):
+    """A value in an error message: a text, number or null itself, of the rest what it is."""
+    plain = value is None or isinstance(value, (str, float, bool))
+    return json.dumps(value)[:60] if plain else shown(value)
+
+
+def is_unicode(text):
+    return text == text.encode(errors="replace").decode()
+
+
 def load_tokenizer(path):
     """Read a tokenizer JSON. One without `<eos>` gets it as the next id, with a notice."""
     path = require_file(path, "the tokenizer")
-    data = read_bytes(path, MAX_TOKENIZER_BYTES, "that is no tokenizer of characters")
-    try:
-        content = STRICT_JSON.decode(data.decode("utf-8"))
-        stoi, given = content["stoi"], content.get("itos") or {}
-        if not all(type(i) is int for i in stoi.values()):
-            raise ValueError("an id in stoi is no whole number")
-        "".join(stoi).encode()  # half a surrogate pair is no character
-        if any(stoi[token] != int(i) for i, token in given.items()):
-            raise ValueError("itos and stoi disagree")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f'{path} is no tokenizer ({repr(error)[:200]}); expected {{"stoi": {{text: id}}, '
-            '"itos": …}'
-        ) from None
+    return parse_tokenizer(
+        read_bytes(path, MAX_TOKENIZER_BYTES, "that is no tokenizer of characters"), path
+    )
+
+
+def parse_tokenizer(data, path):
+    """The Tokenizer in the bytes of a tokenizer JSON, which stands at `path`."""
+    stoi = read_stoi(data, path)
     itos = sorted(stoi, key=stoi.get)
     if [stoi[token] for token in itos] != list(range(len(itos))) or itos[:2] != [PAD, UNK]:
         raise UserError(f"{path} must number its tokens 0, 1, 2, … with {PAD} 0 and {UNK} 1")
@@ -87,6 +128,36 @@ def load_tokenizer(path):
         print(f"note: {path} has no {EOS}; it is added as id {len(itos)}")
         itos.append(EOS)
     return Tokenizer(itos)
+
+
+def make_tokenizer(paths, row_format=PLAIN):
+    """The content of a tokenizer JSON with every character in these data sets, by code point."""
+    characters = set()
+    for path in paths:
+        for _, row in read_rows(path, row_format).numbered:
+            if isinstance(row, str):  # `pack` names one that is none
+                characters.update(row)
+    characters = set(filter(is_unicode, characters))
+    if not characters:
+        raise UserError(f"{paths[0]} holds no examples; {RIGHT_LINE}")
+    itos = [PAD, UNK, EOS, *sorted(characters)]
+    if len(itos) > MAX_VOCABULARY:
+        raise UserError(
+            f"{paths[0]} has {len(itos) - 3:,} different characters; at most {MAX_VOCABULARY:,} "
+            "tokens are taken"
+        )
+    stoi = {token: i for i, token in enumerate(itos)}
+    return json.dumps({"made_by": MADE_BY, "stoi": stoi}, indent=1) + "\n"
+
+
+def check_replaceable(path, content):
+    """Raise UserError if a tokenizer that is to be written at `path` would replace another's."""
+    old = path.read_bytes() if path.is_file() else content.encode()
+    if old != content.encode() and f'"made_by": "{MADE_BY}"'.encode() not in old:
+        raise UserError(
+            f"{path} would be replaced by a tokenizer made of the data; give it by --tokenizer, or "
+            "give another --out_dir"
+        )
 
 
 # ----------------------------------------------------------------------------------------------
@@ -152,6 +223,8 @@ class Examples:
     levels: list = field(default_factory=list)
     category: str = ""
     lines: np.ndarray | None = None  # int32 [n]: where a row stands in its text file, from 1
+    rows: np.ndarray | None = None  # int64 [n]: which rows of a file these are, None for all
+    notices: list = field(default_factory=list)  # what to say of how the file was read
 
     def __post_init__(self):
         self.lengths = np.diff(self.offsets).astype(np.int32)
@@ -176,7 +249,9 @@ class Examples:
 
     def place(self, i):
         """How an error message names row i: rows count from 0, lines of a text file from 1."""
-        return f"row {i}" if self.lines is None else f"line {self.lines[i]}"
+        if self.lines is not None:
+            return f"line {self.lines[i]}"
+        return f"row {i if self.rows is None else self.rows[i]}"
 
     def take(self, rows):
         """The Examples of these rows, int64 [n], in this order."""
@@ -196,12 +271,25 @@ class Examples:
             levels=[self.levels[i] for i in rows] if self.levels else [],
             category=self.category,
             lines=None if self.lines is None else self.lines[rows],
+            rows=rows if self.rows is None else self.rows[rows],
+            notices=self.notices,
         )
 
     def with_unknown(self):
         """int64: the rows that have a character which the tokenizer lacks, ascending."""
         places = np.flatnonzero(self.ids == self.unk)
         return np.unique(np.searchsorted(self.starts, places, side="right") - 1)
+
+    def unknown_characters(self):
+        """[(character that the tokenizer lacks, rows that have it)], the most frequent first."""
+        places = np.flatnonzero(self.ids == self.unk)
+        rows = np.searchsorted(self.starts, places, side="right") - 1
+        counts, last = Counter(), {}
+        for place, row in zip((places - rows).tolist(), rows.tolist(), strict=True):
+            if last.get(self.text[place]) != row:  # rows ascend, so a character counts once a row
+                last[self.text[place]] = row
+                counts[self.text[place]] += 1
+        return counts.most_common()
 
     def distinct(self):
         """The first row of each example and how many rows are that example, ascending by key.
@@ -225,17 +313,6 @@ def join_examples(a, b):
         prompt_keys=np.concatenate([a.prompt_keys, b.prompt_keys]),
         unk=a.unk,
     )
-
-
-@dataclass
-class Rows:
-    """What a data file holds, its rows one after the other."""
-
-    numbered: Iterable  # of (number, row)
-    word: str = "row"  # what the numbers count: rows from 0, or the lines of a text file from 1
-    encoded: list | None = None
-    levels: list = field(default_factory=list)
-    category: str = ""
 
 
 def build_examples(raws, tokenizer, source, levels=(), category=""):
@@ -278,7 +355,13 @@ def pack(rows, tokenizer, source):
         except (ValueError, TypeError) as error:
             halved = isinstance(error, UnicodeEncodeError)
             what = "holds half a surrogate pair" if halved else "is not `[tag] prompt | answer`"
-            raise UserError(f"{source}: {rows.word} {number} {what}: {shown(raw)}") from None
+            raise UserError(
+                f"{source}: {rows.word} {number} {what}: {shown(raw)}; {advice(raw)}"
+            ) from None
+        if tags not in code_of and not tags[0].isprintable():
+            raise UserError(
+                f"{source}: {rows.word} {number} has the tag {unprintable(tags[0])}; {RIGHT_LINE}"
+            )
         numbers.append(number)
         lengths.append(len(raw))
         answer_start.append(len(raw) - n_answer)
@@ -290,7 +373,7 @@ def pack(rows, tokenizer, source):
             texts.append("".join(recent))
             recent.clear()
     if not lengths:
-        raise UserError(f"{source} holds no examples")
+        raise UserError(f"{source} holds no examples; {RIGHT_LINE}")
     text = "".join([*texts, *recent])
     del texts, recent  # as large as the text
     offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
@@ -306,6 +389,7 @@ def pack(rows, tokenizer, source):
         levels=rows.levels,
         category=rows.category,
         lines=np.asarray(numbers) if rows.word == "line" else None,
+        notices=rows.notices,
     )
 
 
@@ -321,86 +405,9 @@ def encode_rows(text, offsets, tokenizer):
     return ids
 
 
-def read_rows(path):
-    """Return the Rows of a .pkl, .jsonl or .txt file; text files are read as the rows are."""
-    path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; give the path of a data set in it")
-    if path.suffix == ".pkl":
-        return rows_of_pickle(load_pickle(path), path)
-    if path.suffix == ".txt":
-        return Rows(lines_of(path), "line")
-    if path.suffix == ".jsonl":
-        return Rows(((n, raw_of_json(line, n, path)) for n, line in lines_of(path)), "line")
-    raise UserError(f"{path} is of no known kind; a data set is a .pkl, .jsonl or .txt file")
-
-
-def rows_of_pickle(content, path):
-    if not isinstance(content, dict) or not isinstance(content.get("raw"), list):
-        raise UserError(f'{path} has the wrong shape; expected a dict with a list under "raw"')
-    raws, category = content["raw"], content.get("category")
-    encoded, levels = content.get("encoded") or None, content.get("level") or []
-    for name, column in (("encoded", encoded), ("level", levels)):
-        if column and (not isinstance(column, list) or len(column) != len(raws)):
-            raise UserError(f'{path}: "{name}" must be a list as long as "raw"')
-    for i, level in enumerate(levels):
-        if not is_level(level):
-            raise UserError(
-                f"{path}: the level of row {i} is {shown(level)}; it must be a whole number, "
-                "a finite number, a text or None"
-            )
-    category = category.encode(errors="replace").decode() if isinstance(category, str) else ""
-    return Rows(enumerate(raws), "row", encoded, levels, category)
-
-
-def is_level(value):
-    """A level is a number that figures can draw, a text that files can hold, or None."""
-    if type(value) in (int, float):
-        return abs(value) <= 2**53  # not so for nan
-    return value is None or (
-        isinstance(value, str) and value == value.encode(errors="replace").decode()
-    )
-
-
-def lines_of(path):
-    """(number, line) for each line of a UTF-8 file that is not blank, counted from 1.
-
-    Only a newline ends a line; `str.splitlines` would cut at other characters too.
-    """
-    number = 0
-    try:
-        with open(path, encoding="utf-8-sig", newline="\n") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line.rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8 text ({error.reason} after line {number}); save it as UTF-8"
-        ) from None
-
-
-def raw_of_json(line, number, path):
-    """The example in a line of a .jsonl file, given whole ("raw") or as task, prompt, answer."""
-    try:
-        row = STRICT_JSON.decode(line)
-        if "raw" in row:
-            if isinstance(row["raw"], str):
-                return row["raw"]
-            raise TypeError("raw is no text")
-        parts = [row[name] for name in ("task", "prompt", "answer")]
-        if not all(type(part) in (str, int, float) for part in parts) or " | " in str(parts[2]):
-            raise ValueError("a part is neither text nor number, or has a bar")
-        return "[{}] {} | {}".format(*parts)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise UserError(
-            f'{path}: line {number} is neither {{"raw": …}} nor '
-            '{"task": …, "prompt": …, "answer": …} with no bar in the answer'
-        ) from None
-
-
-def load_examples(path, tokenizer):
+def load_examples(path, tokenizer, row_format=PLAIN):
     """Load a data set; `raw` is the truth, and `encoded`, where given, must agree with it."""
-    rows = read_rows(path)
+    rows = read_rows(path, row_format)
     examples = pack(rows, tokenizer, path)
     for i, row in enumerate(rows.encoded or ()):
         start, n = examples.starts[i], examples.lengths[i]

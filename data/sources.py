@@ -1,10 +1,14 @@
 """Which files a command means: standard sets from any working directory, and what stands beside."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from data.generate import PARTS, make_missing
+from data.readers import KINDS
 from runtime.errors import UserError
 from runtime.files import ROOT
+
+STANDARD_SUMS = "data/add_only/train.pkl"
 
 
 def standard_path(path: str | Path, root: Path = ROOT) -> Path:
@@ -30,3 +34,50 @@ def require_file(path: str | Path, what: str) -> Path:
     if not path.is_file():
         raise UserError(f"{what} {path} does not exist; give the path of an existing file")
     return path
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The files of a run."""
+
+    train: Path
+    val: Path | None  # None: a tenth of the training set is held out
+    tokenizer: Path | None  # None: one is made of the characters of the data
+
+
+def find_sources(train, val=None, tokenizer=None) -> Sources:
+    """The files that are named, and for those that are not what stands beside the training set."""
+    train = require_file(train, "the training set")
+    return Sources(
+        train,
+        require_file(val, "the validation set") if val else find_val(train),
+        require_file(tokenizer, "the tokenizer")
+        if tokenizer
+        else find_beside(train, "tokenizer.json"),
+    )
+
+
+def find_beside(train: Path, name: str) -> Path | None:
+    """The file of that name in the folder of the training set; a standard one is made."""
+    path = train.with_name(name)
+    if make_missing(path):
+        print(f"made the standard data in {path.parent}", flush=True)
+    return path if path.is_file() and path != train else None
+
+
+def find_val(train: Path) -> Path | None:
+    """The validation set `val.*` beside the training set, None where there is none."""
+    names = (f"val{suffix}" for suffix in dict.fromkeys((train.suffix, *KINDS)))
+    found = [path for name in names if (path := find_beside(train, name))]
+    if len(found) > 1 and found[0].suffix != train.suffix:
+        raise UserError(
+            f"{train} has {' and '.join(path.name for path in found)} beside it; say by --val_data "
+            "which is the validation set"
+        )
+    return found[0] if found else None
+
+
+def default_out_dir(train) -> str:
+    """The run folder where none is named: for the standard sums step1_add_only."""
+    is_sums = standard_path(train).resolve() == (ROOT / STANDARD_SUMS).resolve()
+    return str(Path("runs") / ("step1_add_only" if is_sums else Path(train).stem))

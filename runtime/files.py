@@ -145,6 +145,22 @@ class _Shape:
             self.add(items, False)
 
 
+STACKED = re.compile(rb"[\x8c].([\w.]{1,99})\x94?[\x8c].([\w.]{1,99})\x94?\Z", re.DOTALL)
+NAMED = re.compile(rb"c([\w.]{1,99})\n([\w.]{1,99})\n")
+
+
+def named_global(data, at):
+    """What an error message says of the opcode at byte `at`, if a global's name stands there."""
+    match = NAMED.match(data, at) or STACKED.search(data, at - 210, at)
+    if data[at : at + 1] not in (b"c", b"\x93") or not match:
+        return ""
+    module, name = (part.decode("ascii", "replace") for part in match.groups())
+    advice = ""
+    if module.split(".")[0] == "numpy":
+        advice = "; turn numpy's arrays and numbers into plain ones by .tolist() before pickling"
+    return f", which names the global {module}.{name}{advice}"
+
+
 def check_opcodes(data, allowed=frozenset(PICKLE_OPCODES)):
     """Raise UserError unless `data` is a pickle of plain and shallow containers.
 
@@ -164,7 +180,10 @@ def check_opcodes(data, allowed=frozenset(PICKLE_OPCODES)):
             continue
         if code not in OPCODES or OPCODES[code][0] not in allowed:
             opcode = pickletools.code2op.get(chr(code))
-            raise UserError(f"has the pickle opcode {opcode.name if opcode else code} at byte {at}")
+            named = named_global(data, at) if opcode else ""
+            raise UserError(
+                f"has the pickle opcode {opcode.name if opcode else code} at byte {at}{named}"
+            )
         name, size, prefix = OPCODES[code]
         argument = int.from_bytes(data[at + 1 : at + 1 + (prefix or size)], "little")
         at += 1 + (prefix + argument if prefix else size)

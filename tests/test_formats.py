@@ -260,7 +260,7 @@ def test_row_without_bar_is_named(tmp_path):
         ("a.jsonl", ""),
         ("a.jsonl", "[1]\n"),
         ("a.jsonl", "{\n"),
-        ("a.jsonl", '{"prompt": "1", "answer": "1"}\n'),
+        ("a.jsonl", '{"prompt": "1"}\n'),
         ("a.jsonl", '{"raw": 7}\n'),
         ("a.jsonl", '{"task": "copy", "prompt": "1", "answer": "2 | 3"}\n'),
         ("a.jsonl", "[" * 100_000),
@@ -551,7 +551,7 @@ def test_other_levels_name_the_first_bad_row(tmp_path, level):
     refused(write_pickle(tmp_path / "a.pkl", level=[1, level, level]), "row 1", "level")
 
 
-@pytest.mark.parametrize("value", [None, 7, 2.5, [], {"a": 1}, ["a"], "", True], ids=repr)
+@pytest.mark.parametrize("value", [None, 7, 2.5, [], {"a": 1}, "", True], ids=repr)
 def test_category_count_and_labels_of_any_type_load(tmp_path, value):
     path = write_pickle(tmp_path / "a.pkl", category=value, count=value, labels=value)
     assert formats.load_examples(path, TOKENIZER).category == ""
@@ -622,6 +622,7 @@ def test_json_values_become_the_text_of_a_row(tmp_path):
 
 line = st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=12)
 tag = st.text(st.characters(codec="utf-8", exclude_characters="[]\n"), min_size=1, max_size=5)
+tag = tag.filter(str.isprintable)  # others are refused: tests/test_loading.py
 answer = line.filter(lambda text: " | " not in f" | {text}"[1:])
 rows_of_any_kind = st.lists(st.tuples(tag, line, answer), min_size=1, max_size=12)
 

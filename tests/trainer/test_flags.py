@@ -5,6 +5,7 @@ import re
 import pytest
 
 import train_minigpt_4070 as t
+from data.sources import default_out_dir
 from trainer.helpers import SCRIPT, go
 
 
@@ -61,5 +62,7 @@ def test_flags_asked_for_exist_and_the_second_command_is_the_default():
       --out_dir runs/step1_add_only --epochs 30 --lr 1e-4 --warmup_steps 200 --patience 10
       --d_model 128 --n_layers 4 --n_heads 4 --batch_size 32 --accumulation_steps 1
       --label_smoothing 0.0 --dropout 0.1 --show_samples --autoreg_eval"""
-    defaults["tokenizer"] = "data/add_only/tokenizer.json"  # which is beside the default --data
+    # What is left out is found: the tokenizer beside the data, and the folder by its name.
+    defaults["tokenizer"] = "data/add_only/tokenizer.json"
+    defaults["out_dir"] = default_out_dir(defaults["data"])
     assert vars(t.build_parser().parse_args(second.split())) == defaults

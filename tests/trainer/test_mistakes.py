@@ -22,7 +22,7 @@ def nothing(world):
 SMALL_TOKENIZER = json.dumps({"stoi": {"<pad>": 0, "<unk>": 1, "7": 2}})
 MISTAKES = {
     "no training set": (lambda w: (w / "train.pkl").unlink(), [], ["train.pkl", "exist"]),
-    "no validation set": (lambda w: (w / "val.pkl").unlink(), [], ["val.pkl", "exist"]),
+    "no validation set": (nothing, ["--val_data", "absent.pkl"], ["absent.pkl", "exist"]),
     "no tokenizer": (lambda w: (w / "tokenizer.json").unlink(), [], ["tokenizer.json", "exist"]),
     "wrong shape": (spoil("train.pkl", pickle.dumps([1])), [], ["train.pkl", "raw"]),
     "no pickle": (spoil("train.pkl", b"hello"), [], ["train.pkl"]),
