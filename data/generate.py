@@ -45,10 +45,11 @@ from data.tasks import (
     split_example,
     split_of,
 )
-from runtime.cli import Parser, path, run_main
+from runtime.cli import Parser, bounded, path, run_main
 from runtime.files import ROOT, check_writable, write_atomically
 
 SEED = 1337
+MAX_SEED = 2**32 - 1  # as of a training run
 ROWS_PER_TASK = 10_000  # in each of the three training sets
 REPEAT_COUNTS = (2, 4, 8, 16, 32)
 ROWS_PER_REPEAT_COUNT = 680  # per task, so 3,400 over the five; 16 and 32 go into 672
@@ -80,10 +81,10 @@ def training_rows(task: str, seed: int) -> dict[str, list[str]]:
     """The 10,000 rows of one task in each training set, all from one stream of draws.
 
     normal: the first draws, duplicates as they fall. dedup: the stream read on until it has given
-    enough distinct examples. duplicated: examples of dedup chosen at random, whatever their
+    enough examples. duplicated: examples of dedup chosen at random, whatever their
     difficulty, some of them repeated; so it differs from dedup only in which rows repeat.
 
-    Distinct means by canonical key: 5 + 3 would be a second dose of 3 + 5. Short sums are few (55
+    By canonical key: 5 + 3 would be a second dose of 3 + 5. Short sums are few (55
     of one digit), so dedup has longer sums than normal: dataset_stats.json shows by how much.
     """
     rng = random.Random(f"{seed} train {task}")
@@ -107,7 +108,7 @@ def training_rows(task: str, seed: int) -> dict[str, list[str]]:
 
 
 def held_out_rows(rng, task: str, owner: str) -> list[str]:
-    """500 rows from the training range with distinct keys, owned by "val" or "ood"."""
+    """500 rows from the training range, each another example, owned by "val" or "ood"."""
     return take(500, partial(draw_example, rng, task), owner, by_key=True)
 
 
@@ -122,10 +123,10 @@ def processed_sets(seed: int) -> dict[str, list[str]]:
 
 
 def add_only_sets(seed: int) -> dict[str, list[str]]:
-    """5,000 distinct sums over operands 0-99 for training, 500 others for validation.
+    """5,000 rows, none twice, over operands 0-99 for training, 500 others for validation.
 
     There are only 5,050 unordered pairs, so a training set without the validation pairs has to hold
-    some in both orders: its rows are distinct, its keys are not. Those of validation are.
+    some in both orders: it has fewer examples than rows. Validation has as many.
     """
 
     def draw(rng):
@@ -140,7 +141,7 @@ def add_only_sets(seed: int) -> dict[str, list[str]]:
 
 # ---------------------------------------------------------------------------
 # OOD suites: pairs (row, level). "ood" owns their keys even where training could not draw them, and
-# rows are distinct within a level; compositional and one_item say why they differ.
+# no row stands twice within a level; compositional and one_item say why they differ.
 # ---------------------------------------------------------------------------
 
 
@@ -287,33 +288,35 @@ SUITES = {  # suite -> its category and how it is drawn
 # ---------------------------------------------------------------------------
 
 
-def describe(pairs: list, content: bytes) -> dict:
+def file_statistics(pairs: list, content: bytes) -> dict:
     """What dataset_stats.json says of a file of (row, level) pairs: as a whole and by tag."""
     by_tag = {}
     for raw, level in pairs:
         by_tag.setdefault(split_example(raw)[0], []).append((raw, level))
-    about = {"sha256": hashlib.sha256(content).hexdigest(), **describe_rows(pairs), "by_tag": {}}
+    about = {"sha256": hashlib.sha256(content).hexdigest(), **row_statistics(pairs), "by_tag": {}}
     for tag, mine in sorted(by_tag.items()):
         digits = [
             len(number) for raw, _ in mine for number in NUMBER.findall(split_example(raw)[1])
         ]
         levels = [level for _, level in mine]
-        about["by_tag"][tag] = describe_rows(mine) | {
+        about["by_tag"][tag] = row_statistics(mine) | {
             "rows_by_level": counted(levels),
             "prompt_numbers_by_digits": counted(digits),
         }
     return about
 
 
-def describe_rows(pairs: list) -> dict:
-    """Rows, duplicates and lengths in characters."""
+def row_statistics(pairs: list) -> dict:
+    """Rows, examples, how often they repeat, and lengths in characters.
+
+    A row is a line of the file. Rows whose canonical key and answer agree are one example.
+    """
     raws = [raw for raw, _ in pairs]
-    repeats = Counter(raws)
+    repeats = Counter((key_of(raw), split_example(raw)[2]) for raw in raws)
     prompts, answers = zip(*(split_example(raw)[1:] for raw in raws), strict=True)
     return {
         "rows": len(raws),
-        "distinct_rows": len(repeats),
-        "distinct_keys": len(set(map(key_of, repeats))),
+        "examples": len(repeats),
         "duplication_rate": round(1 - len(repeats) / len(raws), 4),
         "examples_by_repeat_count": counted(repeats.values()),
         "characters": {"prompt": spread(prompts), "answer": spread(answers), "row": spread(raws)},
@@ -376,7 +379,7 @@ def json_bytes(content: dict) -> bytes:
 
 def with_stats(files: dict[str, bytes], sets: dict[str, list], seed: int) -> dict[str, bytes]:
     """The files and dataset_stats.json, which describes those made of (row, level) pairs."""
-    about = {name: describe(pairs, files[name]) for name, pairs in sets.items()}
+    about = {name: file_statistics(pairs, files[name]) for name, pairs in sets.items()}
     stats = {"seed": seed, "files": about, "overlap": overlaps(sets)}
     return files | {"dataset_stats.json": json_bytes(stats)}
 
@@ -476,22 +479,21 @@ def build_parser() -> Parser:
     )
     only = {"nargs": "+", "choices": tuple(PARTS), "default": tuple(PARTS)}
     parser.add_argument("--only", **only, help="the parts to write")
+    seed = bounded(int, 0, MAX_SEED)
     out_help = "folder that gets data/ and ood_data_complete/"
     parser.add_argument("--out", type=path, default=ROOT, help=out_help)
-    parser.add_argument("--seed", type=int, default=SEED, help="seed of every draw")
+    parser.add_argument("--seed", type=seed, default=SEED, help="seed of every draw")
     return parser
 
 
 def print_table(folder: Path, written: list[Path]) -> None:
     """One line for each file of rows."""
     stats = json.loads((folder / "dataset_stats.json").read_bytes())
-    print(f"\n{folder!s:<44} {'rows':>7} {'distinct':>8} {'kB':>6}")
+    print(f"\n{folder!s:<44} {'rows':>7} {'examples':>8} {'kB':>6}")
     for name, file in stats["files"].items():
         kilobytes = (folder / name).stat().st_size // 1000
         state = "written" if folder / name in written else "unchanged"
-        print(
-            f"  {name:<42} {file['rows']:>7,} {file['distinct_rows']:>8,} {kilobytes:>6,}  {state}"
-        )
+        print(f"  {name:<42} {file['rows']:>7,} {file['examples']:>8,} {kilobytes:>6,}  {state}")
 
 
 def generate(args) -> None:
