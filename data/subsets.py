@@ -138,7 +138,7 @@ def draw_canaries(train: Examples, val: Examples, n: int, tokenizer: Tokenizer) 
             f"{', '.join(sorted(train.tags.names))}; leave --canaries out"
         )
     rng, canaries = random.Random(f"{n} canaries"), []
-    known = {*train.prompt_keys.tolist(), *val.prompt_keys.tolist()}
+    known = {*train.keys.tolist(), *val.keys.tolist()}
     rows = {task.name: np.flatnonzero(train.tags.isin([task.name])) for task in tasks}
     for i in range(n):
         task = tasks[i % len(tasks)]
@@ -146,7 +146,7 @@ def draw_canaries(train: Examples, val: Examples, n: int, tokenizer: Tokenizer) 
             canary = _draw_canary(rng, task, train, rows[task.name])
             if canary is None or tokenizer.unk in tokenizer.encode(canary.raw):
                 continue
-            key = int(build_examples([canary.raw], tokenizer, "canaries").prompt_keys[0])
+            key = int(build_examples([canary.raw], tokenizer, "canaries").keys[0])
             if key not in known:
                 known.add(key)
                 canaries.append(canary)
@@ -203,7 +203,7 @@ class PanelData:
         tasks = np.array([canary.task for canary in self.canaries])
         for task in np.unique(tasks):
             places = np.flatnonzero(tasks == task)
-            counts[places] = rng.permutation(np.resize(CANARY_COUNTS[::-1], len(places)))
+            counts[places] = rng.permutation(dealt(len(places)))
         return counts
 
     def rows(self, seed: int) -> np.ndarray:
@@ -234,6 +234,27 @@ class PanelData:
         return np.append(self.subsets.first_rows[: self.n_followed], canary_rows)
 
 
+def dealt(n: int) -> np.ndarray:
+    """int64 [n]: the counts that a seed deals out among the n canaries of a task."""
+    return np.resize(CANARY_COUNTS[::-1], n)
+
+
+def check_canary_rows(panel: PanelData) -> None:
+    """Raise UserError where the canaries are more than CANARY_SHARE of a seed's rows."""
+    n, n_tasks = len(panel.canaries), len({canary.task for canary in panel.canaries})
+    n_rows = panel.subsets.epoch_rows(panel.subsets.train.tasks.names)
+
+    def rows_of(n):
+        return sum(int(dealt(len(range(i, n, n_tasks))).sum()) for i in range(n_tasks))
+
+    if n and rows_of(n) > CANARY_SHARE * n_rows:
+        fitting = [m for m in range(n) if rows_of(m) <= CANARY_SHARE * n_rows]
+        raise UserError(
+            f"--canaries {n} would be {rows_of(n):,} of a seed's {n_rows:,} rows, more than "
+            f"{100 * CANARY_SHARE:.0f} %; give at most {max(fitting)}, or a larger training set"
+        )
+
+
 def make_panel(
     train: Examples, val: Examples, *, share: float, n_canaries: int, tokenizer: Tokenizer
 ) -> PanelData:
@@ -250,12 +271,5 @@ def make_panel(
         raws = [canary.raw for canary in canaries]
         examples = join_examples(train, build_examples(raws, tokenizer, "canaries"))
     panel = PanelData(subsets, canaries, examples)
-    n_rows, n_canary_rows = subsets.epoch_rows(train.tasks.names), int(panel.canary_counts(0).sum())
-    if n_canary_rows > CANARY_SHARE * n_rows:
-        mean = sum(CANARY_COUNTS) / len(CANARY_COUNTS)
-        raise UserError(
-            f"--canaries {n_canaries} would be {n_canary_rows} of a seed's {n_rows:,} rows, more "
-            f"than {CANARY_SHARE:.0%}; give about {int(CANARY_SHARE * n_rows / mean)}, a larger "
-            "training set or a larger --subset"
-        )
+    check_canary_rows(panel)
     return panel
