@@ -138,7 +138,7 @@ def draw_canaries(train: Examples, val: Examples, n: int, tokenizer: Tokenizer) 
             f"{', '.join(sorted(train.tags.names))}; leave --canaries out"
         )
     rng, canaries = random.Random(f"{n} canaries"), []
-    known = {*train.keys.tolist(), *val.keys.tolist()}
+    known = {*train.prompt_keys.tolist(), *val.prompt_keys.tolist()}
     rows = {task.name: np.flatnonzero(train.tags.isin([task.name])) for task in tasks}
     for i in range(n):
         task = tasks[i % len(tasks)]
@@ -146,7 +146,7 @@ def draw_canaries(train: Examples, val: Examples, n: int, tokenizer: Tokenizer) 
             canary = _draw_canary(rng, task, train, rows[task.name])
             if canary is None or tokenizer.unk in tokenizer.encode(canary.raw):
                 continue
-            key = int(build_examples([canary.raw], tokenizer, "canaries").keys[0])
+            key = int(build_examples([canary.raw], tokenizer, "canaries").prompt_keys[0])
             if key not in known:
                 known.add(key)
                 canaries.append(canary)
@@ -248,10 +248,11 @@ def check_canary_rows(panel: PanelData) -> None:
         return sum(int(dealt(len(range(i, n, n_tasks))).sum()) for i in range(n_tasks))
 
     if n and rows_of(n) > CANARY_SHARE * n_rows:
-        fitting = [m for m in range(n) if rows_of(m) <= CANARY_SHARE * n_rows]
+        most = max(m for m in range(n) if rows_of(m) <= CANARY_SHARE * n_rows)
         raise UserError(
             f"--canaries {n} would be {rows_of(n):,} of a seed's {n_rows:,} rows, more than "
-            f"{100 * CANARY_SHARE:.0f} %; give at most {max(fitting)}, or a larger training set"
+            f"{100 * CANARY_SHARE:.0f} %; "
+            + (f"give at most {most}, or a larger training set" if most else "that is too few rows")
         )
 
 

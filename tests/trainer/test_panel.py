@@ -204,3 +204,30 @@ def test_rows_taken_from_a_set_are_those_rows():
     for name in ("offsets", "ids", "answer_start", "keys", "starts", "lengths"):
         assert np.array_equal(getattr(taken, name), getattr(again, name)), name
     assert taken.tags.tolist() == again.tags.tolist()
+
+
+def test_a_panel_with_canaries_trains_on_them_and_scores_them(world, monkeypatch):
+    """Memorized canaries need few bits where they were repeated, more where they were not."""
+    rows = draw_rows(3300, seed=31, tags=("add",))
+    (world / "train.txt").write_text("".join(row + "\n" for row in rows))
+    flags = ["--canaries", "7", "--epochs", "2", "--subset", "1", "--seed", "3"]
+    orders = watch_orders(monkeypatch)
+    assert start(world, *flags) == 0
+    canaries = lines_of(world / "run" / "canaries.jsonl")
+    ledger = read_ledger(world / "run" / "ledger.npz")
+    assert (len(canaries), ledger.n_canaries) == (7, 7)
+    assert sorted(ledger.canary_counts) == [0, 1, 2, 4, 8, 16, 32]
+    drawn = np.bincount(orders[0][0], minlength=3307)[3300:]
+    assert drawn.tolist() == ledger.canary_counts.tolist()
+    model = t.load_model(world / "run" / "last.pth", torch.device("cpu"))[0]
+    for i, canary in enumerate(canaries):
+        raw = f"[{canary['task']}] {canary['prompt']} | {canary['answer']}"
+        logits, targets = reference_answer(model, 0, raw)
+        log_probs = logits.log_softmax(-1)[torch.arange(len(targets)), targets]
+        bits = -log_probs.sum().item() / math.log(2)
+        assert ledger.bits[-1, ledger.n_train + i] == pytest.approx(bits, rel=2e-3)
+
+
+def test_canaries_without_subset_are_refused(world, capsys):
+    assert go(world, "--canaries", "3") == 2
+    assert "--canaries needs --subset" in capsys.readouterr().err
