@@ -282,13 +282,14 @@ class Examples:
 
     def unknown_characters(self):
         """[(character that the tokenizer lacks, rows that have it)], the most frequent first."""
-        places = np.flatnonzero(self.ids == self.unk)
-        rows = np.searchsorted(self.starts, places, side="right") - 1
-        counts, last = Counter(), {}
-        for place, row in zip((places - rows).tolist(), rows.tolist(), strict=True):
-            if last.get(self.text[place]) != row:  # rows ascend, so a character counts once a row
-                last[self.text[place]] = row
-                counts[self.text[place]] += 1
+        places, counts, last = np.flatnonzero(self.ids == self.unk), Counter(), {}
+        for start in range(0, len(places), ROWS_AT_ONCE):  # a list of all may outgrow the memory
+            some = places[start : start + ROWS_AT_ONCE]
+            rows = np.searchsorted(self.starts, some, side="right") - 1
+            for place, row in zip((some - rows).tolist(), rows.tolist(), strict=True):
+                if last.get(self.text[place]) != row:  # rows ascend: a character counts once a row
+                    last[self.text[place]] = row
+                    counts[self.text[place]] += 1
         return counts.most_common()
 
     def distinct(self):

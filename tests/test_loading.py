@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
+from data import formats
 from data.audit import load_data
 from data.formats import Tokenizer, load_examples, load_tokenizer
 from data.generate import build_tokenizer
@@ -261,7 +262,9 @@ def test_a_tokenizer_that_is_none_is_told_in_words(tmp_path, content, fact):
     assert "Error" not in message
 
 
-def test_unknown_characters_are_named_the_most_frequent_first(tmp_path):
+@pytest.mark.parametrize("at_once", [1, 2, 65_536])
+def test_unknown_characters_are_named_the_most_frequent_first(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr(formats, "ROWS_AT_ONCE", at_once)
     rows = ["[add] 1 − 2 − 3 | 0", "[add] 4 − 5 | é", *ROWS]
     (tmp_path / "train.txt").write_text("\n".join(rows), encoding="utf-8")
     (tmp_path / "val.txt").write_text("\n".join(ROWS))
