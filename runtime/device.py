@@ -96,7 +96,7 @@ def choose_device(name, team=ALONE):
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
             f"--device {name} was asked for, but this torch ({torch.__version__}) sees "
-            f"{torch.cuda.device_count()} CUDA devices; the README says how to get a CUDA build"
+            f"{torch.cuda.device_count()} CUDA devices; docs/training.md tells of CUDA builds"
         )
     if device.type == "cuda":
         device = torch.device("cuda", device.index or 0)

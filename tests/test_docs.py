@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from data.sources import default_out_dir
 from runtime.errors import EXIT_CODES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,12 +108,16 @@ def test_the_table_of_exit_codes_is_that_of_the_scripts():
 def test_the_readme_has_the_users_two_commands_and_the_second_is_the_default():
     parser = parsers()["train_minigpt_4070.py"]
     runs = [words for script, words in commands(text_of(README)) if script.startswith("train")]
-    by_folder = {words[words.index("--out_dir") + 1]: words for words in runs if words}
+    by_folder = {
+        words[words.index("--out_dir") + 1]: words for words in runs if "--out_dir" in words
+    }
     first = parser.parse_args(by_folder["runs/fix_run_01"])
     assert (first.epochs, first.lr, first.warmup_steps, first.d_model) == (50, 5e-5, 1000, 256)
     assert (first.batch_size, first.accumulation_steps, first.task_curriculum) == (8, 4, True)
     second, bare = (vars(parser.parse_args(w)) for w in (by_folder["runs/step1_add_only"], []))
-    assert {**second, "tokenizer": bare["tokenizer"]} == bare  # it lies beside the default --data
+    # What is left out is found: the tokenizer beside the data, and the folder by the name of both.
+    found = {"tokenizer": "data/add_only/tokenizer.json", "out_dir": default_out_dir(bare["data"])}
+    assert second == {**bare, **found}
 
 
 def test_the_citation_names_version_and_license():
