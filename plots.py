@@ -14,12 +14,16 @@ One run writes into --out_dir (by default `<run>/plots`):
     task_epoch_heatmap.png  the same as a map
     learning_rate.png       learning rate over optimizer steps
     repeat_count.png        exact match and loss by repeat count in the training set (0 = unseen)
+    repeat_effects.png      what repetition is worth: the differences described below
     ood_by_category.png     exact match per category and suite; oracle-length exact match beside it
     ood_by_level.png        exact match over length, digits and hops, training range shaded
     failures.png            kinds of failure
 
 Several runs write these into one folder each below --out_dir, and side by side into --out_dir:
-compare_learning.png, compare_tasks.png, compare_repeat_count.png, compare_ood.png.
+compare_learning.png, compare_tasks.png, compare_repeat_count.png, compare_repeat_effects.png,
+compare_ood.png. Of several paths those that are no run are passed over with a note. Where runs side
+by side differ in epochs, steps, parameters or training rows, the figures say so. With two or three
+seeds a figure shows each seed in place of an interval, which would be too wide to tell anything.
 
 What repetition is worth is printed, and written to repeat_effects.json in --out_dir: exact match
 at each repeat count minus that of examples seen once, and of those minus unseen ones, taken within
@@ -33,7 +37,7 @@ import shlex
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -48,6 +52,7 @@ from runtime.errors import UserError
 from runtime.files import ROOT, check_writable, write_atomically, write_json
 from runtime.records import (
     CATEGORIES,
+    NoRun,
     Run,
     best_rows,
     held_out,
@@ -91,19 +96,38 @@ class Point(NamedTuple):
     low: float = math.nan
     high: float = math.nan
     n: float = math.nan
+    each: tuple[float, ...] = ()  # the value of each of several seeds
 
 
 class Curve(NamedTuple):
-    """Points along x as arrays [E]; no entries where a run folder lacks the number."""
+    """Points along x as arrays [E]; no entries where a run folder lacks the number.
+
+    `each` [E, S] has the values of S seeds, S = 0 for a single one.
+    """
 
     x: np.ndarray
     value: np.ndarray
     low: np.ndarray
     high: np.ndarray
     n: np.ndarray
+    each: np.ndarray
 
 
-def number(record: dict, *path: str) -> float:
+def curve_of(xs: Iterable[float], points: list[Point]) -> Curve:
+    numbers = np.array([point[:4] for point in points], dtype=float).reshape(-1, 4)
+    n_seeds = max((len(point.each) for point in points), default=0)
+    each = np.full((len(points), n_seeds), np.nan)
+    for row, point in zip(each, points, strict=True):
+        row[: len(point.each)] = point.each
+    return Curve(np.array([*xs], dtype=float), *numbers.T, each)
+
+
+def shows_each(n_seeds: int) -> bool:
+    """Whether seeds are drawn one by one: Student's t is 4.3 with 3 seeds and 12.7 with 2."""
+    return 2 <= n_seeds <= 3
+
+
+def value_at(record: dict, *path: str) -> float:
     for key in path:
         record = record.get(key) if isinstance(record, dict) else None
     return float(record) if is_number(record) else math.nan
@@ -111,11 +135,12 @@ def number(record: dict, *path: str) -> float:
 
 def read_point(record: dict, *path: str, n: tuple[str, ...] = ("n",)) -> Point:
     """With the interval that stands beside the number; a rate without one gets Wilson's from n."""
-    value, n = number(record, *path), number(record, *n)
-    low, high = (number(record, *path[:-1], f"{path[-1]}_{end}") for end in ("low", "high"))
+    value, n = value_at(record, *path), value_at(record, *n)
+    low, high = (value_at(record, *path[:-1], f"{path[-1]}_{end}") for end in ("low", "high"))
     if "exact_match" in path[0] and math.isnan(low) and value >= 0 and n > 0:
         low, high = wilson_interval(round(value * n), n)
-    return Point(value, low, high, n)
+    each = record.get("values", ()) if path == ("exact_match",) else ()
+    return Point(value, low, high, n, tuple(each))
 
 
 def combine(points: list[Point], name: str) -> Point:
@@ -129,7 +154,7 @@ def combine(points: list[Point], name: str) -> Point:
     if "exact_match" in name:
         return pool([{"exact_match": point.value, "n": point.n} for point in points])
     values = np.array([point.value for point in points])
-    return Point(values.mean(), values.min(), values.max(), points[0].n)
+    return Point(values.mean(), values.min(), values.max(), points[0].n, tuple(values))
 
 
 def pool(rows: list[dict], minus: list[dict] | None = None) -> Point:
@@ -139,11 +164,12 @@ def pool(rows: list[dict], minus: list[dict] | None = None) -> Point:
     intervals are the wider ones.
     """
     both = [*rows, *(minus or [])]
+    below = [row["exact_match"] for row in minus] if minus else [0] * len(rows)
+    each = tuple(row["exact_match"] - b for row, b in zip(rows, below, strict=True))
     if not all(row["n"] >= 1 for row in both):
-        below = np.mean([row["exact_match"] for row in minus]) if minus else 0
-        return Point(np.mean([row["exact_match"] for row in rows]) - below)
+        return Point(float(np.mean(each)), each=each)
     stats, n = over_seeds(rows, minus), math.nan if minus else rows[0]["n"]
-    return Point(stats["mean"], stats["low"], stats["high"], n)
+    return Point(stats["mean"], stats["low"], stats["high"], n, each)
 
 
 def gap_point(rows: list[dict]) -> Point:
@@ -151,7 +177,10 @@ def gap_point(rows: list[dict]) -> Point:
     if len(rows) == 1:
         return read_point(rows[0], "generalization_gap")
     train, unseen = (
-        [{"exact_match": number(r, f"{of}_exact_match"), "n": number(r, f"{of}_n")} for r in rows]
+        [
+            {"exact_match": value_at(r, f"{of}_exact_match"), "n": value_at(r, f"{of}_n")}
+            for r in rows
+        ]
         for of in ("train", "val")
     )
     return pool(train, minus=unseen)
@@ -165,16 +194,20 @@ def curve(run: Run, x: str, *path: str, n: tuple[str, ...] = ("none",)) -> Curve
             return gap_point(rows)
         return combine([read_point(row, *path, n=n) for row in rows], path[0])
 
-    seeds = [{r["epoch"]: r for r in rows if math.isfinite(number(r, *path))} for rows in run.seeds]
+    seeds = [
+        {r["epoch"]: r for r in rows if math.isfinite(value_at(r, *path))} for rows in run.seeds
+    ]
     epochs = sorted(set.intersection(*map(set, seeds))) if seeds else []
     points = [point([rows[e] for rows in seeds]) for e in epochs]
-    xs = [number(seeds[0][e], x) for e in epochs]
-    return Curve(np.array(xs), *np.array(points, dtype=float).reshape(-1, 4).T)
+    xs = [value_at(seeds[0][e], x) for e in epochs]
+    return curve_of(xs, points)
 
 
 def examples_or_epoch(runs: list[Run]) -> str:
     rows = chain(*(rows for run in runs for rows in run.seeds))
-    return "epoch" if any(math.isnan(number(r, "examples_seen")) for r in rows) else "examples_seen"
+    return (
+        "epoch" if any(math.isnan(value_at(r, "examples_seen")) for r in rows) else "examples_seen"
+    )
 
 
 def task_names(run):
@@ -210,13 +243,23 @@ def own_style() -> Iterator[None]:
         yield
 
 
-def new_figure(runs: list[Run], width: float, height: float, widths: tuple[float, ...] = (1,)):
-    """Figure and its axes side by side, on the object-oriented API: no pyplot, no global state."""
+def new_figure(
+    runs: list[Run],
+    width: float,
+    height: float,
+    widths: tuple[float, ...] = (1,),
+    model: str = "",
+):
+    """Figure and its axes side by side, on the object-oriented API: no pyplot, no global state.
+
+    `model` says which of a run's models is shown, where a run has more than one.
+    """
     from matplotlib.figure import Figure
 
     fig = Figure(figsize=(width, height), layout="constrained")
     name = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
-    fig.suptitle(shorten(name, int(11 * width)), fontsize=9, color="0.35", x=0.01, ha="left")
+    title = shorten(name, int(11 * width) - len(model)) + (f" · {model}" if model else "")
+    fig.suptitle(title, fontsize=9, color="0.35", x=0.01, ha="left")
     axes = fig.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
@@ -225,7 +268,7 @@ def new_figure(runs: list[Run], width: float, height: float, widths: tuple[float
     return fig, axes
 
 
-def describe(ax, title: str, x: str, y: str, pad: float = 6) -> None:
+def label_axes(ax, title: str, x: str, y: str, pad: float = 6) -> None:
     inches = ax.figure.get_figwidth() * ax.get_position().width
     ax.set_title(textwrap.fill(title, int(16 * inches)), loc="left", fontsize=10.5, pad=pad)
     ax.set_xlabel(x)
@@ -242,9 +285,49 @@ def interval_words(runs: list[Run], what: str) -> str:
     numbers = {max(len(r.seeds), len(r.memorization), len(r.ood.get("seeds", [])), 1) for r in runs}
     if numbers == {1}:
         return f"{what}: 95 % Wilson interval."
+    mean = f"Mean of {min(numbers)} seeds." if len(numbers) == 1 else "Means over seeds."
+    if all(map(shows_each, numbers)):
+        return f"{mean} Thin: each seed."
+    each = " Thin, of 2 or 3 seeds: each seed." if any(map(shows_each, numbers)) else ""
     if len(numbers) == 1:
-        return f"Mean of {numbers.pop()} seeds. {what}: 95 %, for other seeds and examples."
-    return f"{what}: 95 %; Wilson for a single seed, of several for other seeds and examples."
+        return f"{mean} {what}: 95 %, for other seeds and examples."
+    single = "Wilson for a single seed, " if 1 in numbers else ""
+    many = "of several for other seeds and examples" if max(numbers) > 3 else ""
+    return f"{what}: 95 %; {single}{many}".rstrip("; ,") + f".{each}"
+
+
+def spread_words(runs: list[Run]) -> str:
+    """What is drawn about a loss, which has no interval."""
+    numbers = [max(len(run.seeds), len(run.memorization)) for run in runs]
+    return " Loss: lowest to highest seed." if max(numbers) > 3 else " Loss: no interval."
+
+
+def budget_words(runs: list[Run]) -> str:
+    """In which of epochs, steps, parameters and training rows runs side by side differ."""
+    words = []
+    for what, of_run in BUDGETS.items():
+        values = [value for value in map(of_run, runs) if math.isfinite(value)]
+        if len(set(values)) > 1:
+            words.append(f"{what} {min(values):,.0f} to {max(values):,.0f}")
+    return f" Unequal budgets: {', '.join(words)}." if words else ""
+
+
+def last_of(run: Run, key: str) -> float:
+    """The highest epoch or step that a seed of the run reached; nan without any."""
+    return max((value_at(row, key) for rows in run.seeds for row in rows[-1:]), default=math.nan)
+
+
+def training_rows(run: Run) -> float:
+    stages = run.config.get("derived", {}).get("stages", [])
+    return value_at(stages[-1], "rows") if stages else math.nan
+
+
+BUDGETS = {
+    "epochs": lambda run: last_of(run, "epoch"),
+    "steps": lambda run: last_of(run, "step"),
+    "parameters": lambda run: value_at(run.config, "derived", "n_params"),
+    "training rows": training_rows,
+}
 
 
 def words(name: str) -> str:
@@ -269,21 +352,48 @@ def count_words(counts: Iterable[float]) -> str:
     return "n = " + "–".join(f"{n:,}" for n in ends) if known else ""
 
 
-def extremes(values: dict[str, float]) -> str:
+def points(value: float) -> str:
+    return f"{100 * value:+.1f} points"
+
+
+def extremes(values: dict[str, float], show: Callable[[float], str] = percent) -> str:
     """`highest copy 99.0 %, lowest rel 41.0 %`."""
     if len(values) < 2:
-        return "".join(f"{name} {percent(value)}" for name, value in values.items())
+        return "".join(f"{name} {show(value)}" for name, value in values.items())
     top, bottom = max(values, key=values.get), min(values, key=values.get)
-    return f"highest {top} {percent(values[top])}, lowest {bottom} {percent(values[bottom])}"
+    return f"highest {top} {show(values[top])}, lowest {bottom} {show(values[bottom])}"
 
 
-def proportion_axis(axis) -> None:
+def highest_shown(highest: float) -> float:
+    """Where an axis of proportions ends: near the highest one if all are small, else at 1."""
+    ends = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+    return next((end for end in ends if highest <= 0.97 * end), 1.0)
+
+
+def proportion_axis(axis, end: float | None = None) -> None:
+    """From 0 to `end`, by default to 100 %, or to less where all that is drawn is small."""
     from matplotlib.ticker import PercentFormatter
 
-    set_limits = axis.axes.set_xlim if axis.axis_name == "x" else axis.axes.set_ylim
-    set_limits(-0.03, 1.03)
-    axis.set_ticks(np.linspace(0, 1, 6))
-    axis.set_major_formatter(PercentFormatter(xmax=1, decimals=0, symbol=" %"))
+    set_limits, (_, highest) = (
+        (axis.axes.set_xlim, axis.axes.dataLim.intervalx)
+        if axis.axis_name == "x"
+        else (axis.axes.set_ylim, axis.axes.dataLim.intervaly)
+    )
+    end = highest_shown(highest) if end is None else end
+    set_limits(-0.03 * end, 1.03 * end)
+    axis.set_ticks(np.linspace(0, end, 6))
+    decimals = 0 if round(100 * end) % 5 == 0 else 1
+    axis.set_major_formatter(PercentFormatter(xmax=1, decimals=decimals, symbol=" %"))
+
+
+def points_axis(axis) -> None:
+    """Differences of proportions, in points."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(
+        FuncFormatter(lambda v, _: f"{100 * v:+.3g}" if abs(v) > 1e-9 else "0")
+    )
 
 
 def number_axis(ax, key: str) -> str:
@@ -324,9 +434,18 @@ def draw_curves(ax, curves: dict[str, Curve]) -> None:
         label = f"{shorten(name)} ({count_words(c.n)})".replace(" ()", "")
         every = math.ceil(len(c.x) / 12)
         ax.plot(c.x, c.value, label=label, markersize=4.5, markevery=every, **look(i))
+        if shows_each(c.each.shape[1]):
+            draw_each(ax, np.repeat(c.x[:, None], c.each.shape[1], axis=1), c.each, i)
+            continue
         ax.fill_between(c.x, c.low, c.high, color=look(i)["color"], alpha=0.18, lw=0)
         if len(c.x) == 1:  # where a band has no width
             ax.vlines(c.x, c.low, c.high, look(i)["color"])
+
+
+def draw_each(ax, x: np.ndarray, y: np.ndarray, i: int) -> None:
+    """Each seed of the i-th curve as a thin line over x, y [E, S]."""
+    style = {"color": look(i)["color"], "linewidth": 0.7, "alpha": 0.65, "marker": "."}
+    ax.plot(x, y, markersize=3, **style)
 
 
 def mark_stages(ax, run: Run, epochs: np.ndarray, xs: np.ndarray) -> float:
@@ -363,7 +482,7 @@ def learning_figure(run: Run):
     }
     if held == "unseen":
         matches["seen"] = curve(run, key, "val_exact_match_seen", n=("val_n_seen",))
-    losses = {"validation": curve(run, key, "val_loss"), "train": curve(run, key, "train_loss")}
+    losses = {held: curve(run, key, "val_loss"), "train": curve(run, key, "train_loss")}
     panels = [any(len(c.x) for c in curves.values()) for curves in (matches, losses)]
     if not any(panels):
         return None
@@ -372,8 +491,8 @@ def learning_figure(run: Run):
         title = draw_gap(axes[0], matches["train"], matches[held], held)
         draw_curves(axes[0], matches)
         proportion_axis(axes[0].yaxis)
-        describe(axes[0], title, number_axis(axes[0], key), "exact match")
-        note = " Loss: lowest to highest seed." if len(run.seeds) > 1 and panels[1] else ""
+        label_axes(axes[0], title, number_axis(axes[0], key), "exact match")
+        note = spread_words([run]) if len(run.seeds) > 3 and panels[1] else ""
         caption(fig, interval_words([run], "Bands") + note)
     if panels[1]:
         draw_curves(axes[-1], losses)
@@ -382,7 +501,7 @@ def learning_figure(run: Run):
             log_axis(axes[-1].yaxis, values.min(), values.max())
         ends = ", ".join(f"{name} {c.value[-1]:.3g}" for name, c in losses.items() if len(c.x))
         x = number_axis(axes[-1], key)
-        describe(axes[-1], f"Final loss: {ends}", x, "loss (nats per token)")
+        label_axes(axes[-1], f"Final loss: {ends}", x, "loss (nats per token)")
     for ax in axes:
         ax.legend(fontsize=9)
     return fig
@@ -427,7 +546,7 @@ def tasks_figure(run: Run):
     proportion_axis(ax.yaxis)
     held = held_out([run])
     title = f"{held.capitalize()} exact match at the end: {extremes(last)}"
-    describe(ax, title, number_axis(ax, "epoch"), f"exact match, {held}", pad)
+    label_axes(ax, title, number_axis(ax, "epoch"), f"exact match, {held}", pad)
     ax.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1))
     note = " Dotted: a curriculum stage begins." if len(stage_starts(run)) > 1 else ""
     caption(fig, interval_words([run], "Bands") + note)
@@ -446,22 +565,31 @@ def heatmap_figure(run: Run):
     fig, (ax,) = new_figure([run], 9.5, 2.3 + 0.36 * len(curves))
     ax.grid(False)
     ax.patch.set(facecolor="0.93", hatch="///", edgecolor="0.7")
-    image = ax.imshow(table, aspect="auto", cmap="cividis", vmin=0, vmax=1, interpolation="none")
-    proportion_axis(fig.colorbar(image, label="exact match", pad=0.01).ax.yaxis)
-    image.colorbar.ax.set_ylim(0, 1)
+    end = highest_shown(np.nanmax(table))
+    image = ax.imshow(table, aspect="auto", cmap="cividis", vmin=0, vmax=end, interpolation="none")
+    proportion_axis(fig.colorbar(image, label="exact match", pad=0.01).ax.yaxis, end)
+    image.colorbar.ax.set_ylim(0, end)
     every = math.ceil(len(epochs) / 17)
     shown = range((len(epochs) - 1) % every, len(epochs), every)
     for (i, j), value in np.ndenumerate(table):
         if j in shown and math.isfinite(value):
-            style = {"ha": "center", "va": "center", "color": "white" if value < 0.5 else "black"}
-            ax.text(j, i, f"{100 * value:.0f}", fontsize=8, **style)
+            style = {"ha": "center", "va": "center"}
+            style["color"] = "white" if value < 0.5 * end else "black"
+            ax.text(j, i, f"{100 * value:.{int(end <= 0.1)}f}", fontsize=8, **style)
     ax.set_xticks(shown, [f"{epochs[j]:.0f}" for j in shown])
     ax.set_yticks(range(len(curves)), curves)
     pad = mark_stages(ax, run, epochs, np.arange(len(epochs)))
     reached = [(task, epochs[row >= 0.9]) for task, row in zip(curves, table, strict=True)]
     reached = " · ".join(f"{task} {e[0]:.0f}" if len(e) else f"{task} –" for task, e in reached)
     title = f"First epoch with 90 % {held_out([run])} exact match: {reached}"
-    describe(ax, title, "epoch", "", pad)
+    if np.nanmax(table) < 0.9:
+        highest = {
+            task: np.nanmax(row)
+            for task, row in zip(curves, table, strict=True)
+            if np.isfinite(row).any()
+        }
+        title = f"{held_out([run]).capitalize()} exact match of any epoch: {extremes(highest)}"
+    label_axes(ax, title, "epoch", "", pad)
     notes = [f"Mean of {len(run.seeds)} seeds."] * (len(run.seeds) > 1) + ["Numbers in per cent."]
     notes += ["Hatched: task not in the curriculum yet."] * bool(np.isnan(table).any())
     caption(fig, " ".join(notes))
@@ -471,7 +599,7 @@ def heatmap_figure(run: Run):
 def learning_rate_figure(run: Run):
     """Learning rate at the last step of each epoch."""
     rows = list(chain(*run.seeds))
-    key = "epoch" if any(math.isnan(number(row, "step")) for row in rows) else "step"
+    key = "epoch" if any(math.isnan(value_at(row, "step")) for row in rows) else "step"
     c = curve(run, key, "lr")
     if not len(c.x):
         return None
@@ -479,7 +607,7 @@ def learning_rate_figure(run: Run):
     draw_curves(ax, {"learning rate": c})
     ax.set_ylim(0, 1.08 * c.value.max() or 1)
     title = f"Learning rate: highest {c.value.max():.2g}, {c.value[-1]:.2g} at the end"
-    describe(ax, title, number_axis(ax, key), "learning rate")
+    label_axes(ax, title, number_axis(ax, key), "learning rate")
     caption(fig, "At the last step of each epoch.")
     return fig
 
@@ -519,9 +647,9 @@ def repeat_count_figure(runs: list[Run]):
             ax.set_xlabel("times in the training set, at least (in powers of two)")
     if len(runs) > 1:
         axes[-1].legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1))
-    several = len(panels) > 1 and any(len(run.memorization) > 1 for run in runs)
-    note = " Loss: lowest to highest seed." if several else ""
+    note = spread_words(runs) if any("loss" in unit for unit in panels) else ""
     note += f" Open, at 0: {held_out(runs)} examples. {model_words(runs)}"
+    note += budget_words(runs) if len(runs) > 1 else ""
     caption(fig, interval_words(runs, "Bars") + note)
     return fig
 
@@ -546,9 +674,13 @@ def draw_repeat_counts(ax, points: dict[str, dict[int, Point]], unit: str) -> No
         run, by_count = list(points.items())[i]
         xs = np.array([counts.index(count) for count in by_count])
         xs = xs + 0.12 * (k - (len(known) - 1) / 2)
-        value, low, high, _ = np.array(list(by_count.values())).T
-        seen = np.array(list(by_count)) > 0
-        ax.vlines(xs, low, high, look(i)["color"], lw=1.5)
+        c = curve_of(xs, list(by_count.values()))
+        value, seen = c.value, np.array(list(by_count)) > 0
+        if shows_each(n_each := c.each.shape[1]):
+            for part in (seen, ~seen):  # no line from unseen examples to those seen once
+                draw_each(ax, np.repeat(xs[part, None], n_each, axis=1), c.each[part], i)
+        else:
+            ax.vlines(xs, c.low, c.high, look(i)["color"], lw=1.5)
         ax.plot(xs[seen], value[seen], label=shorten(run), markersize=6, **look(i))
         ax.plot(xs[~seen], value[~seen], markersize=7, markerfacecolor="white", **look(i))
     ns = [count_words(p[c].n for p in points.values() if c in p) for c in counts]
@@ -564,7 +696,73 @@ def draw_repeat_counts(ax, points: dict[str, dict[int, Point]], unit: str) -> No
         proportion_axis(ax.yaxis)
     else:  # from 0, or a difference of a hundredth would look like a cliff
         ax.set_ylim(0, 1.08 * ax.dataLim.y1 or 1)
-    describe(ax, title, "times in the training set", unit)
+    label_axes(ax, title, "times in the training set", unit)
+
+
+def repeat_effects_figure(runs: list[Run]):
+    """What repetition is worth: differences within each model, with interval and each seed."""
+    effects = {run.name: effects_of(run) for run in runs}
+    places = sorted({effect["repeat_count"] for of_run in effects.values() for effect in of_run})
+    known = [i for i, of_run in enumerate(effects.values()) if of_run]
+    if not places or (len(runs) > 1 and len(known) < 2):
+        return None
+    fig, (ax,) = new_figure(runs, 7.5 if len(runs) == 1 else 10, 4.2)
+    ax.axhline(0, color="0.3", lw=1)
+    for k, i in enumerate(known):
+        for effect in effects[runs[i].name]:
+            x = places.index(effect["repeat_count"]) + 0.16 * (k - (len(known) - 1) / 2)
+            label = shorten(runs[i].name) if effect is effects[runs[i].name][0] else None
+            style = {**look(i), "linestyle": "none"}
+            ax.plot(x, effect["difference"], label=label, markersize=6.5, **style)
+            if effect["n_seeds"] != 2:
+                ax.vlines(x, effect["low"], effect["high"], look(i)["color"], lw=1.5)
+            if 1 < effect["n_seeds"] <= 10:
+                style |= {"marker": "_", "markersize": 7, "alpha": 0.7}
+                ax.plot([x + 0.05] * effect["n_seeds"], effect["values"], **style)
+    ax.set_xticks(range(len(places)), [effect_name(c, effects) for c in places], fontsize=8.5)
+    points_axis(ax.yaxis)
+    label_axes(ax, effects_title(effects), "times in the training set", "difference (points)")
+    if len(runs) > 1:
+        ax.legend(fontsize=8.5, loc="upper left", bbox_to_anchor=(1.01, 1))
+    note = budget_words(runs) if len(runs) > 1 else ""
+    caption(fig, f"{effects_caption(effects)} {model_words(runs)}{note}")
+    return fig
+
+
+def effect_name(count: int, effects: dict[str, list[dict]]) -> str:
+    """`4–7\nminus 1\nn = 850` below the axis."""
+    found = [e for of_run in effects.values() for e in of_run if e["repeat_count"] == count]
+    times = f"{count}–{2 * count - 1}" if found[0]["grouped"] and count > 1 else f"{count}"
+    minus = "1" if found[0]["minus"] else "unseen"
+    return f"{times}\nminus {minus}\n" + count_words(e["n"] for e in found).replace("–", "–\n")
+
+
+def effects_title(effects: dict[str, list[dict]]) -> str:
+    last = {name: of_run[-1] for name, of_run in effects.items() if of_run}
+    if len(last) > 1:
+        return "Exact match gained by repetition, within each model"
+    (effect,) = last.values()
+    low, high = (100 * effect[key] for key in ("low", "high"))
+    base = "seen once" if effect["minus"] else "unseen"
+    interval = f" [{low:+.1f}, {high:+.1f}]" if effect["n_seeds"] != 2 else ", mean of two seeds"
+    return (
+        f"Exact match at {effect['repeat_count']} times, against {base}: "
+        f"{points(effect['difference'])}{interval}"
+    )
+
+
+def effects_caption(effects: dict[str, list[dict]]) -> str:
+    numbers = {effect["n_seeds"] for of_run in effects.values() for effect in of_run}
+    parts = ["Difference of exact match within a model."]
+    if numbers - {1, 2}:
+        parts.append("Bars: 95 %, for other seeds and other examples.")
+    if 1 in numbers:
+        parts.append("Bars of a single seed: 95 %, Newcombe.")
+    if 2 in numbers:
+        parts.append("Two seeds: too few for a bar; repeat_effects.json has the interval.")
+    if numbers - {1}:
+        parts.append("Dashes: each seed.")
+    return " ".join(parts)
 
 
 def effects_of(run: Run) -> list[dict]:
@@ -622,6 +820,9 @@ def ood_rows(run: Run) -> list[tuple[str, str, dict, str]]:
             counts = {words(why): k for why, k in suite.get("left_out", {}).items() if k}
             listed = ", ".join(f"{k:,.0f} {why}" for why, k in counts.items())
             notes[name] = f"; left out: {listed}" if listed else ""
+            outside = value_at(suite, "n_outside_training_range")
+            if outside > 0 and category != "extrapolation":
+                notes[name] += f"; outside training range: {outside:,.0f}"
         note = "".join(notes.values()) if len(suites) == 1 else ""
         stats = run.ood.get("headline", {}).get(category, {})
         rows.append((words(category), "category", stats, note))
@@ -630,7 +831,7 @@ def ood_rows(run: Run) -> list[tuple[str, str, dict, str]]:
                 rows.append((words(name), "left out", suite.get("all", {}), notes[name]))
             elif len(suites) > 1:
                 rows.append((words(name), "suite", suite["headline"], notes[name]))
-    return [row for row in rows if math.isfinite(number(row[2], "exact_match"))]
+    return [row for row in rows if math.isfinite(value_at(row[2], "exact_match"))]
 
 
 def ood_category_figure(run: Run):
@@ -638,11 +839,14 @@ def ood_category_figure(run: Run):
     rows = ood_rows(run)
     if not rows:
         return None
-    fig, (ax,) = new_figure([run], 9, 2.2 + 0.27 * len(rows))
+    fig, (ax,) = new_figure([run], 11, 2.4 + 0.27 * len(rows), model=ood_model(run))
     for y, (_, kind, stats, note) in enumerate(rows):
-        point, oracle = read_point(stats, "exact_match"), number(stats, "oracle_length_exact_match")
+        point, oracle = (
+            read_point(stats, "exact_match"),
+            value_at(stats, "oracle_length_exact_match"),
+        )
         colour, marker, size, label = OOD_LOOKS[kind]
-        ax.hlines(y, point.low, point.high, colour, lw=1.8)
+        draw_spread(ax, y, point, colour)
         ax.plot(point.value, y, marker, color=colour, ms=size, label=label)
         ax.plot(oracle, y, "D", color=colour, ms=9, mfc="none", label="oracle-length exact match")
         text, place = count_words([point.n]) + note, ("axes fraction", "data")
@@ -652,10 +856,24 @@ def ood_category_figure(run: Run):
         text.set_fontweight("bold" if kind == "category" else "normal")
     headline = {label: stats["exact_match"] for label, kind, stats, _ in rows if kind == "category"}
     title = f"Out of distribution: {extremes(headline) or 'no headline rows'}"
-    describe(ax, title, "exact match", "")
-    legend_below(ax)
+    label_axes(ax, title, "exact match", "")
+    legend_below(ax, ncols=2)
     caption(fig, interval_words([run], "Bars"))
     return fig
+
+
+def draw_spread(ax, y: float, point: Point, colour: str) -> None:
+    """The interval of a row as a bar, or with two or three seeds a dash for each."""
+    if shows_each(len(point.each)):
+        ax.plot(point.each, [y] * len(point.each), "|", color=colour, ms=9, mew=1.2)
+    else:
+        ax.hlines(y, point.low, point.high, colour, lw=1.8)
+
+
+def ood_model(run: Run) -> str:
+    """Which checkpoint ood_results.json is of, "" where it does not say."""
+    name, step = run.ood.get("checkpoint", ""), value_at(run.ood, "step")
+    return name + (f", step {step:,.0f}" if name and math.isfinite(step) else "")
 
 
 def row_axis(ax, labels: list[str]) -> None:
@@ -665,14 +883,14 @@ def row_axis(ax, labels: list[str]) -> None:
     proportion_axis(ax.xaxis)
 
 
-def legend_below(ax) -> None:
-    """One line half an inch below the axes, each label once."""
+def legend_below(ax, ncols: int = 4) -> None:
+    """Half an inch below the axes, each label once."""
     from matplotlib.transforms import ScaledTranslation
 
     handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
     place = ax.transAxes + ScaledTranslation(0, -0.5, ax.figure.dpi_scale_trans)
     style = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": place}
-    ax.legend(handles.values(), handles, ncols=4, fontsize=8, **style)
+    ax.legend(handles.values(), handles, ncols=ncols, fontsize=8, **style)
 
 
 def level_curves(run: Run) -> dict[str, Curve]:
@@ -682,8 +900,8 @@ def level_curves(run: Run) -> dict[str, Curve]:
         for row in suite.get("by_level", []) if suite.get("headline") else []:
             if row.get("task") in TASKS and is_number(row.get("level")) and "exact_match" in row:
                 points[row["task"]][row["level"]] = read_point(row, "exact_match")
-    rows = {task: [(x, *point) for x, point in sorted(by.items())] for task, by in points.items()}
-    return {task: Curve(*np.array(r, dtype=float).reshape(-1, 5).T) for task, r in rows.items()}
+    ordered = {task: dict(sorted(by_level.items())) for task, by_level in points.items()}
+    return {task: curve_of(by, list(by.values())) for task, by in ordered.items()}
 
 
 def level_figure(run: Run):
@@ -698,23 +916,29 @@ def level_figure(run: Run):
         return None
     given = run.ood.get("training_range")
     widths = tuple(1.4 if unit == "items" else 1 for unit in panels)
-    fig, axes = new_figure([run], 1.5 + 3 * sum(widths), 4, widths)
+    fig, axes = new_figure([run], 1.5 + 3 * sum(widths), 4, widths, model=ood_model(run))
     for ax, (unit, tasks) in zip(axes, panels.items(), strict=True):
         ranges = [(given or STANDARD_RANGE).get(t) for t in tasks if len(curves[t].x)]
         low, high = next((r for r in ranges if r), STANDARD_RANGE[tasks[0]])
         ax.axvspan(low - 0.5, high + 0.5, color="0.88", lw=0, zorder=0, label="training range")
-        none = Curve(*np.empty((5, 0)))
+        none = curve_of([], [])
         draw_curves(ax, {task: c if task in tasks else none for task, c in curves.items()})
-        x, value = (np.concatenate([curves[task][i] for task in tasks]) for i in (0, 1))
+        x, value, n = (
+            np.concatenate([getattr(curves[t], k) for t in tasks]) for k in ("x", "value", "n")
+        )
         inside = (low <= x) & (x <= high)
-        sides = {"inside": value[inside], "outside": value[~inside]}
-        means = ", ".join(f"{percent(v.mean())} {side}" for side, v in sides.items() if len(v))
+        n = np.nan_to_num(n, nan=1.0)  # levels without an n count alike
+        means = ", ".join(
+            f"{percent(np.average(value[side], weights=n[side]))} {name}"
+            for name, side in (("inside", inside), ("outside", ~inside))
+            if n[side].sum()
+        )
         proportion_axis(ax.yaxis)
         y = "exact match" if ax is axes[0] else ""
-        describe(ax, f"{unit.capitalize()}: {means}", number_axis(ax, unit), y)
+        label_axes(ax, f"{unit.capitalize()}: {means}", number_axis(ax, unit), y)
         ax.legend(fontsize=8.5)
     source = "training range" if given else "training range of the standard data"
-    note = f"Shaded: {source}; titles: mean over the levels inside and outside it; n: per level."
+    note = f"Shaded: {source}; titles: all examples inside and outside it; n: per level."
     caption(fig, f"{interval_words([run], 'Bands')} {note}")
     return fig
 
@@ -722,9 +946,7 @@ def level_figure(run: Run):
 def failure_rows(run: Run) -> list[tuple[str, float, dict[str, float]]]:
     """(label, n, kind -> share of n): validation, OOD categories, tasks in extrapolation."""
     rows, headline = best_rows(run), run.ood.get("headline", {})
-    groups = [
-        (f"{held_out([run])} validation", r.get("val_n"), r.get("val_failures")) for r in rows
-    ]
+    groups = [(f"{held_out([run])} examples", r.get("val_n"), r.get("val_failures")) for r in rows]
     for category in in_order(headline, CATEGORIES):
         stats = headline[category]
         groups.append((words(category), stats.get("n"), stats.get("failures")))
@@ -748,7 +970,8 @@ def failures_figure(run: Run):
     rows = failure_rows(run)
     if not rows:
         return None
-    fig, (ax,) = new_figure([run], 8.5, 2 + 0.34 * len(rows))
+    model = f"out of distribution: {ood_model(run)}" if ood_model(run) else ""
+    fig, (ax,) = new_figure([run], 8.5, 2 + 0.34 * len(rows), model=model)
     left = np.zeros(len(rows))
     for kind, (colour, hatch) in OUTCOMES.items():
         width = np.array([shares[kind] for *_, shares in rows])
@@ -760,7 +983,7 @@ def failures_figure(run: Run):
     wrong = {words(k): sum(n * shares[k] for _, n, shares in rows) for k in list(OUTCOMES)[1:]}
     most = max(wrong, key=wrong.get)
     title = f"Most frequent failure: {most}" if wrong[most] else "No failures"
-    describe(ax, title, "share of examples", "")
+    label_axes(ax, title, "share of examples", "")
     legend_below(ax)
     return fig
 
@@ -772,15 +995,13 @@ def failures_figure(run: Run):
 
 def compare_learning_figure(runs: list[Run]):
     """Unseen exact match, and train minus unseen, over examples seen."""
-    from matplotlib.ticker import AutoLocator
-
     key = examples_or_epoch(runs)
     held = held_out(runs)
     panels = {
         f"exact match, {held}": {
             r.name: curve(r, key, "val_exact_match", n=("val_n",)) for r in runs
         },
-        f"train minus {held} exact match": {
+        f"train minus {held} exact match (points)": {
             r.name: curve(r, key, "generalization_gap") for r in runs
         },
     }
@@ -790,21 +1011,23 @@ def compare_learning_figure(runs: list[Run]):
     fig, axes = new_figure(runs, 5.5 * len(panels), 4.4, (1,) * len(panels))
     for ax, (y, curves) in zip(axes, panels.items(), strict=True):
         draw_curves(ax, curves)
-        proportion_axis(ax.yaxis)
-        if y.startswith("train"):
-            bottom, top = ax.dataLim.intervaly
-            ax.set_ylim(min(-0.03, bottom - 0.02), max(0.22, top + 0.02))
-            ax.yaxis.set_major_locator(AutoLocator())
-        ends = extremes({shorten(name): c.value[-1] for name, c in curves.items() if len(c.x)})
-        describe(ax, f"At the end: {ends}", number_axis(ax, key), y)
+        difference = y.startswith("train")
+        (points_axis if difference else proportion_axis)(ax.yaxis)
+        if difference:
+            ax.axhline(0, color="0.3", lw=1, zorder=1.5)
+        at_end = {shorten(name): c.value[-1] for name, c in curves.items() if len(c.x)}
+        ends = extremes(at_end, show=points if difference else percent)
+        label_axes(ax, f"At the end: {ends}", number_axis(ax, key), y)
     axes[0].legend(fontsize=8.5)
     single = any(len(run.seeds) == 1 for run in runs) and len(panels) > 1
     note = " Difference in a single seed: Newcombe." if single else ""
-    caption(fig, interval_words(runs, "Bands") + note)
+    caption(fig, interval_words(runs, "Bands") + note + budget_words(runs))
     return fig
 
 
-def compare_rows(runs: list[Run], rows: dict[str, list[Point]], title: str):
+def compare_rows(
+    runs: list[Run], rows: dict[str, list[Point]], title: str, models: list[str] | None = None
+):
     """A row per category or task, a marker per run; None unless two runs have numbers."""
     known = [i for i in range(len(runs)) if any(math.isfinite(p[i].value) for p in rows.values())]
     if len(known) < 2:
@@ -812,17 +1035,19 @@ def compare_rows(runs: list[Run], rows: dict[str, list[Point]], title: str):
     fig, (ax,) = new_figure(runs, 9, 2 + len(rows) * (0.3 + 0.13 * len(known)))
     for k, i in enumerate(known):
         ys = np.arange(len(rows)) + 0.75 * ((k + 0.5) / len(known) - 0.5)
-        value, low, high, _ = np.array([points[i] for points in rows.values()]).T
-        ax.hlines(ys, low, high, look(i)["color"], lw=1.8)
+        of_run = [points[i] for points in rows.values()]
+        for y, point in zip(ys, of_run, strict=True):
+            draw_spread(ax, y, point, look(i)["color"])
         style = {**look(i), "linestyle": "none"}
-        ax.plot(value, ys, label=shorten(runs[i].name), markersize=6, **style)
+        name = shorten(runs[i].name) + (f"\n({models[i]})" if models and models[i] else "")
+        ax.plot([point.value for point in of_run], ys, label=name, markersize=6, **style)
     row_axis(ax, [f"{name}\n{count_words(p.n for p in points)}" for name, points in rows.items()])
     ax.grid(visible=False, axis="y")
     for y in range(1, len(rows)):
         ax.axhline(y - 0.5, color="0.8", lw=0.8)
-    describe(ax, title, "exact match", "")
+    label_axes(ax, title, "exact match", "")
     ax.legend(fontsize=8.5, loc="upper left", bbox_to_anchor=(1.01, 1))
-    caption(fig, interval_words(runs, "Bars"))
+    caption(fig, interval_words(runs, "Bars") + budget_words(runs))
     return fig
 
 
@@ -846,7 +1071,9 @@ def compare_ood_figure(runs: list[Run]):
         points = [read_point(h.get(category, {}), "exact_match") for h in headlines]
         if any(math.isfinite(point.value) for point in points):
             rows[words(category)] = points
-    return compare_rows(runs, rows, "Exact match out of distribution, by category")
+    models = [ood_model(run) for run in runs]
+    title = "Exact match out of distribution, by category"
+    return compare_rows(runs, rows, title, models if len(set(models)) > 1 else None)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -860,6 +1087,7 @@ RUN_FIGURES = {
     "task_epoch_heatmap.png": heatmap_figure,
     "learning_rate.png": learning_rate_figure,
     "repeat_count.png": lambda run: repeat_count_figure([run]),
+    "repeat_effects.png": lambda run: repeat_effects_figure([run]),
     "ood_by_category.png": ood_category_figure,
     "ood_by_level.png": level_figure,
     "failures.png": failures_figure,
@@ -868,6 +1096,7 @@ COMPARISONS = {
     "compare_learning.png": compare_learning_figure,
     "compare_tasks.png": compare_tasks_figure,
     "compare_repeat_count.png": repeat_count_figure,
+    "compare_repeat_effects.png": repeat_effects_figure,
     "compare_ood.png": compare_ood_figure,
 }
 
@@ -900,20 +1129,27 @@ def unique_names(folders: list[Path]) -> list[str]:
     return [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]
 
 
-def load_runs(run_dirs, out_dir=None) -> tuple[list[Run], Path]:
-    """The runs of one path or several, and the folder for figures: UserError where it will not do.
+def load_runs(run_dirs, out_dir=None) -> tuple[list[Run], Path, list[str]]:
+    """The runs of one path or several, the folder for figures, and why each other path is no run.
 
-    out_dir is by default `<run>/plots` and must be given for several runs.
+    out_dir is by default `<run>/plots` and must be given for several runs. UserError where no path
+    is a run, one does not exist, or a run cannot be read.
     """
     run_dirs = [run_dirs] if isinstance(run_dirs, (str, Path)) else run_dirs
     folders = list({Path(folder).resolve(): Path(folder) for folder in run_dirs}.values())
     if out_dir is None and len(folders) > 1:
         raise UserError("several runs need a folder of their own for figures; add --out_dir")
-    names = unique_names(folders)
-    runs = [load_run(folder, name) for folder, name in zip(folders, names, strict=True)]
+    runs, no_runs = [], []
+    for folder, name in zip(folders, unique_names(folders), strict=True):
+        try:
+            runs.append(load_run(folder, name))
+        except NoRun as error:  # `sweep/*` names the logs too
+            no_runs.append(error)
+    if not runs:
+        raise no_runs[0]
     out_dir = folders[0] / "plots" if out_dir is None else Path(out_dir)
     check_writable(out_dir)
-    return runs, out_dir
+    return runs, out_dir, [f"note: passed over: {error}" for error in no_runs]
 
 
 def write_figures(run_dirs, out_dir=None) -> list[Path]:
@@ -921,7 +1157,8 @@ def write_figures(run_dirs, out_dir=None) -> list[Path]:
 
     All figures are drawn before the first is written, each by a temporary file and a rename.
     """
-    return save_figures(*load_runs(run_dirs, out_dir))
+    runs, out_dir, _ = load_runs(run_dirs, out_dir)
+    return save_figures(runs, out_dir)
 
 
 def remove_figures(folder: Path, but: Iterable[Path] = ()) -> None:
@@ -981,7 +1218,8 @@ def build_parser() -> Parser:
 
 def draw(args) -> None:
     """Write the figures and the effect of repetition of the runs named; print both."""
-    runs, out_dir = load_runs(args.runs, args.out_dir)
+    runs, out_dir, notes = load_runs(args.runs, args.out_dir)
+    print(*notes, sep="\n", end="\n" if notes else "", file=sys.stderr)
     paths = save_figures(runs, out_dir)
     effects = {run.name: effects_of(run) for run in runs}
     if any(effects.values()):

@@ -274,8 +274,21 @@ def read_memorization(path):
     return models
 
 
+class NoRun(UserError):
+    """A path where nothing of a run is found."""
+
+
+def contents_of(folder):
+    """What a folder holds, in a few words."""
+    names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
+    more = f" and {len(names) - 4:,} more" if len(names) > 4 else ""
+    return ", ".join(names[:4]) + more if names else "nothing at all"
+
+
 def load_run(folder, name):
     """Read a run folder, a folder of seeds, or one that holds nothing but ood_results.json."""
+    if folder.is_file():
+        raise NoRun(f"{folder} is a file; name a run folder, as in runs/step1_add_only")
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; name a run folder, as in runs/step1_add_only")
     folders = seed_folders(folder) or [folder]
@@ -293,9 +306,10 @@ def load_run(folder, name):
         ood=ood or read_json(folder / "ood_results.json", OOD),
     )
     if not (run.seeds or run.memorization or run.ood):
-        raise UserError(
-            f"{folder} has no epoch in a metrics.jsonl and no ood_results.json; let "
-            f"train_minigpt_4070.py --out_dir {folder} finish an epoch, or name another folder"
+        raise NoRun(
+            f"{folder} holds no run: no epoch in a metrics.jsonl and no ood_results.json, but "
+            f"{contents_of(folder)}; name a run folder, or let "
+            f"train_minigpt_4070.py --out_dir {folder} finish an epoch"
         )
     return run
 

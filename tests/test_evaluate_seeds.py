@@ -104,7 +104,7 @@ def test_a_seed_without_a_usable_model_is_passed_over(home, tmp_path, capsys, ho
     shutil.copytree(home / "seeds", tmp_path / "seeds", ignore=earlier)
     bad = tmp_path / "seeds/seed_1/best_model.pth"
     if how == "no best model":
-        bad.unlink()
+        bad.rename(bad.with_name("last.pth"))  # it diverged before its first validation
     else:
         spoil(bad, math.nan if how == "weights not finite" else 1e38)
     together, lines = evaluate(tmp_path / "seeds", home / "suites", tmp_path / "out")
@@ -164,6 +164,7 @@ def test_merged_intervals_tell_seeds_that_err_alike_from_seeds_that_err_apart():
 
 def test_a_folder_of_seeds_with_a_broken_config_is_told(home, tmp_path, capsys):
     (tmp_path / "seed_0").mkdir()
+    (tmp_path / "seed_0/metrics.jsonl").write_text("")
     (tmp_path / "config.json").write_text('{"seeds": "0-3"}')
     assert evaluate_ood.main(["--model", str(tmp_path), "--ood_dir", str(home / "suites")]) == 2
     assert "config.json: seeds should be a list, not '0-3'" in capsys.readouterr().err

@@ -219,12 +219,12 @@ def five_tasks(tmp_path):
     return folder
 
 
-def study(root, epochs=50):
-    """Three folders of three seeds, one per data set."""
+def study(root, epochs=50, n_seeds=3):
+    """Three folders of seeds, one per data set."""
     levels = {"normal": (0.97, 0.085), "dedup": (0.99, 0.09), "duplicated": (0.9, 0.07)}
     for i, (name, (level, slope)) in enumerate(levels.items()):
         seeds = []
-        for seed in range(3):
+        for seed in range(n_seeds):
             folder = root / name / f"seed_{seed}"
             write_rows(folder, curriculum_rows(epochs, seed + 10 * i, level - 0.02 * seed))
             write_json(folder / "memorization.json", memorization(seed + 10 * i, slope))
@@ -346,7 +346,7 @@ def test_learning_shows_both_rates_with_their_intervals_the_gap_and_both_losses(
     np.testing.assert_allclose(unseen[2], column(rows, "val_exact_match_high"))
     wilson = [wilson_interval(round(500 * row["train_exact_match"]), 500) for row in rows]
     np.testing.assert_allclose(np.array(train[1:]).T, wilson)
-    for name, key in (("validation", "val_loss"), ("train", "train_loss")):
+    for name, key in (("unseen", "val_loss"), ("train", "train_loss")):
         np.testing.assert_allclose(lines(loss)[name].get_ydata(), column(rows, key))
     assert "unseen (n = 500)" in [t.get_text() for t in match.get_legend().get_texts()]
     gaps = 100 * (column(rows, "train_exact_match") - column(rows, "val_exact_match"))
@@ -500,6 +500,17 @@ def test_levels_shade_the_training_range_and_average_either_side_of_it(five_task
     assert fig.axes[1].get_title("left").replace("\n", " ") == title
 
 
+def test_levels_weigh_by_their_number_of_examples(tmp_path):
+    results = ood_results(add_only=True)
+    levels = [(1, 1, 10), (2, 99, 100), (4, 0, 30), (5, 10, 10)]
+    rows = [{"task": "add", "level": level, **stats(k, n)} for level, k, n in levels]
+    results["suites"]["ood_systematic"]["by_level"] = rows
+    write_json(tmp_path / "ood_results.json", results)
+    (ax,) = plots.level_figure(load(tmp_path)).axes
+    title = ax.get_title("left").replace("\n", " ")
+    assert title == "Digits: 90.9 % inside, 25.0 % outside"  # 100 of 110, 10 of 40
+
+
 def test_levels_take_the_training_range_of_the_results_and_skip_tasks_without_rows(add_only):
     path = add_only / "ood_results" / "ood_results.json"
     write_json(path, {**json.loads(path.read_text()), "training_range": {"add": [1, 2]}})
@@ -522,7 +533,7 @@ def test_levels_of_one_list_task_take_its_own_range(five_tasks):
 def test_failures_stack_to_one_and_agree_with_the_counts(five_tasks):
     (ax,) = plots.failures_figure(load(five_tasks)).axes
     labels = [t.get_text() for t in ax.get_yticklabels()]
-    assert labels[0] == "unseen validation (n = 2,500)"
+    assert labels[0] == "unseen examples (n = 2,500)"
     assert "extrapolation: sort (n = 500)" in labels
     widths = np.array([[bar.get_width() for bar in bars] for bars in ax.containers])
     np.testing.assert_allclose(widths.sum(axis=0), 1)
@@ -537,7 +548,7 @@ def test_failures_stack_to_one_and_agree_with_the_counts(five_tasks):
 
 
 def test_a_folder_of_seeds_is_mean_and_interval_over_seeds(tmp_path):
-    folder = study(tmp_path, 8)[0]
+    folder = study(tmp_path, 8, n_seeds=4)[0]
     run = load(folder)
     seeds = np.array([column(rows, "val_exact_match") for rows in run.seeds])  # [S, E]
     match, loss = plots.learning_figure(run).axes
@@ -545,7 +556,7 @@ def test_a_folder_of_seeds_is_mean_and_interval_over_seeds(tmp_path):
     expected = [ends_over_seeds(values, 2500) for values in seeds.T]
     np.testing.assert_allclose(np.array(bands(match)[1][1:]).T, expected)
     losses = np.array([column(rows, "val_loss") for rows in run.seeds])
-    np.testing.assert_allclose(lines(loss)["validation"].get_ydata(), losses.mean(axis=0))
+    np.testing.assert_allclose(lines(loss)["unseen"].get_ydata(), losses.mean(axis=0))
     np.testing.assert_allclose(bands(loss)[0][1], losses.min(axis=0))
     np.testing.assert_allclose(bands(loss)[0][2], losses.max(axis=0))
     by_seed = [[row["exact_match"] for row in m["by_repeat_count"]] for m in run.memorization]
@@ -555,7 +566,7 @@ def test_a_folder_of_seeds_is_mean_and_interval_over_seeds(tmp_path):
     columns = zip(np.transpose(by_seed), ns, strict=True)
     expected = [ends_over_seeds(values, n) for values, n in columns]
     np.testing.assert_allclose(np.array(bars(ax))[:, :, 1], expected)
-    assert "Mean of 3 seeds" in ax.figure._supxlabel.get_text()
+    assert "Mean of 4 seeds" in ax.figure._supxlabel.get_text()
 
 
 def test_outcomes_of_the_same_examples_narrow_the_bars_of_repeat_counts(tmp_path):
@@ -586,6 +597,96 @@ def test_a_rate_over_seeds_without_its_n_has_no_interval(tmp_path):
     assert np.isnan(seen.low).tolist() == [False, False, True]
 
 
+@pytest.mark.parametrize("n_seeds", [2, 3])
+def test_two_or_three_seeds_are_thin_lines_in_place_of_an_interval(tmp_path, n_seeds):
+    runs = [load(folder) for folder in study(tmp_path, 6, n_seeds)]
+    match, loss = plots.learning_figure(runs[0]).axes
+    assert len(bands(match)) == 1  # the gap
+    assert not bands(loss)
+    for ax, key in ((match, "val_exact_match"), (loss, "val_loss")):
+        thin = [line.get_ydata() for line in ax.lines if line.get_linewidth() == 0.7][:n_seeds]
+        np.testing.assert_allclose(thin, [column(rows, key) for rows in runs[0].seeds])
+    assert match.figure._supxlabel.get_text() == f"Mean of {n_seeds} seeds. Thin: each seed."
+    ax = plots.repeat_count_figure(runs[:1]).axes[0]
+    assert not bars(ax)
+    (ax,) = plots.compare_ood_figure(runs).axes
+    assert not bars(ax)
+    first = ood_results(0.97)["headline"]["interpolation"]["exact_match"]
+    dashes = [line.get_xdata() for line in ax.lines if line.get_marker() == "|"]
+    assert dashes[0][0] == first
+    assert {len(xs) for xs in dashes} == {n_seeds}
+
+
+@pytest.mark.parametrize(("scale", "end"), [(0.08, 0.1), (0.012, 0.02), (1.0, 1.0), (0.0, 0.01)])
+def test_axes_end_where_small_values_can_be_told_apart(tmp_path, scale, end):
+    rows = curriculum_rows(8)
+    for row in rows:
+        for key in ("val_exact_match", "val_exact_match_high", "train_exact_match"):
+            row[key] = scale * row["epoch"] / 8
+        row["val_exact_match_low"], row["train_n"] = 0, 10**6
+        row["val_exact_match_by_task"] = dict.fromkeys(FIVE, row["val_exact_match"])
+        row["val_n_by_task"] = dict.fromkeys(FIVE, 10**6)
+    write_rows(tmp_path, rows)
+    run = load(tmp_path)
+    ax = plots.learning_figure(run).axes[0]
+    np.testing.assert_allclose(ax.get_ylim(), (-0.03 * end, 1.03 * end))
+    assert ax.get_yticks()[-1] == end
+    heatmap = plots.heatmap_figure(run).axes[0]
+    assert heatmap.images[0].get_clim() == (0, end)
+
+
+def test_the_paired_effect_of_repetition_has_a_figure(tmp_path):
+    runs = [load(folder) for folder in study(tmp_path, 2, n_seeds=3)]
+    fig = plots.repeat_effects_figure(runs[:1])
+    effects = plots.effects_of(runs[0])
+    (ax,) = fig.axes
+    dots = [line for line in ax.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose([d.get_ydata()[0] for d in dots], column(effects, "difference"))
+    ends = np.array([segment[:, 1] for segment in bars(ax)])
+    np.testing.assert_allclose(ends.T, [column(effects, "low"), column(effects, "high")])
+    dashes = [line.get_ydata() for line in ax.lines if line.get_marker() == "_"]
+    np.testing.assert_allclose(dashes, [effect["values"] for effect in effects])
+    assert ax.get_ylabel() == "difference (points)"
+    last = effects[-1]
+    gain, low, high = (100 * last[key] for key in ("difference", "low", "high"))
+    shown = f"{gain:+.1f} points [{low:+.1f}, {high:+.1f}]"
+    assert shown in ax.get_title("left").replace("\n", " ")
+    assert [t.get_text().split("\n")[1] for t in ax.get_xticklabels()][:2] == [
+        "minus unseen",
+        "minus 1",
+    ]
+    (ax,) = plots.repeat_effects_figure(runs).axes
+    assert list(lines(ax)) == ["normal", "dedup", "duplicated"]
+
+
+def test_unequal_budgets_are_said(tmp_path):
+    sizes = {"small": (4, 800_000, 5000), "large": (6, 3_200_000, 5000)}
+    for name, (epochs, n_params, rows) in sizes.items():
+        write_rows(tmp_path / name, add_only_rows(8)[:epochs])
+        derived = {"n_params": n_params, "stages": [{"tasks": ["add"], "rows": rows}]}
+        write_json(tmp_path / name / "config.json", {"derived": derived})
+    runs = [load(tmp_path / name) for name in sizes]
+    said = plots.compare_learning_figure(runs)._supxlabel.get_text().replace("\n", " ")
+    assert said.endswith(
+        "Unequal budgets: epochs 4 to 6, steps 625 to 937, parameters 800,000 to 3,200,000."
+    )
+    assert plots.budget_words([runs[0], runs[0]]) == ""
+
+
+def test_ood_figures_name_the_checkpoint(tmp_path):
+    for name in ("best_model.pth", "last.pth"):
+        results = {**ood_results(), "checkpoint": name, "step": 1560}
+        results["suites"]["ood_edge_cases"]["n_outside_training_range"] = 175
+        write_json(tmp_path / name[:4] / "ood_results.json", results)
+    runs = [load(tmp_path / name) for name in ("best", "last")]
+    for draw in (plots.ood_category_figure, plots.level_figure, plots.failures_figure):
+        assert draw(runs[1])._suptitle.get_text().endswith("last.pth, step 1,560")
+    (ax,) = plots.compare_ood_figure(runs).axes
+    assert list(lines(ax)) == ["best\n(best_model.pth, step 1,560)", "last\n(last.pth, step 1,560)"]
+    notes = [text.get_text() for text in plots.ood_category_figure(runs[0]).axes[0].texts]
+    assert "n = 600; outside training range: 175" in notes
+
+
 def test_seeds_of_different_length_are_averaged_over_the_epochs_that_all_have(tmp_path):
     for seed, epochs in enumerate((5, 9)):
         write_rows(tmp_path / f"seed_{seed}", add_only_rows(30, seed)[:epochs])
@@ -595,7 +696,7 @@ def test_seeds_of_different_length_are_averaged_over_the_epochs_that_all_have(tm
 
 
 def test_runs_side_by_side(tmp_path):
-    runs = [load(folder) for folder in study(tmp_path, 20)]
+    runs = [load(folder) for folder in study(tmp_path, 20, n_seeds=4)]
     names = ["normal", "dedup", "duplicated"]
     unseen, gap = plots.compare_learning_figure(runs).axes
     assert list(lines(unseen)) == list(lines(gap)) == names
@@ -713,7 +814,10 @@ def test_import_and_help_leave_matplotlib_alone():
     ("prepare", "args", "said"),
     [
         (None, ["gone"], "gone is not a folder"),
-        ("empty", ["run"], "no epoch in a metrics.jsonl and no ood_results.json"),
+        ("empty", ["run"], "run holds no run: no epoch in a metrics.jsonl and no ood_results.json"),
+        ("empty", ["run"], "but nothing at all; name a run folder"),
+        ("foreign", ["run"], "but a.csv, b.csv, c/, d.csv and 2 more; name a run folder"),
+        ("foreign", ["run", "run/c", "--out_dir", "figures"], "run holds no run"),
         ("torn", ["run"], "no epoch in a metrics.jsonl"),
         ("broken", ["run"], "metrics.jsonl, line 1 should be an object, not [1]"),
         ("ood", ["run"], "ood_results.json is not readable as JSON"),
@@ -727,6 +831,10 @@ def test_mistakes_are_told_in_one_sentence_and_nothing_is_written(tmp_path, prep
     rows = {"torn": '{"epoch": 1, "tr', "broken": "[1]\n{}\n", "good": '{"epoch": 1, "lr": 1}\n'}
     if prepare in rows:
         (run / "metrics.jsonl").write_text(rows[prepare])
+    if prepare == "foreign":
+        (run / "c").mkdir()
+        for name in "abdef":
+            (run / f"{name}.csv").write_text("")
     if prepare == "ood":
         (run / "ood_results.json").write_text("{")
     before = sorted(tmp_path.rglob("*"))
@@ -735,6 +843,32 @@ def test_mistakes_are_told_in_one_sentence_and_nothing_is_written(tmp_path, prep
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_is_no_run_is_passed_over_beside_runs(tmp_path):
+    write_rows(tmp_path / "sweep/a", add_only_rows(2))
+    (tmp_path / "sweep/submitit").mkdir()
+    (tmp_path / "sweep/submitit/1_log.out").write_text("")
+    (tmp_path / "sweep/notes.txt").write_text("")
+    done = command(*sorted((tmp_path / "sweep").iterdir()), "--out_dir", tmp_path / "figures")
+    assert done.returncode == 0
+    notes = done.stderr.splitlines()
+    assert len(notes) == 2
+    assert notes[0].startswith(f"note: passed over: {tmp_path}/sweep/notes.txt is a file")
+    assert f"{tmp_path}/sweep/submitit holds no run" in notes[1]
+    assert "but 1_log.out;" in notes[1]
+    assert (tmp_path / "figures/learning.png").exists()
+
+
+def test_seeds_of_other_data_are_not_averaged(tmp_path):
+    for seed in range(2):
+        write_rows(tmp_path / f"seed_{seed}", add_only_rows(2, seed))
+        config = {"seed": seed, "data": {"train": {"sha256": f"{seed}"}}}
+        write_json(tmp_path / f"seed_{seed}" / "config.json", config)
+    done = command(tmp_path)
+    assert done.returncode == 2
+    said = f"{tmp_path}/seed_1 differs from {tmp_path}/seed_0 in its training set, so they are not"
+    assert said in done.stderr
 
 
 def test_what_repetition_is_worth_is_printed_and_written(tmp_path, monkeypatch, capsys):
