@@ -1,7 +1,7 @@
 """Training and validation data side by side: what is unseen, and rows that stand for a set."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -113,7 +113,8 @@ class Data:
     # that were given, "val" the "held_out_rows" where it is a part of the training set.
     files: dict
     audit: dict
-    notices: list  # how files were found and read, one sentence each
+    # How files were found and read, one sentence each.
+    notices: list = field(default_factory=list)
     made_tokenizer: str | None = None  # the JSON to keep where `files` says the tokenizer is
     panel: PanelData | None = None  # where each seed trains on a part of its own
 
