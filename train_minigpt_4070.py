@@ -26,6 +26,7 @@ import sys
 import time
 import zipfile
 from collections import namedtuple
+from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -935,6 +936,7 @@ class Plan:
     config: GPTConfig
     n_params: int  # of one replica
     device: torch.device
+    device_bytes: int | None  # its whole memory, or this process's part of it; None: unknown
     precision: str  # of training's matrix products
     stages: list[Stage]
     epoch_rows: list[int]  # of each stage: rows that a replica trains on in an epoch
@@ -973,6 +975,18 @@ class Plan:
         """
         began = {name: derived[name] for name in ("micro_batches", "precision", "step_bytes")}
         return replace(self, **began)
+
+    @property
+    def memory_problem(self) -> str:
+        """Why a training step cannot fit on the device, whatever is free, or ""."""
+        if self.device_bytes is None or self.step_bytes <= self.device_bytes:
+            return ""
+        return (
+            f"the model needs about {self.step_bytes / 2**20:,.0f} MiB for a training step, and "
+            f"{self.device} has {self.device_bytes / 2**20:,.0f} MiB in all; take a smaller "
+            "--d_model or --n_layers, fewer seeds side by side, --use_checkpoint, or a smaller "
+            "--batch_size with more --accumulation_steps"
+        )
 
     @property
     def check_every(self) -> int:
@@ -1055,6 +1069,9 @@ def decide_stages(args: argparse.Namespace, data: Data) -> list[Stage]:
     return stages
 
 
+AT_ONCE = 0.5  # share of the device's memory that an accumulated batch may take to run at once
+
+
 def decide_batch(
     args: argparse.Namespace,
     data: Data,
@@ -1063,6 +1080,7 @@ def decide_batch(
     n_params: int,
     n_seeds: int,
     device: torch.device,
+    device_bytes: int | None,
     precision: str,
     team: World,
 ) -> dict:
@@ -1093,8 +1111,7 @@ def decide_batch(
             in_pieces=in_pieces,
         )
 
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if device.type == "cpu" else 1
-    budget = 0.5 * (total_memory_bytes(device) or 4 * 2**30) / beside
+    budget = AT_ONCE * (device_bytes or 4 * 2**30)
     whole = step_bytes(effective)
     at_once = args.accumulation_steps == 1 or whole < budget
     return {
@@ -1115,9 +1132,13 @@ def make_plan(args: argparse.Namespace, data: Data, n_seeds: int, team: World = 
     precision, stages = choose_precision(args.amp, device, args.d_model), decide_stages(args, data)
     with torch.device("meta"):
         n_params = GPT(config, [0]).n_params()
+    device_bytes = total_memory_bytes(device)
+    if device_bytes and device.type == "cpu":  # the processes on this machine share its memory
+        device_bytes //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     batch = decide_batch(
         args,
         data,
+        device_bytes=device_bytes,
         config=config,
         n_params=n_params,
         n_seeds=n_seeds,
@@ -1129,6 +1150,7 @@ def make_plan(args: argparse.Namespace, data: Data, n_seeds: int, team: World = 
         config=config,
         n_params=n_params,
         device=device,
+        device_bytes=device_bytes,
         precision=precision,
         stages=stages,
         epoch_rows=[
@@ -1164,6 +1186,8 @@ def make_plan(args: argparse.Namespace, data: Data, n_seeds: int, team: World = 
             f"--warmup_steps {plan.warmup_steps} leaves nothing of the {plan.total_steps} steps "
             "of this run; lower it or the batch size, or raise --epochs"
         )
+    if plan.memory_problem and not args.dry_run:
+        raise UserError(plan.memory_problem)
     return plan
 
 
@@ -1221,7 +1245,7 @@ def plan_lines(plan: Plan, data: Data, seeds: list[int]) -> list[str]:
     )
     if plan.effective_batch > plan.batch_size:
         how = (
-            "fits in memory and runs at once, with the same gradients"
+            "runs at once, since memory is enough"
             if plan.micro_batches == 1
             else "runs in pieces to save memory"
         )
@@ -1241,6 +1265,8 @@ def plan_lines(plan: Plan, data: Data, seeds: list[int]) -> list[str]:
         f"device  {plan.device}, {plan.precision}, {torch.get_num_threads()} threads; about "
         f"{plan.step_bytes / 2**20:,.0f} MiB for a training step"
     )
+    if plan.memory_problem:
+        lines.append(f"warning {plan.memory_problem}")
     return lines
 
 
@@ -1962,6 +1988,13 @@ def record_samples(data, predictions, epoch, step, replicas, to_screen):
         append_lines(replica.folder / "samples.jsonl", samples)
 
 
+def duration(seconds: float) -> str:
+    """In the unit that a reader would take: `40 s`, `25 min` or `3.2 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 def epoch_line(epoch, epochs, stage, n_stages, records, kind, lr, seconds):
     """One compact line: the mean over replicas, and the range of exact match on unseen examples.
 
@@ -1983,7 +2016,7 @@ def epoch_line(epoch, epochs, stage, n_stages, records, kind, lr, seconds):
     else:
         values = [record["val_exact_match"] for record in records]
         line += f" ({len(values)} seeds, {min(values):.1%} to {max(values):.1%})"
-    return f"{line}  {seconds:.0f} s"
+    return f"{line}  {duration(seconds)} so far"
 
 
 def start_run(
@@ -2032,6 +2065,70 @@ def make_stepper(plan: Plan, data: Data, state: TrainingState) -> EagerSteps:
         max_grad_norm=plan.max_grad_norm,
         team=state.team,
     )
+
+
+def time_line(seconds: float, n_steps: int) -> str:
+    """What `n_steps` steps of `seconds` each will take."""
+    return (
+        f"time    about {duration(seconds * n_steps)} for {n_steps:,} steps of {seconds:.2g} s, "
+        "validation not counted"
+    )
+
+
+MEASURED = 3  # steps that an estimate of the time goes by, after a first one that warms up
+
+
+class Progress:
+    """A bar where stdout is a terminal. Elsewhere a line, at most one a minute, says how much is
+    done and what time is left. After the first steps a line estimates the time of all.
+    """
+
+    def __init__(self, plan: Plan, state: TrainingState, clock: Callable = time.perf_counter):
+        self.total, self.first, self.device = plan.total_steps, state.step, plan.device
+        self.clock, self.done, self.began, self.said = clock, 0, clock(), clock()
+        self.terminal = sys.stdout.isatty()
+        self.bar = tqdm(
+            total=self.total,
+            initial=state.step,
+            unit="step",
+            file=sys.stdout,
+            disable=not self.terminal,
+            dynamic_ncols=True,
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.bar.close()
+
+    def update(self) -> None:
+        """One step more is done."""
+        self.done += 1
+        self.bar.update()
+        left = self.total - self.first - self.done
+        if self.done in (1, 1 + MEASURED):
+            synchronize(self.device)
+            now = self.clock()
+            if self.done > 1 and left:
+                tqdm.write(time_line((now - self.warm) / MEASURED, left))
+            self.warm = now
+        now = self.clock()
+        if not self.terminal and left and now - self.said >= 60:
+            self.said = now
+            share, rest = 1 - left / self.total, (now - self.began) / self.done * left
+            tqdm.write(
+                f"step {self.total - left:,} of {self.total:,} ({share:.0%}), about "
+                f"{duration(rest)} left"
+            )
+
+    def clear(self) -> None:
+        self.bar.clear()
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def note_sick(state: TrainingState, loss: torch.Tensor, norms: torch.Tensor) -> None:
@@ -2095,7 +2192,7 @@ def set_aside(plan: Plan, state: TrainingState, sick: list[int], tensors: list[s
 
 
 def take_steps(
-    plan: Plan, state: TrainingState, stepper: EagerSteps, stop: StopSignals, bar: tqdm
+    plan: Plan, state: TrainingState, stepper: EagerSteps, stop: StopSignals, bar: Progress
 ) -> list[int]:
     """Make steps up to the end of the epoch, to where the run is saved or until a replica is sick.
 
@@ -2199,15 +2296,20 @@ def at_save_step(plan: Plan, state: TrainingState) -> bool:
     return plan.save_every_steps > 0 and state.step % plan.save_every_steps == 0
 
 
-def progress_bar(plan: Plan, state: TrainingState) -> tqdm:
-    return tqdm(
-        total=plan.total_steps,
-        initial=state.step,
-        unit="step",
-        file=sys.stdout,
-        disable=not sys.stdout.isatty(),
-        dynamic_ncols=True,
-    )
+def seconds_a_step(plan: Plan, data: Data, seeds: list[int], team: World = ALONE) -> float:
+    """Measured on a throwaway model: nothing is written, and no random state is touched."""
+    state = start_run(plan, [Replica(seed, Path()) for seed in seeds], [], team)
+    stepper, epoch = make_stepper(plan, data, state), plan.epochs  # with all tasks in
+    state.model.train()
+    stepper.begin_epoch(epoch_orders(plan, data, state.replicas, epoch))
+    n_steps = plan.steps_in(epoch)
+    for i in range(1 + MEASURED):
+        stepper.step(i % n_steps, lr=0.0, noise=dropout_noise(seeds, i))
+        if i == 0:  # libraries and the optimizer have allocated
+            synchronize(plan.device)
+            started = time.perf_counter()
+    synchronize(plan.device)
+    return (time.perf_counter() - started) / MEASURED
 
 
 def checkpoint_facts(plan: Plan, data: Data, step: int) -> dict:
@@ -2238,7 +2340,9 @@ def add_scalars(writer, record: dict, epoch: int) -> None:
             writer.add_scalar(name, value, epoch)
 
 
-def optimize(plan: Plan, data: Data, state: TrainingState, stop: StopSignals, bar: tqdm) -> None:
+def optimize(
+    plan: Plan, data: Data, state: TrainingState, stop: StopSignals, bar: Progress
+) -> None:
     """Take `state` from its step to the end, or to where every replica has finished."""
     alone, stepper = len(state.replicas) == 1, make_stepper(plan, data, state)
     writers, main = scalar_writers(plan, state), state.team.main
@@ -2534,6 +2638,9 @@ def train(
     plan = make_plan(args, data, len(seeds_here), team)
     if args.dry_run:
         print("\n".join(plan_lines(plan, data, seeds_here)), flush=True)
+        if not plan.memory_problem:
+            seconds = seconds_a_step(plan, data, seeds_here, team)
+            print(time_line(seconds, plan.total_steps), flush=True)
         barrier(world)
         return
     config = run_config(plan, data, vars(args), seeds, world.size)
@@ -2589,7 +2696,7 @@ def train(
                 state = start_run(plan, replicas, checkpoints, team)
                 if checkpoints:
                     print(f"resuming {folder} at step {state.step} of {plan.total_steps}")
-                with progress_bar(plan, state) as bar:
+                with Progress(plan, state) as bar:
                     optimize(plan, data, state, stop, bar)
             report_runs(args, data, replicas if team.main else [], plan.device, stop, world)
     sick = [f"seed {replica.seed} {replica.finished}" for replica in replicas if replica.diverged]
@@ -2732,7 +2839,7 @@ def build_parser():
     flag("--overwrite", action="store_true", help="replace the run in --out_dir")
     flag("--tensorboard", action="store_true", help="write scalars for TensorBoard too")
     flag("--dry_run", action="store_true",
-         help="print model size, memory, steps and the data audit, and stop")
+         help="print model size, memory, steps, time and the data audit, and stop")
     # fmt: on
     return parser
 

@@ -1,7 +1,8 @@
 """Files from strangers, by the ten thousand: `pytest -m faults tests/faults/test_hostile_files.py`.
 
-Nothing may be imported, opened or started, nothing may take 2 s or 512 MiB, and each file must be
-refused by one UserError that names it; one with flipped bits may also load as plain data.
+Nothing may be imported, opened or started, nothing may take more calls than `hostile.work` allows
+or 512 MiB, and each file must be refused by one UserError that names it; one with flipped bits may
+also load as plain data.
 """
 
 import sys

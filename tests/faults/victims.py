@@ -121,7 +121,7 @@ def serve():
     """For each line of JSON: fork, print the child's id, and after another line its exit code."""
     torch.set_num_threads(1)
     plots.write_figures = lambda *args, **kwargs: []
-    trainer.total_memory_bytes = lambda device: 1000  # so that accumulated batches run in pieces
+    trainer.AT_ONCE = 0.0  # accumulated batches run in pieces
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:

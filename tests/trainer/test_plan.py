@@ -1,0 +1,157 @@
+"""What is decided before the first step, and what is said of memory and time."""
+
+import dataclasses
+import io
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+
+import train_minigpt_4070 as t
+from trainer.helpers import all_files, assert_same_weights, command, go, words
+
+
+def plan_of(world, *flags):
+    args = t.build_parser().parse_args(command(world, *flags))
+    data = t.load_data(args.data, tokenizer_path=args.tokenizer, val_path=args.val_data)
+    return t.make_plan(args, data, 1), data
+
+
+class Counted(list):
+    """A list that counts how often one of its elements is asked for."""
+
+    asked = 0
+
+    def __iter__(self):
+        for stage in super().__iter__():
+            self.asked += 1
+            yield stage
+
+    def __getitem__(self, i):
+        self.asked += 1
+        return super().__getitem__(i)
+
+
+def test_every_step_has_its_epoch_and_its_place_in_it(world):
+    plan, _ = plan_of(world, *words("--epochs 9 --task_curriculum --task_curriculum_epochs 6"))
+    rows = {s.first_epoch: len(s.rows) for s in plan.stages}
+    n_rows = [rows[max(e for e in rows if e <= epoch)] for epoch in range(1, 10)]
+    steps = [math.ceil(n / 8) for n in n_rows]
+    assert len(set(steps)) > 2
+    expected = [(e, i) for e, n in enumerate(steps, 1) for i in range(n)]
+    assert [plan.place(step) for step in range(sum(steps))] == expected
+    assert plan.place(sum(steps)) == (10, 0)
+    assert plan.total_steps == sum(steps)
+    assert [plan.steps_in(e) for e in range(1, 10)] == steps
+    assert plan.examples_before.tolist() == [sum(n_rows[:e]) for e in range(10)]
+    at = [plan.epoch_of(step) for step in (0, 1, steps[0], steps[0] + 1, sum(steps))]
+    assert at == [1, 1, 1, 2, 9]
+
+
+def test_a_step_takes_no_more_work_in_a_run_of_many_epochs(world):
+    """It once summed the steps of all epochs: 59 ms a step at 30,000."""
+    plan, _ = plan_of(world, *words("--epochs 30000"))
+    plan = dataclasses.replace(plan, stages=Counted(plan.stages))
+    assert plan.total_steps == 30_000 * 6
+    plan.stages.asked = 0
+    for step in range(0, 180_000, 1000):
+        plan.lr_at(step)
+        plan.place(step)
+        plan.epoch_of(step)
+        int(plan.examples_before[plan.place(step)[0]])
+    assert plan.stages.asked == 0
+
+
+def test_a_plan_cannot_be_changed_and_a_resumed_run_takes_what_it_began_with(world):
+    plan, _ = plan_of(world)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plan.micro_batches = 3
+    began = {"micro_batches": 3, "precision": "bf16", "step_bytes": 7, "lr_scaled": 99.0}
+    resumed = plan.as_begun(began)
+    assert (resumed.micro_batches, resumed.precision, resumed.step_bytes) == (3, "bf16", 7)
+    assert resumed.peak_lr == plan.peak_lr
+    assert plan.micro_batches == 1
+
+
+def test_an_epochs_orders_go_by_seed_and_epoch_alone(world):
+    plan, data = plan_of(world, *words("--epochs 6 --task_curriculum"))
+    replicas = [t.Replica(seed, world) for seed in (3, 8)]
+    for epoch in (1, 6):
+        orders = t.epoch_orders(plan, data, replicas, epoch)
+        rows = plan.stages[plan.stage_of(epoch)].rows
+        assert orders.dtype == np.int64
+        assert orders.shape == (2, len(rows))
+        assert (np.sort(orders, 1) == rows).all()
+        assert (t.epoch_orders(plan, data, replicas[1:], epoch) == orders[1:]).all()
+    assert not (orders[0] == orders[1]).all()
+
+
+def test_a_model_that_the_device_cannot_hold_is_refused(world, monkeypatch, capsys):
+    """By what it has, not by what is free; --dry_run only warns."""
+    monkeypatch.setattr(t, "total_memory_bytes", lambda device: 100 * 2**20)
+    large = words("--d_model 1024 --n_layers 2")
+    assert go(world, *large) == 2
+    error = capsys.readouterr().err
+    assert "MiB for a training step, and cpu has 100 MiB in all" in error
+    assert "--d_model" in error
+    assert not (world / "run").exists()
+    assert go(world, *large, "--dry_run") == 0
+    assert "MiB for a training step, and cpu has 100 MiB in all" in capsys.readouterr().out
+    assert go(world, "--dry_run") == 0
+    assert "in all" not in capsys.readouterr().out
+    monkeypatch.setattr(t, "total_memory_bytes", lambda device: None)  # cannot be told
+    assert go(world, *large, "--dry_run") == 0
+    assert "in all" not in capsys.readouterr().out
+
+
+def test_derived_values_of_a_long_run_stay_small(world):
+    assert go(world, *words("--epochs 3")) == 0
+    derived = json.loads((world / "run/config.json").read_text())["derived"]
+    assert derived["stages"][0]["steps_per_epoch"] * 3 == derived["steps_total"] == 18
+    assert "steps_per_epoch" not in derived
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_without_a_terminal_is_a_line_a_minute(world, monkeypatch, terminal):
+    """300 steps of 0.5 s, the first of them of 10 s."""
+    plan, _ = plan_of(world, *words("--epochs 50"))
+    assert plan.total_steps == 300
+    now, out = [1000.0], Terminal() if terminal else io.StringIO()
+    state = t.start_run(plan, [t.Replica(0, world)], [])
+    monkeypatch.setattr("sys.stdout", out)
+    with t.Progress(plan, state, clock=lambda: now[0]) as progress:
+        for step in range(300):
+            now[0] += 10 if step == 0 else 0.5
+            progress.update()
+    said = [line for line in out.getvalue().splitlines() if line.startswith(("step", "time"))]
+    estimate = "time    about 2 min for 296 steps of 0.5 s, validation not counted"
+    # 10 + 100 * 0.5 s, and then 120 steps more.
+    lines = ["step 101 of 300 (34%), about 2 min left", "step 221 of 300 (74%), about 43 s left"]
+    assert estimate in out.getvalue()
+    assert ("of 300 (" in out.getvalue()) is not terminal
+    if not terminal:
+        assert said == [estimate, *lines]
+
+
+def test_durations_have_a_unit_that_suits_them():
+    texts = [t.duration(s) for s in (0.4, 99, 150, 5990, 6000, 90_000)]
+    assert texts == ["0 s", "99 s", "2 min", "100 min", "1.7 h", "25.0 h"]
+
+
+def test_a_dry_run_estimates_the_time_and_changes_nothing(world, capsys):
+    assert go(world, "--epochs", "2", out="plain") == 0
+    assert "so far" in capsys.readouterr().out
+    before = all_files(world)
+    assert go(world, "--epochs", "2", "--dry_run") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^time    about \d+ s for 12 steps of \S+ s, validation not", out, re.M)
+    assert all_files(world) == before
+    assert go(world, "--epochs", "2", out="after") == 0
+    assert_same_weights(world / "plain/last.pth", world / "after/last.pth")
