@@ -4,7 +4,7 @@
     python train_minigpt_4070.py --data data/processed/train_normal.pkl \\
         --tokenizer data/processed/tokenizer.json --out_dir runs/normal --seeds 0-3
     torchrun --standalone --nproc_per_node=4 train_minigpt_4070.py --seeds 0-63 --resume
-    python train_minigpt_4070.py --dry_run            # what would run: size, memory, steps, audit
+    python train_minigpt_4070.py --dry_run            # what would run: size, memory, time, audit
     python train_minigpt_4070.py --help               # every flag, with its unit and its effect
 
 One example is one line, `[tag] prompt | answer`; characters are tokens. Only the answer and its
