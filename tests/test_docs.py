@@ -1,5 +1,6 @@
 """README.md and docs/: links resolve, commands parse, flags exist, and the README stays short."""
 
+import ast
 import importlib
 import re
 import shlex
@@ -118,6 +119,25 @@ def test_the_readme_has_the_users_two_commands_and_the_second_is_the_default():
     # What is left out is found: the tokenizer beside the data, and the folder by the name of both.
     found = {"tokenizer": "data/add_only/tokenizer.json", "out_dir": default_out_dir(bare["data"])}
     assert second == {**bare, **found}
+
+
+LAYERS = ["runtime", "data", "metrics", "plots", "train_minigpt_4070", "evaluate_ood"]
+
+
+def test_imports_run_one_way():
+    """As the table in CONTRIBUTING.md has it."""
+    above = set()
+    for name in LAYERS:
+        above.add(name)
+        files = [ROOT / f"{name}.py"] if (ROOT / f"{name}.py").exists() else []
+        for path in [*files, *(ROOT / name).glob("*.py")]:
+            nodes = list(ast.walk(ast.parse(text_of(path))))
+            found = {alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names}
+            found |= {n.module for n in nodes if isinstance(n, ast.ImportFrom)}
+            ours = {module.split(".")[0] for module in found} & set(LAYERS)
+            assert ours <= above, f"{name_of(path)} imports {sorted(ours - above)}"
+            if name in ("data", "metrics", "plots"):
+                assert "torch" not in found, name_of(path)
 
 
 def test_the_citation_names_version_and_license():
