@@ -39,6 +39,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -56,6 +57,7 @@ from runtime.records import (
     Run,
     best_rows,
     held_out,
+    held_out_key,
     in_order,
     is_number,
     load_run,
@@ -172,26 +174,25 @@ def pool(rows: list[dict], minus: list[dict] | None = None) -> Point:
     return Point(stats["mean"], stats["low"], stats["high"], n, each)
 
 
-def gap_point(rows: list[dict]) -> Point:
-    """Train minus unseen exact match of one epoch, one row of metrics.jsonl a seed."""
+def gap_point(rows: list[dict], name: str) -> Point:
+    """Train minus unseen (or seen) exact match of one epoch, one row of metrics.jsonl a seed."""
     if len(rows) == 1:
-        return read_point(rows[0], "generalization_gap")
-    train, unseen = (
-        [
-            {"exact_match": value_at(r, f"{of}_exact_match"), "n": value_at(r, f"{of}_n")}
-            for r in rows
-        ]
-        for of in ("train", "val")
+        return read_point(rows[0], name)
+    end = "_seen" if name == "gap_to_seen" else ""
+    keys = (("train_exact_match", "train_n"), (f"val_exact_match{end}", f"val_n{end}"))
+    train, held = (
+        [{"exact_match": value_at(row, rate), "n": value_at(row, n)} for row in rows]
+        for rate, n in keys
     )
-    return pool(train, minus=unseen)
+    return pool(train, minus=held)
 
 
 def curve(run: Run, x: str, *path: str, n: tuple[str, ...] = ("none",)) -> Curve:
     """One number over the epochs for which every seed has it; its n stands at the path `n`."""
 
     def point(rows: list[dict]) -> Point:
-        if path[0] == "generalization_gap":
-            return gap_point(rows)
+        if path[0] in ("generalization_gap", "gap_to_seen"):
+            return gap_point(rows, path[0])
         return combine([read_point(row, *path, n=n) for row in rows], path[0])
 
     seeds = [
@@ -214,7 +215,9 @@ def task_names(run):
     """Every task that the run validates, trains or will train, in curriculum order."""
     names = set()
     for row in chain(*run.seeds):
-        names |= {*row.get("val_exact_match_by_task", {}), *row.get("tasks", [])}
+        for key in ("val_exact_match_by_task", "val_exact_match_by_task_seen"):
+            names |= row.get(key, {}).keys()
+        names |= set(row.get("tasks", []))
     for stage in run.config.get("derived", {}).get("stages", []):
         names |= set(stage.get("tasks", []))
     return in_order(names, TASKS)
@@ -475,14 +478,14 @@ def mark_stages(ax, run: Run, epochs: np.ndarray, xs: np.ndarray) -> float:
 
 def learning_figure(run: Run):
     """Exact match on train and unseen examples with the gap between them; loss beside it."""
-    key, held = examples_or_epoch([run]), held_out([run])
+    key, held, of = examples_or_epoch([run]), held_out([run]), partial(held_out_key, run)
     matches = {
-        held: curve(run, key, "val_exact_match", n=("val_n",)),
+        held: curve(run, key, of("val_exact_match"), n=(of("val_n"),)),
         "train": curve(run, key, "train_exact_match", n=("train_n",)),
     }
     if held == "unseen":
         matches["seen"] = curve(run, key, "val_exact_match_seen", n=("val_n_seen",))
-    losses = {held: curve(run, key, "val_loss"), "train": curve(run, key, "train_loss")}
+    losses = {held: curve(run, key, of("val_loss")), "train": curve(run, key, "train_loss")}
     panels = [any(len(c.x) for c in curves.values()) for curves in (matches, losses)]
     if not any(panels):
         return None
@@ -527,7 +530,10 @@ def task_curves(run: Run) -> dict[str, Curve]:
     curves, starts = {}, stage_starts(run)
     first = {task: epoch for epoch, new in starts for task in new}
     for task in task_names(run):
-        c = curve(run, "epoch", "val_exact_match_by_task", task, n=("val_n_by_task", task))
+        path, n = (
+            (held_out_key(run, name), task) for name in ("val_exact_match_by_task", "val_n_by_task")
+        )
+        c = curve(run, "epoch", *path, n=n)
         start = first.get(task, math.inf) if starts else 0
         curves[task] = Curve(*(values[c.x >= start] for values in c))
     return curves
@@ -946,7 +952,8 @@ def level_figure(run: Run):
 def failure_rows(run: Run) -> list[tuple[str, float, dict[str, float]]]:
     """(label, n, kind -> share of n): validation, OOD categories, tasks in extrapolation."""
     rows, headline = best_rows(run), run.ood.get("headline", {})
-    groups = [(f"{held_out([run])} examples", r.get("val_n"), r.get("val_failures")) for r in rows]
+    n, failures = (held_out_key(run, name) for name in ("val_n", "val_failures"))
+    groups = [(f"{held_out([run])} examples", r.get(n), r.get(failures)) for r in rows]
     for category in in_order(headline, CATEGORIES):
         stats = headline[category]
         groups.append((words(category), stats.get("n"), stats.get("failures")))
@@ -999,10 +1006,11 @@ def compare_learning_figure(runs: list[Run]):
     held = held_out(runs)
     panels = {
         f"exact match, {held}": {
-            r.name: curve(r, key, "val_exact_match", n=("val_n",)) for r in runs
+            r.name: curve(r, key, held_out_key(r, "val_exact_match"), n=(held_out_key(r, "val_n"),))
+            for r in runs
         },
         f"train minus {held} exact match (points)": {
-            r.name: curve(r, key, "generalization_gap") for r in runs
+            r.name: curve(r, key, held_out_key(r, "generalization_gap")) for r in runs
         },
     }
     panels = {y: curves for y, curves in panels.items() if any(len(c.x) for c in curves.values())}
@@ -1051,13 +1059,18 @@ def compare_rows(
     return fig
 
 
+def best_point(run: Run, task: str) -> Point:
+    """Exact match of the best models on a task, of those that were trained on it by then."""
+    rate, n = (held_out_key(run, f"val_{name}_by_task") for name in ("exact_match", "n"))
+    rows = [r for r in best_rows(run) if task in (r.get("tasks") or [task])]
+    return combine([read_point(r, rate, task, n=(n, task)) for r in rows], rate)
+
+
 def compare_tasks_figure(runs: list[Run]):
     """Unseen exact match of each run's best model on the tasks it was trained on by then."""
     rows = {}
     for task in in_order(set(chain(*map(task_names, runs))), TASKS):
-        path, n = ("val_exact_match_by_task", task), ("val_n_by_task", task)
-        best = [[r for r in best_rows(run) if task in (r.get("tasks") or [task])] for run in runs]
-        points = [combine([read_point(r, *path, n=n) for r in seeds], path[0]) for seeds in best]
+        points = [best_point(run, task) for run in runs]
         if any(math.isfinite(point.value) for point in points):
             rows[task] = points
     title = f"{held_out(runs).capitalize()} exact match of the best model, by task"

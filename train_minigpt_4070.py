@@ -1572,44 +1572,76 @@ def predict_texts(
     return texts
 
 
-def validation_records(scores, sample_scores, in_sample, data, predictions):
+def part_record(scores, r, rows, trained, val, end):
+    """What replica r scores on the validation examples `rows`, in keys that end in `end`.
+
+    Means are over the rows where `trained`, bool [n], holds; the rate of each task is over all. A
+    mean of nothing is None.
+    """
+    exact, loss = scores.exact[r, rows[trained]], scores.loss[r, rows[trained]]
+    right, n_tokens = scores.right[r, rows[trained]], scores.n_tokens[r, rows[trained]]
+    by_task = metrics.by_group(val.tasks[rows].tolist(), scores.exact[r, rows])
+    rate = metrics.rate(exact)
+    return {
+        f"val_loss{end}": float(loss.mean()) if len(loss) else None,
+        f"val_exact_match{end}": rate["exact_match"],
+        f"val_exact_match{end}_low": rate["exact_match_low"],
+        f"val_exact_match{end}_high": rate["exact_match_high"],
+        f"val_n{end}": rate["n"],
+        f"val_tf_token_acc{end}": float(right.sum() / n_tokens.sum()) if len(right) else None,
+        f"val_exact_match_by_task{end}": {g["group"]: g["exact_match"] for g in by_task},
+        f"val_n_by_task{end}": {g["group"]: g["n"] for g in by_task},
+    }
+
+
+def validation_records(scores, sample_scores, in_sample, data, predictions, tasks):
     """The validation part of each replica's line in metrics.jsonl, a list of R dicts.
 
-    Of the training sample, those rows count that the replica trains on, `in_sample` bool [R][n].
-    Where `predictions`, from `predict_texts`, has only samples, what needs every one is left out.
+    Means are over the tasks that are trained so far, `tasks`. Keys that end in `_seen` are about
+    validation examples that stand in the training set, the others about unseen ones. Of the
+    training sample, those rows count that the replica trains on, `in_sample` bool [R][n]. Where
+    `predictions`, from `predict_texts`, has only samples, what needs every one is left out.
     """
     records = []
-    headline, seen = data.headline, data.seen_rows
-    tasks = data.val.tasks[headline]
+    any_unseen, val, seen = data.audit["val_unseen"] > 0, data.val, data.seen_rows
+    unseen = data.headline if any_unseen else data.headline[:0]
+    trained, trained_seen = (val.tasks.isin(tasks)[rows] for rows in (unseen, seen))
+    sample_trained = data.train.tasks.isin(tasks)[data.sample]
+    shown = data.headline[val.tasks.isin(tasks)[data.headline]]
+    answers = [val.answer(i) for i in shown]
     for r in range(len(scores.exact)):
-        exact, train_exact = scores.exact[r, headline], sample_scores.exact[r, in_sample[r]]
-        train_loss = sample_scores.loss[r, in_sample[r]]
-        rate, gap = metrics.rate(exact), metrics.generalization_gap(train_exact, exact)
-        by_task = metrics.by_group(tasks.tolist(), exact)
-        n_tokens = scores.n_tokens[r, headline].sum()
+        counted = in_sample[r] & sample_trained
+        train_exact, train_loss = sample_scores.exact[r, counted], sample_scores.loss[r, counted]
+        gap = metrics.generalization_gap(train_exact, scores.exact[r, unseen[trained]])
         record = {
             "train_loss": float(train_loss.mean()) if len(train_loss) else None,
-            "val_loss": float(scores.loss[r, headline].mean()),
-            **{f"val_{key}": value for key, value in rate.items()},
-            "val_exact_match_seen": float(scores.exact[r, seen].mean()) if len(seen) else None,
-            "val_n_seen": len(seen),
-            "val_exact_match_by_task": {g["group"]: g["exact_match"] for g in by_task},
-            "val_n_by_task": {g["group"]: g["n"] for g in by_task},
-            "val_tf_token_acc": float(scores.right[r, headline].sum() / n_tokens),
             "train_exact_match": gap["train"],
             "train_n": gap["n_train"],
+            **part_record(scores, r, unseen, trained, val, ""),
+            **part_record(scores, r, seen, trained_seen, val, "_seen"),
             "generalization_gap": gap["gap"],
             "gap_low": gap["low"],
             "gap_high": gap["high"],
         }
-        if len(predictions[r]) == len(headline):
-            answers = [data.val.answer(i) for i in headline]
-            summary = metrics.summarize([predictions[r][i] for i in headline], answers)
-            record["val_token_accuracy"] = summary["token_accuracy"]
-            record["val_edit_distance"] = summary["edit_distance"]
-            record["val_failures"] = summary["failures"]
+        if not any_unseen:
+            gap = metrics.generalization_gap(train_exact, scores.exact[r, shown])
+            ends = {"gap_to_seen": "gap", "gap_to_seen_low": "low", "gap_to_seen_high": "high"}
+            record |= {name: gap[key] for name, key in ends.items()}
+        if len(predictions[r]) == len(data.headline):
+            summary = metrics.summarize([predictions[r][i] for i in shown], answers)
+            end = "" if any_unseen else "_seen"
+            record[f"val_token_accuracy{end}"] = summary["token_accuracy"]
+            record[f"val_edit_distance{end}"] = summary["edit_distance"]
+            record[f"val_failures{end}"] = summary["failures"]
         records.append(record)
     return records
+
+
+def headline_of(record):
+    """("unseen", exact match, loss) of a validation; of "seen" examples where none is unseen."""
+    kind = "seen" if record["val_exact_match"] is None else "unseen"
+    end = "_seen" if kind == "seen" else ""
+    return kind, record[f"val_exact_match{end}"], record[f"val_loss{end}"]
 
 
 def score_each(model, examples, row_sets, device):
@@ -1750,7 +1782,7 @@ class Replica:
 
         Until every task is in the curriculum the latest model is the best and patience rests.
         """
-        exact, loss = record["val_exact_match"], record["val_loss"]
+        kind, exact, loss = headline_of(record)
         if not all_tasks_in:
             return True
         more_exact = exact > self.top_exact + min_delta
@@ -1763,7 +1795,7 @@ class Replica:
             self.stale_epochs = 0
         self.perfect = self.perfect + 1 if exact == 1.0 else 0
         if patience and self.perfect == 2:  # one perfect validation may be luck
-            self.finished = "learned: every unseen example right in two validations running"
+            self.finished = f"learned: every {kind} example right in two validations running"
         elif patience and self.stale_epochs >= patience:
             self.finished = f"no improvement in {self.stale_epochs} epochs"
         best = (exact, -loss) > (self.best_exact, -self.best_loss)
@@ -1969,22 +2001,22 @@ def run_config(plan: Plan, data: Data, arguments: dict, seeds: list[int], n_proc
 
 
 def record_samples(data, predictions, epoch, step, replicas, to_screen):
-    """Record what each replica says to one unseen example a task, and print the first's."""
+    """Record what each replica says to one held-out example a task, and print the first's.
+
+    Printed predictions stand in quotes: one may be empty, or end in a space.
+    """
     for r, replica in enumerate(replicas):
         samples = []
         for row in data.shown.tolist():
-            prompt, answer, prediction = (
-                data.val.prompt(row),
-                data.val.answer(row),
-                predictions[r][row],
-            )
+            prompt, answer = data.val.prompt(row), data.val.answer(row)
+            prediction = predictions[r][row]
             sample = {"epoch": epoch, "step": step, "task": str(data.val.tasks[row])}
             sample |= {"prompt": prompt}
             sample |= {"answer": answer, "prediction": prediction, "correct": prediction == answer}
             samples.append(sample)
             if to_screen and r == 0:
-                verdict = "right" if prediction == answer else f"wrong, expected {answer}"
-                tqdm.write(f"    {prompt}{prediction}    ({verdict})")
+                verdict = "right" if prediction == answer else f'wrong, expected "{answer}"'
+                tqdm.write(f'    {prompt}"{prediction}"    ({verdict})')
         append_lines(replica.folder / "samples.jsonl", samples)
 
 
@@ -1995,27 +2027,43 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def epoch_line(epoch, epochs, stage, n_stages, records, kind, lr, seconds):
-    """One compact line: the mean over replicas, and the range of exact match on unseen examples.
+def epoch_line(epoch, epochs, tasks, records, seconds):
+    """One line of at most 160 columns for five tasks: means over replicas, in per cent.
 
-    `kind` is "unseen", or "seen" where the training set has every validation example.
+    Behind the exact match on held-out examples stand its interval, or the lowest and the highest
+    seed, and the rate of each task that is trained so far.
     """
+    kind, exact, _ = headline_of(records[0])
+    end = "_seen" if kind == "seen" else ""
 
-    def mean(key):
-        return sum(record[key] for record in records) / len(records)
+    def mean(key, form):
+        values = [record[key] for record in records]
+        return "none" if None in values else format(sum(values) / len(values), form)
+
+    def percent(key):
+        return mean(key, ".1%").removesuffix("%")
 
     line = f"epoch {epoch:>{len(str(epochs))}}/{epochs}"
-    if n_stages > 1:
-        line += f"  stage {stage + 1}/{n_stages}"
-    line += f"  lr {lr:.1e}  loss train {mean('train_loss'):.3f} {kind} {mean('val_loss'):.3f}"
-    train_rate, unseen_rate = mean("train_exact_match"), mean("val_exact_match")
-    line += f"  exact match train {train_rate:6.1%} {kind} {unseen_rate:6.1%}"
-    if len(records) == 1:
-        low, high = records[0]["val_exact_match_low"], records[0]["val_exact_match_high"]
-        line += f" [{low:.1%}, {high:.1%}]"
-    else:
-        values = [record["val_exact_match"] for record in records]
-        line += f" ({len(values)} seeds, {min(values):.1%} to {max(values):.1%})"
+    line += f"  loss train {mean('train_loss', '.3f')} {kind} {mean('val_loss' + end, '.3f')}"
+    line += f"  exact match % train {percent('train_exact_match')}"
+    line += f" {kind} {percent('val_exact_match' + end)}"
+    if exact is not None and len(records) == 1:
+        low, high = (100 * records[0][f"val_exact_match{end}_{side}"] for side in ("low", "high"))
+        line += f" [{low:.1f}, {high:.1f}]"
+    elif exact is not None:
+        values = [100 * headline_of(record)[1] for record in records]
+        line += f" ({len(values)} seeds {min(values):.1f}–{max(values):.1f})"
+    by_task = [record[f"val_exact_match_by_task{end}"] for record in records]
+    rates = {
+        task: 100 * sum(rates[task] for rates in by_task) / len(records)
+        for task in tasks
+        if task in by_task[0]
+    }
+    if len(by_task[0]) > 1 and len(rates) <= 6:
+        line += ":" + "".join(f" {task} {rate:.0f}" for task, rate in rates.items())
+    elif len(rates) > 6:
+        ends = {"lowest": min(rates, key=rates.get), "highest": max(rates, key=rates.get)}
+        line += ":" + "".join(f" {end} {task} {rates[task]:.0f}" for end, task in ends.items())
     return f"{line}  {duration(seconds)} so far"
 
 
@@ -2223,9 +2271,11 @@ def take_steps(
 
 
 def validate(
-    plan: Plan, data: Data, state: TrainingState
+    plan: Plan, data: Data, state: TrainingState, tasks: list[str]
 ) -> tuple[list[dict], list[dict[int, str]], list[int]]:
     """Score and ask each replica, always in fp32, as later evaluation does.
+
+    Means are over `tasks`, those trained so far.
 
     Replicas whose loss is not finite leave. Returns the records and the predicted texts of those
     that stay, and the places in the stack of those that left.
@@ -2247,7 +2297,7 @@ def validate(
     rows = data.headline if plan.autoreg_eval else data.shown
     texts = predict_texts(state.model, data.tokenizer, data.val, rows, scores.exact, plan.device)
     in_sample = [data.in_sample(replica.seed) for replica in state.replicas]
-    records = validation_records(scores, sample_scores, in_sample, data, texts)
+    records = validation_records(scores, sample_scores, in_sample, data, texts, tasks)
     # One decision for all processes, whatever the last bits of their scores are.
     return from_first(state.team, records), texts, sick
 
@@ -2385,14 +2435,13 @@ def optimize(
         stage, last, lr = plan.stage_of(epoch), epoch == plan.epochs, plan.lr_at(state.step - 1)
         records, validated = [{} for _ in state.replicas], epoch % plan.eval_every == 0 or last
         if validated:
-            records, texts, sick_too = validate(plan, data, state)
+            tasks = plan.stages[stage].tasks
+            records, texts, sick_too = validate(plan, data, state, tasks)
             sick = sick or sick_too
             if not state.replicas:
                 break
             bar.clear()
-            kind = "unseen" if data.audit["val_unseen"] else "seen"
-            stages, seconds = len(plan.stages), state.seconds
-            tqdm.write(epoch_line(epoch, plan.epochs, stage, stages, records, kind, lr, seconds))
+            tqdm.write(epoch_line(epoch, plan.epochs, tasks, records, state.seconds))
             if main:
                 record_samples(data, texts, epoch, state.step, state.replicas, plan.show_samples)
 

@@ -107,7 +107,7 @@ class Data:
     train: Examples
     val: Examples
     headline: np.ndarray  # distinct validation rows of the headline: the unseen ones, if any
-    seen_rows: np.ndarray  # validation rows whose example is in the training set
+    seen_rows: np.ndarray  # validation rows whose example is in the training set, each once
     sample: np.ndarray  # training rows matched to `headline` by tag and length
     # {"train" | "val" | "tokenizer": {"path", "sha256"}}; "train" also has the "columns" and "task"
     # that were given, "val" the "held_out_rows" where it is a part of the training set.
@@ -283,7 +283,7 @@ def load_data(
         train=train,
         val=val,
         headline=headline,
-        seen_rows=np.flatnonzero(seen),
+        seen_rows=np.flatnonzero(counted & seen),
         sample=matched_sample(train, val, headline),
         files=files,
         audit=audit,

@@ -65,13 +65,13 @@ CONFIG = {
 }
 EPOCH = {
     **dict.fromkeys(("epoch", "step", "examples_seen", "val_n", "val_n_seen", "train_n"), COUNT),
-    **dict.fromkeys(("lr", "train_loss", "val_loss"), NUMBER),
+    **dict.fromkeys(("lr", "train_loss", "val_loss", "val_loss_seen"), NUMBER),
     **with_ends(RATE, "val_exact_match", "train_exact_match", "val_exact_match_seen"),
-    **with_ends(DIFFERENCE, "generalization_gap", "gap"),
+    **with_ends(DIFFERENCE, "generalization_gap", "gap", "gap_to_seen"),
     "tasks": [TEXT],
-    "val_exact_match_by_task": {EACH: RATE},
-    "val_n_by_task": {EACH: COUNT},
-    "val_failures": {EACH: AMOUNT},
+    **{f"val_exact_match_by_task{end}": {EACH: RATE} for end in ("", "_seen")},
+    **{f"val_n_by_task{end}": {EACH: COUNT} for end in ("", "_seen")},
+    **{f"val_failures{end}": {EACH: AMOUNT} for end in ("", "_seen")},
 }
 RATES = {"n": COUNT, **with_ends(RATE, "exact_match"), "loss": NUMBER}
 RATES |= {"examples": TEXT, "outcomes": BITS}  # which examples, and which of them are right
@@ -326,9 +326,17 @@ def held_out(runs):
     return words.pop() if len(words) == 1 else "validation"
 
 
+def held_out_key(run, name):
+    """The key of `name` in metrics.jsonl on unseen examples, or on seen ones where all are seen."""
+    if held_out([run]) != "seen":
+        return name
+    return "gap_to_seen" if name == "generalization_gap" else f"{name}_seen"
+
+
 def best_rows(run):
     """Per seed the epoch of the best model; the last validated one where none is marked."""
-    validated = [[r for r in rows if "val_exact_match" in r] for rows in run.seeds]
+    key = held_out_key(run, "val_exact_match")
+    validated = [[r for r in rows if key in r] for rows in run.seeds]
     marked = [[r for r in rows if r.get("best")] or rows for rows in validated]
     return [rows[-1] for rows in marked if rows]
 

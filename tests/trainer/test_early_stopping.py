@@ -64,3 +64,16 @@ def test_small_steps_count_once_they_add_up_to_min_delta():
     flags, replica = judged([(0.0, 1 - 0.1 * k) for k in range(10)], patience=3, min_delta=1.0)
     assert flags == [True] * 4  # any gain makes the best model
     assert "no improvement in 3 epochs" in replica.finished
+
+
+def test_where_nothing_is_unseen_it_goes_by_the_seen_ones_and_says_so():
+    replica = t.Replica(0, Path("."))
+    for loss in (0.2, 0.1):
+        record = {"val_exact_match": None, "val_loss": None}
+        record |= {"val_exact_match_seen": 1.0, "val_loss_seen": loss}
+        best = replica.update_early_stopping(
+            record, epochs_since_last=1, all_tasks_in=True, min_delta=0, patience=5
+        )
+        assert best
+    assert replica.best_loss == 0.1
+    assert replica.finished == "learned: every seen example right in two validations running"

@@ -21,7 +21,7 @@ def data_of(train_rows, val_rows):
     headline = np.flatnonzero(~seen) if not seen.all() else np.arange(len(val))
     sample = audit.matched_sample(train, val, headline)
     facts = {"val_seen": int(seen.sum()), "val_unseen": int((~seen).sum())}
-    return audit.Data(TOKENIZER, train, val, headline, np.flatnonzero(seen), sample, {}, facts)
+    return audit.Data(TOKENIZER, train, val, headline, np.flatnonzero(seen), sample, {}, facts, [])
 
 
 def report_of(monkeypatch, data, predictions, right_in_training=()):

@@ -2,16 +2,20 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
 import torch
 
+import plots
 import train_minigpt_4070 as t
 from data import audit
+from metrics import wilson_interval
 from reference import TOKENIZER, reference_answer, reference_decode, reference_loss
 from runtime import run_folder
 from runtime.files import sha256_of
+from runtime.records import load_run
 from trainer.helpers import (
     CPU,
     SEEN_ROWS,
@@ -98,7 +102,12 @@ def test_run_folder_of_several_seeds(shared):
             assert set(line) >= METRICS_KEYS
             assert not [k for k in line if "accuracy" in k and k != "val_token_accuracy"]
             assert line["seed"] == seed
-            assert line["val_n"] == 12
+            assert line["val_n"] == 3 * min(line["epoch"], 4)  # the tasks trained so far
+            assert line["train_n"] == line["val_n"]
+            rates = [
+                line["val_exact_match_by_task"][task] for task in line["tasks"] if task != "mul"
+            ]
+            assert line["val_exact_match"] == pytest.approx(sum(rates) / len(rates))
             assert line["val_n_by_task"] == {"add": 3, "copy": 3, "rev": 3, "sort": 3}
             assert line["val_exact_match_low"] <= line["val_exact_match"]
             assert line["val_exact_match"] <= line["val_exact_match_high"]
@@ -270,9 +279,24 @@ def test_validation_is_split_into_seen_and_unseen(world, capsys):
     said = capsys.readouterr().out
     assert "0 of 4 validation rows are unseen" in said
     assert "the headline goes by the seen ones" in said
+    assert "exact match % train" in said
+    assert re.search(r"loss train \d\.\d{3} seen \d\.\d{3}  .* seen \d+\.\d \[", said)
     line = lines_of(world / "run/metrics.jsonl")[0]
-    assert line["val_n"] == 4
-    assert line["val_exact_match_seen"] == line["val_exact_match"]
+    # What is seen stands under no name of the unseen.
+    for key in ("val_exact_match", "val_exact_match_low", "val_loss", "generalization_gap"):
+        assert line[key] is None, key
+    assert (line["val_n"], line["val_n_seen"], line["val_exact_match_by_task"]) == (0, 4, {})
+    assert 0 <= line["val_exact_match_seen_low"] <= line["val_exact_match_seen"] <= 1
+    assert sum(line["val_n_by_task_seen"].values()) == 4
+    assert "val_failures" not in line
+    assert sum(line["val_failures_seen"].values()) == 4 * (1 - line["val_exact_match_seen"])
+    gap = line["train_exact_match"] - line["val_exact_match_seen"]
+    assert line["gap_to_seen"] == pytest.approx(gap)
+    assert line["gap_to_seen_low"] <= gap <= line["gap_to_seen_high"]
+    run = load_run(world / "run", "run")
+    figure = plots.learning_figure(run)
+    (shown,) = [x for x in figure.axes[0].lines if x.get_label().startswith("seen")]
+    assert shown.get_ydata().tolist() == [line["val_exact_match_seen"]]
     report = json.loads((world / "run/memorization.json").read_text())["last"]
     assert 0 not in [g["group"] for g in report["by_repeat_count"]]
     write_pickle(world / "val.pkl", VAL_ROWS[:12] + VAL_ROWS[:3])  # repeats count once
@@ -376,3 +400,49 @@ def test_a_seed_without_a_last_model_leaves_the_column_of_the_last_ones():
         "seed 0, last model, epoch 20",
         "seed 1, best model, epoch 7",
     ]
+
+
+def validated(exact, tasks, n=500):
+    rates = dict(zip(tasks, (1.0, 1.0, 0.995, 0.375, 0.032), strict=True))
+    low, high = wilson_interval(round(exact * n), n)
+    record = {"train_loss": 12.3456, "val_loss": 10.1234, "train_exact_match": 0.9876}
+    record |= {"val_exact_match": exact, "val_exact_match_low": low, "val_exact_match_high": high}
+    return {**record, "val_exact_match_by_task": rates}
+
+
+def test_the_epoch_line_labels_every_number_and_fits_160_columns_for_five_tasks():
+    tasks = ["copy", "rev", "add", "sort", "rel"]
+    line = t.epoch_line(100, 100, tasks, [validated(0.6804, tasks)], 12345.6)
+    assert line == (
+        "epoch 100/100  loss train 12.346 unseen 10.123  exact match % train 98.8 unseen 68.0 "
+        "[63.8, 71.9]: copy 100 rev 100 add 100 sort 38 rel 3  3.4 h so far"
+    )
+    records = [validated(rate, tasks) for rate in (0.5, 0.6, *[0.7] * 14)]
+    many = t.epoch_line(100, 100, tasks, records, 12345.6)
+    assert "unseen 68.1 (16 seeds 50.0–70.0): copy" in many
+    assert max(len(line), len(many)) <= 160
+    # The tasks trained so far, and no others.
+    early = t.epoch_line(2, 100, tasks[:2], [validated(1.0, tasks)], 3)
+    assert "[99.2, 100.0]: copy 100 rev 100  3 s so far" in early
+
+
+def test_an_epoch_line_without_a_held_out_example_of_the_trained_tasks_says_none():
+    record = validated(0.5, ["copy", "rev", "add", "sort", "rel"])
+    for key in ("val_loss", "val_exact_match"):
+        record |= {key: None, f"{key}_seen": None}
+    record["val_exact_match_by_task_seen"] = {}
+    line = t.epoch_line(1, 9, ["mul"], [record], 3)
+    assert "seen none  exact match % train 98.8 seen none  3 s so far" in line
+
+
+def test_samples_stand_in_quotes_so_that_spaces_are_seen(tmp_path, capsys):
+    train, val = build(["[copy] 1 | 1", "[rev] 1 | 1"]), build(["[copy] 2 | 2", "[rev] 4 5 | 5 4"])
+    rows = np.arange(2)
+    data = audit.Data(TOKENIZER, train, val, rows, rows[:0], rows, {}, {"val_unseen": 2}, [])
+    said = [{0: "2", 1: "    "}]
+    t.record_samples(data, said, 3, 70, [t.Replica(0, tmp_path)], to_screen=True)
+    assert capsys.readouterr().out.splitlines() == [
+        '    [copy] 2 | "2"    (right)',
+        '    [rev] 4 5 | "    "    (wrong, expected "5 4")',
+    ]
+    assert [x["prediction"] for x in lines_of(tmp_path / "samples.jsonl")] == ["2", "    "]
