@@ -40,6 +40,7 @@ import torch
 
 import metrics
 from data.audit import held_out_rows
+from data.baselines import chance_exact_match
 from data.checks import Forms, form_differences, form_notes
 from data.formats import (
     TAG,
@@ -413,6 +414,14 @@ def run_suite(
 # ----------------------------------------------------------------------------------------------
 
 
+def chance_of(rows: list[dict]) -> float | None:
+    """Exact match of guessing evenly among the answers of each row's form; None if not known."""
+    try:
+        return chance_exact_match([TASKS[row["task"]].n_legal(row["answer"]) for row in rows])
+    except (KeyError, ValueError, OverflowError):  # a tag, or an answer, of no known form
+        return None
+
+
 def stats(rows: list[dict]) -> dict | None:
     """metrics.summarize of those rows that were run; None if there are none.
 
@@ -423,7 +432,8 @@ def stats(rows: list[dict]) -> dict | None:
         return None
     predictions, answers = ([row[key] for row in rows] for key in ("prediction", "answer"))
     right = "".join("01"[p == a] for p, a in zip(predictions, answers, strict=True))
-    return {**metrics.summarize(predictions, answers), "outcomes": right}
+    summary = metrics.summarize(predictions, answers)
+    return {**summary, "chance": chance_of(rows), "outcomes": right}
 
 
 def grouped(rows, *keys):
@@ -522,10 +532,13 @@ def table_line(name: str, tasks, result: dict | None) -> str:
     interval = f" [{result['exact_match_low']:.1%}, {result['exact_match_high']:.1%}]"
     kind = max(result["failures"], key=result["failures"].get)
     share = result["failures"][kind] / result["n"]
+    chance = result["chance"] or 0
+    near = chance >= 0.001 and chance >= result["exact_match_low"]
     return (
         f"{start}{result['n']:>6,}   {result['exact_match']:6.1%}{interval:22}"
         f"{result['oracle_length_exact_match']:>13.1%}{result['edit_distance']:>15.3f}   "
         + (f"{kind.replace('_', ' ')} {share:.1%}" if share else "none")
+        + (f"; chance is {chance:.1%}" if near else "")
     )
 
 

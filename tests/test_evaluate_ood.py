@@ -187,6 +187,25 @@ def test_the_control_counts_trained_sizes_and_lengths_only(home, tmp_path, monke
     assert "compare with 100.0%, the exact match on the 2 interpolation examples" in said
 
 
+def test_chance_stands_beside_a_rate_near_it(home, tmp_path, monkeypatch, capsys):
+    people = [f"[rel] {chr(65 + i)}>Z ? up 1 Z | {chr(65 + i)}" for i in range(25)]
+    suites = write_suite(tmp_path / "s", people, "ood_rel")
+    write_suite(suites, ["[add] 1 + 0 | 1", "[add] 9 + 2 | 11"], "ood_add")
+    write_suite(suites, ["[rel] A>Z ? up 1 Z | A", "[mine] x | y"], "ood_mine")
+    tags = ("add", "rel", "mine")
+    model = save_model(tmp_path / "m.pth", home / "train.txt", tasks=(*TASKS, "minexy"), tags=tags)
+    knowing = answering(lambda e, i, r: "A" if "rel" in e.prompt(i) else e.answer(i))
+    monkeypatch.setattr(evaluate_ood, "generate", knowing)
+    results, _ = evaluate(model, suites, tmp_path / "out")
+    found = {name: suite["headline"]["chance"] for name, suite in results["suites"].items()}
+    assert found == {"ood_rel": 1 / 26, "ood_add": (1 / 10 + 1 / 90) / 2, "ood_mine": None}
+    table = [
+        x for x in capsys.readouterr().out.splitlines() if x.startswith(("rel", "add", "mine"))
+    ]
+    said = {line.split()[0]: line.partition("chance is ")[2] for line in table}
+    assert said == {"add": "", "mine": "", "rel": "3.8%"}
+
+
 def test_results_of_another_checkpoint_or_other_suites_have_a_folder_of_their_own(home):
     name = evaluate_ood.results_folder_name
     standard, mine = evaluate_ood.STANDARD_SUITES, home / "suites"
