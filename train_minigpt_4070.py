@@ -1215,7 +1215,7 @@ def panel_lines(plan: Plan, data: Data) -> list[str]:
     n_canaries, n_rows = len(panel.canaries), int(panel.canary_counts(0).sum())
     n_scores = (len(panel.ledger_rows) + len(data.val_examples)) * len(plan.ledger_epochs)
     lines = [
-        f"panel   each seed trains on {panel.subsets.n_members:,} of {len(panel.subsets.keys):,} "
+        f"panel   each seed trains on {panel.subsets.n_drawn:,} of {panel.subsets.n_prompts:,} "
         f"examples of its own, {plan.epoch_rows[-1]:,} rows an epoch; early stopping is off",
         f"ledger  {panel.n_followed:,} training and {len(data.val_examples):,} held-out examples "
         f"after epochs {epochs}: about {n_scores * 2.2 / 2**20:,.1f} MiB a seed",

@@ -122,21 +122,33 @@ def processed_sets(seed: int) -> dict[str, list[str]]:
     return {name: shuffled(random.Random(f"{seed} {name}"), rows) for name, rows in sets.items()}
 
 
+def draw_sum(rng) -> str:
+    """A row of two operands of 0-99, uniformly."""
+    return add_row(pick(rng, range(100)), pick(rng, range(100)))
+
+
 def add_only_sets(seed: int) -> dict[str, list[str]]:
     """5,000 rows, none twice, over operands 0-99 for training, 500 others for validation.
 
     There are only 5,050 unordered pairs, so a training set without the validation pairs has to hold
     some in both orders: it has fewer examples than rows. Validation has as many.
     """
-
-    def draw(rng):
-        return add_row(pick(rng, range(100)), pick(rng, range(100)))
-
     train_rng, val_rng = random.Random(f"{seed} add_only"), random.Random(f"{seed} add_only val")
     return {
-        "train": take(5000, partial(draw, train_rng), "train"),
-        "val": take(500, partial(draw, val_rng), "val", by_key=True),
+        "train": take(5000, partial(draw_sum, train_rng), "train"),
+        "val": take(500, partial(draw_sum, val_rng), "val", by_key=True),
     }
+
+
+def memorizer_sets(seed: int) -> dict[str, list[str]]:
+    """300 sums over operands 0-99, 100 of them ten times, and 500 others for validation.
+
+    So few examples do not show the rule: what a model gets right it has mostly memorized.
+    """
+    rng = random.Random(f"{seed} memorizer")
+    sums = take(300, partial(draw_sum, rng), "train", by_key=True)
+    val = take(500, partial(draw_sum, rng), "val", by_key=True)
+    return {"train": shuffled(rng, [*sums[:100] * 10, *sums[100:]]), "val": val}
 
 
 # ---------------------------------------------------------------------------
@@ -425,6 +437,11 @@ PARTS = {  # part -> its folder, what makes its files, and which of them a comma
     "add_only": (
         "data/add_only",
         partial(training_files, add_only_sets, ("add",)),
+        ADD_ONLY.split(),
+    ),
+    "memorizer": (
+        "data/memorizer",
+        partial(training_files, memorizer_sets, ("add",)),
         ADD_ONLY.split(),
     ),
     "ood": ("ood_data_complete", ood_files, [f"{suite}.pkl" for suite in SUITES]),

@@ -59,34 +59,51 @@ class Subsets:
         """int64 [N]: how many rows are that example."""
         return self._distinct[3]
 
+    @cached_property
+    def _prompts(self):
+        """The M canonical keys: the first example of each int64 [M], and each example's [N]."""
+        keys = self.train.prompt_keys[self.first_rows]
+        _, first, prompt_of = np.unique(keys, return_index=True, return_inverse=True)
+        return first, prompt_of.reshape(-1)
+
     @property
-    def n_members(self) -> int:
-        """Examples that a seed trains on; at least one."""
-        return max(1, round(self.share * len(self.keys)))
+    def n_prompts(self) -> int:
+        """Canonical keys in the training set: its examples, but that contradictory ones are one."""
+        return len(self._prompts[0])
+
+    @property
+    def n_drawn(self) -> int:
+        """Canonical keys that a seed trains on; at least one."""
+        return max(1, round(self.share * self.n_prompts))
 
     @cached_property
     def _strata(self):
-        """int64 [N]: the number of each example's stratum, by task and then repeat count."""
-        tasks = self.train.tasks.codes[self.first_rows].astype(np.int64)
-        strata = tasks * (self.repeat_counts.max() + 1) + self.repeat_counts
-        return np.unique(strata, return_inverse=True)[1]
+        """Of each canonical key, int64 [M]: the number of its stratum, by task and then rows; and
+        its rows.
+        """
+        first, prompt_of = self._prompts
+        n_rows = np.bincount(prompt_of, weights=self.repeat_counts).astype(np.int64)
+        tasks = self.train.tasks.codes[self.first_rows[first]].astype(np.int64)
+        return np.unique(tasks * (n_rows.max() + 1) + n_rows, return_inverse=True)[1], n_rows
 
     def members(self, seed: int) -> np.ndarray:
-        """bool [N]: the examples that `seed` trains on, `n_members` of them.
+        """bool [N]: the examples that `seed` trains on: those of `n_drawn` canonical keys.
 
-        A systematic sample with a random start (Madow and Madow 1944) over the examples in random
-        order within their strata: each is drawn with the same probability, and every stratum is
-        represented to within one example. So no seed gets more of a task, or of repeated rows.
+        Examples that contradict each other share a canonical key, and go together. The draw is a
+        systematic sample with a random start (Madow and Madow 1944) over the keys in random order
+        within their strata: each is drawn with the same probability, and every stratum is
+        represented to within one key. So no seed gets more of a task, or of repeated rows.
         """
-        n, N = self.n_members, len(self.keys)
+        (strata, _), (first, prompt_of) = self._strata, self._prompts
+        n, M = self.n_drawn, len(first)
         rng = np.random.default_rng([SUBSET_STREAM, seed])
-        order = rng.permutation(N)
-        order = order[np.argsort(self._strata[order], kind="stable")]
+        order = rng.permutation(M)
+        order = order[np.argsort(strata[order], kind="stable")]
         # Whole numbers, so that exactly n are taken whatever rounding does.
-        reached = (np.arange(N + 1, dtype=np.int64) * n + int(rng.integers(N))) // N
-        member = np.zeros(N, dtype=bool)
-        member[order] = np.diff(reached) > 0
-        return member
+        reached = (np.arange(M + 1, dtype=np.int64) * n + int(rng.integers(M))) // M
+        drawn = np.zeros(M, dtype=bool)
+        drawn[order] = np.diff(reached) > 0
+        return drawn[prompt_of]
 
     def rows(self, seed: int) -> np.ndarray:
         """int64: the training rows of the members, ascending."""
@@ -97,11 +114,12 @@ class Subsets:
 
         A seed with more rows, by chance a few, leaves other ones out in each epoch.
         """
-        wanted = self.train.tasks.isin(tasks)[self.first_rows]
-        sizes = np.bincount(self._strata[wanted])
-        counts = np.zeros(len(sizes), np.int64)
-        counts[self._strata[wanted]] = self.repeat_counts[wanted]
-        return int((sizes * self.n_members // len(self.keys) * counts).sum())
+        (strata, n_rows), first = self._strata, self._prompts[0]
+        wanted = self.train.tasks.isin(tasks)[self.first_rows[first]]
+        sizes = np.bincount(strata[wanted])
+        rows_each = np.zeros(len(sizes), np.int64)
+        rows_each[strata[wanted]] = n_rows[wanted]
+        return int((sizes * self.n_drawn // len(first) * rows_each).sum())
 
 
 # ----------------------------------------------------------------------------------------------
@@ -261,7 +279,7 @@ def make_panel(
 ) -> PanelData:
     """The PanelData of a training set; UserError where share or canaries do not fit it."""
     subsets = Subsets(train, share)
-    if subsets.n_members == len(subsets.keys) and share < 1:
+    if subsets.members(0).all() and share < 1:
         raise UserError(
             f"--subset {share:g} of {len(subsets.keys)} examples leaves none out; give a larger "
             "training set or a smaller share"

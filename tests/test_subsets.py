@@ -33,7 +33,7 @@ def test_size_is_fixed_and_copies_stay_together(n, share, seed):
     train = repeated(n)
     subsets = Subsets(train, share)
     member = subsets.members(seed)
-    assert member.sum() == subsets.n_members == max(1, round(share * len(subsets.keys)))
+    assert member.sum() == subsets.n_drawn == max(1, round(share * len(subsets.keys)))
     rows = subsets.rows(seed)
     inside, outside = train.keys[rows], np.delete(train.keys, rows)
     assert not set(inside) & set(outside)
@@ -64,7 +64,7 @@ def test_the_same_data_share_and_seed_give_the_same_part_whatever_the_order_of_r
 def test_every_example_is_drawn_with_the_same_probability():
     subsets = Subsets(repeated(40), 0.35)
     drawn = np.mean([subsets.members(seed) for seed in range(4000)], axis=0)
-    share = subsets.n_members / len(subsets.keys)
+    share = subsets.n_drawn / len(subsets.keys)
     error = (share * (1 - share) / 4000) ** 0.5
     assert np.abs(drawn - share).max() < 4.5 * error
 
@@ -90,6 +90,15 @@ def test_an_epoch_has_the_same_rows_for_every_seed_and_leaves_few_out():
         sizes = [int(wanted[subsets.rows(seed)].sum()) for seed in range(10)]
         assert subsets.epoch_rows(tasks) <= min(sizes)
         assert max(sizes) - subsets.epoch_rows(tasks) <= 15 * len(tasks)
+
+
+def test_examples_that_contradict_each_other_go_together():
+    rows = [f"[add] {a} + 7 | {a + wrong}" for a in range(30) for wrong in (7, 8)]
+    subsets = Subsets(build(rows), 0.5)
+    assert len(subsets.keys) == 60
+    for seed in range(5):
+        inside = {rows[i].partition(" | ")[0] for i in subsets.rows(seed)}
+        assert len(subsets.rows(seed)) == 30 == 2 * len(inside)
 
 
 def test_the_whole_set_is_every_row():
