@@ -335,17 +335,34 @@ def by_group(
     return [{"group": group, **of_group(rows[group])} for group in ordered]
 
 
-def generalization_gap(train_correct: Sequence[bool], unseen_correct: Sequence[bool]) -> dict:
+def generalization_gap(
+    train_correct: Sequence[bool],
+    unseen_correct: Sequence[bool],
+    train_examples: Sequence[Hashable] | None = None,
+) -> dict:
     """Train exact match minus unseen exact match, with Newcombe's 95 % interval.
 
     Returns {"train", "unseen", "gap", "low", "high", "n_train", "n_unseen"}; gap, low and high in
     -1..1, None where either sample is empty. Both samples should have the same task mix and
-    lengths, and distinct examples, or the gap measures those as well.
+    lengths, or the gap measures those as well. Unseen examples should be distinct. Where training
+    rows are not, train_examples [n_train] says which are of one example: these are answered alike,
+    so the interval takes n² / sum(k²) rows in place of n, k rows of an example (Kish 1965).
     """
     train = _as_bool("train_correct", train_correct)
     unseen = _as_bool("unseen_correct", unseen_correct)
-    low, high = newcombe_interval(int(train.sum()), len(train), int(unseen.sum()), len(unseen))
     p_train, p_unseen = rate(train)["exact_match"], rate(unseen)["exact_match"]
+    if train_examples is None:
+        low, high = newcombe_interval(int(train.sum()), len(train), int(unseen.sum()), len(unseen))
+    elif p_train is None or p_unseen is None:
+        low = high = math.nan
+    else:
+        _check_same_length(train_correct=train, train_examples=train_examples)
+        rows_of_each = np.array(list(Counter(train_examples).values()))
+        n, z = len(train) ** 2 / (rows_of_each @ rows_of_each), NormalDist().inv_cdf(0.975)
+        low_train, high_train = _score_interval(p_train, n, z)
+        low_unseen, high_unseen = _score_interval(p_unseen, len(unseen), z)
+        low = p_train - p_unseen - math.hypot(p_train - low_train, high_unseen - p_unseen)
+        high = p_train - p_unseen + math.hypot(high_train - p_train, p_unseen - low_unseen)
     return {
         "train": p_train,
         "unseen": p_unseen,

@@ -27,7 +27,7 @@ import time
 import zipfile
 from collections import namedtuple
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -38,7 +38,15 @@ from torch import nn
 from tqdm import tqdm
 
 import metrics
-from data.audit import Data, audit_notes, key_texts, load_data, sample_by_count
+from data.audit import (
+    Data,
+    audit_notes,
+    key_texts,
+    load_data,
+    matched_sample,
+    sample_by_count,
+)
+from data.baselines import chance_exact_match
 from data.formats import Examples, Tokenizer
 from data.readers import RowFormat, columns_flag, tag_flag
 from data.sources import default_out_dir
@@ -1680,13 +1688,28 @@ def by_repeat_count(train_part, unseen_part):
     return table
 
 
+def with_chance(by_task, val, rows):
+    """Add to each task's row the "chance" of a guess among the legal answers.
+
+    It is None for a task that is not in TASKS, or where an answer has not that task's form.
+    """
+    tasks = val.tasks[rows]
+    for row in by_task:
+        row["chance"] = None
+        if row["group"] in TASKS:
+            n_legal, of_task = TASKS[row["group"]].n_legal, rows[tasks == row["group"]]
+            with suppress(ValueError):
+                row["chance"] = chance_exact_match([n_legal(val.answer(i)) for i in of_task])
+    return by_task
+
+
 def without(record, *keys):
     return {key: value for key, value in record.items() if key not in keys}
 
 
-def gap_to_seen(train, seen):
+def gap_to_seen(train, seen, train_examples=None):
     """The gap where every validation example is in the training set, by the names of what it is."""
-    gap = metrics.generalization_gap(train, seen)
+    gap = metrics.generalization_gap(train, seen, train_examples)
     return {{"unseen": "seen", "n_unseen": "n_seen"}.get(k, k): v for k, v in gap.items()}
 
 
@@ -1709,8 +1732,13 @@ def memorization_report(model, data, tokenizer, device, max_scored=50_000, compa
     any_unseen = data.audit["val_unseen"] > 0
     unseen_rows = headline if any_unseen else headline[:0]
     chosen, counts, grouped = sample_by_count(train, max_scored)
-    sample, counted = score_each(model, train, (data.sample, chosen), device)
+    rows = data.sample
+    if data.audit["train_rows"] > data.audit["train_examples"]:  # else the two gaps are one
+        rows = matched_sample(train, val, headline, of_rows=True)
+    sample, of_rows, counted = score_each(model, train, (data.sample, rows, chosen), device)
     held_out, unseen, seen = score_each(model, val, (headline, unseen_rows, data.seen_rows), device)
+    gap_of = metrics.generalization_gap if any_unseen else gap_to_seen
+    by_rows = gap_of(of_rows[0], held_out[0], train.keys[rows].tolist())
     distinct, _ = train.distinct()
     if len(distinct) > compared_with:
         distinct = np.random.default_rng(0).choice(distinct, compared_with, replace=False)
@@ -1719,9 +1747,12 @@ def memorization_report(model, data, tokenizer, device, max_scored=50_000, compa
         "train": without(rate_and_outcomes(*sample), "outcomes"),  # another sample in each seed
         "unseen": rate_and_outcomes(*unseen) if any_unseen else None,
         "seen": rate_and_outcomes(*seen) if len(data.seen_rows) else None,
-        "by_task": metrics.by_group(val.tasks[headline].tolist(), right, held_out[1]),
+        "by_task": with_chance(
+            metrics.by_group(val.tasks[headline].tolist(), right, held_out[1]), val, headline
+        ),
         "gap": metrics.generalization_gap(sample[0], unseen[0]),
         "gap_to_seen": None if any_unseen else gap_to_seen(sample[0], held_out[0]),
+        "gap_by_rows" if any_unseen else "gap_to_seen_by_rows": by_rows,
         "by_repeat_count": by_repeat_count(
             (train, chosen, counts, *counted), (val, unseen_rows, [0] * len(unseen_rows), *unseen)
         ),
@@ -2552,9 +2583,13 @@ def results_table(reports, seeds):
     by_model = [zip(*map(rates_of, own), strict=True) for _, own in columns]
     for cells in zip(*by_model, strict=True):
         line = f"{cells[0][0]['group']:10}{cells[0][0]['n']:>6}"
-        for stats in map(metrics.over_seeds, cells):
+        rates = [metrics.over_seeds(of_model) for of_model in cells]
+        for stats in rates:
             rate = f"{stats['mean']:.1%} [{stats['low']:.1%}, {stats['high']:.1%}]"
             line += f"  {rate:24}"
+        chance = cells[0][0].get("chance") or 0
+        if chance >= 0.001 and any(s["low"] <= chance <= s["high"] for s in rates):
+            line += f"  chance is {chance:.1%}"
         lines.append(line)
     for seed, report in zip(seeds, reports, strict=True):
         who = f"seed {seed}, " if many else ""
@@ -2569,11 +2604,13 @@ def results_table(reports, seeds):
 
 def gap_words(report):
     kind = report["held_out"]
-    gap = report["gap" if kind == "unseen" else "gap_to_seen"]
-    return (
-        f"generalization gap {points(gap)}: {gap['train']:.1%} on training examples, "
-        f"{gap[kind]:.1%} on {kind} ones"
-    )
+    name = "gap" if kind == "unseen" else "gap_to_seen"
+    gap, by_rows = report[name], report[f"{name}_by_rows"]
+    line = f"generalization gap {points(gap)}: {gap['train']:.1%} on training examples, "
+    line += f"{gap[kind]:.1%} on {kind} ones"
+    if by_rows != gap:
+        line += f"; by rows, repeats counted, {points(by_rows)}"
+    return line
 
 
 def points(gap):

@@ -31,14 +31,15 @@ from runtime.errors import UserError
 from runtime.files import sha256_of
 
 
-def matched_sample(train, like, rows, seed=0):
+def matched_sample(train, like, rows, seed=0, of_rows=False):
     """Distinct training rows with the tags and lengths of `like[rows]`, int64 [<= len(rows)].
 
-    The generalization gap compares equals: same tasks, same lengths. Where no row of a length is
+    With `of_rows` any rows, so that an example has the weight of its copies. The generalization gap
+    compares equals: same tasks, same lengths. Where no row of a length is
     left the next longer one stands in, and at the end the longest.
     """
     rng = np.random.default_rng(seed)
-    distinct = rng.permutation(train.distinct()[0])
+    distinct = rng.permutation(len(train) if of_rows else train.distinct()[0])
     like_tags, chosen = like.tags[rows], []
     for tag in np.unique(like_tags):
         candidates = distinct[train.tags.isin([tag])[distinct]]

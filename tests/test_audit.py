@@ -3,6 +3,7 @@
 import random
 
 import numpy as np
+import pytest
 
 from data.audit import key_texts, matched_sample, sample_by_count
 from data.formats import Tokenizer, build_examples
@@ -106,3 +107,18 @@ def test_two_data_sets_that_share_examples_sample_the_same_ones():
     # Half of the examples: those of the lowest keys, in whichever set they stand.
     order = sorted(once.keys.tolist())
     assert sorted(once.keys[of_once].tolist()) == order[:20]
+
+
+def test_a_matched_sample_of_rows_gives_examples_the_weight_of_their_copies():
+    train = build(90 * ["[copy] 1 | 1"] + [f"[copy] {i % 8 + 2} | {i % 8 + 2}" for i in range(8)])
+    val = build([f"[rev] {i} | {i}" for i in range(10)] + [f"[copy] {i} | {i}" for i in range(10)])
+    rows = np.arange(10, 19)
+    examples = matched_sample(train, val, rows)
+    of_rows = matched_sample(train, val, rows, of_rows=True)
+    assert len(set(of_rows.tolist())) == len(rows) == len(examples)  # no row twice
+    copies = [
+        (train.keys[matched_sample(train, val, rows, seed, True)] == train.keys[0]).mean()
+        for seed in range(200)
+    ]
+    assert np.mean(copies) == pytest.approx(90 / 98, abs=0.02)
+    assert (train.keys[examples] == train.keys[0]).sum() == 1

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from metrics import (
     by_group,
     example_interval,
+    generalization_gap,
     newcombe_interval,
     outcomes,
     over_seeds,
@@ -322,3 +323,24 @@ def test_a_few_hopeless_examples_are_not_forgotten_where_the_rest_is_nearly_sure
         rights = (rng.random((n_seeds, 105)) < 0.999) & ~hopeless
         intervals.append(ends(over_seeds(rows_of(rights))))
     assert held(intervals, 0.99 * 0.999) >= LEAST
+
+
+@pytest.mark.parametrize("rate_of_repeated", [0.3, 0.9])
+def test_the_interval_of_a_gap_by_rows_holds_the_truth(rate_of_repeated):
+    """Half of the rows are of examples that stand there 32 times, sampled at one row in ten."""
+    rng, held, blind = np.random.default_rng(0), 0, 0
+    copies = np.repeat([1, 32], [1600, 50])
+    example_of_row = np.repeat(np.arange(1650), copies)  # [3200]
+    chance_right = np.where(copies > 1, rate_of_repeated, 0.3)
+    truth = (chance_right @ copies) / copies.sum() - 0.3
+    for _ in range(1000):
+        right = rng.random(1650) < chance_right  # new examples each time
+        rows = example_of_row[rng.permutation(3200)[:320]]
+        unseen = rng.random(320) < 0.3
+        gap = generalization_gap(right[rows], unseen, rows.tolist())
+        held += gap["low"] <= truth <= gap["high"]
+        naive = generalization_gap(right[rows], unseen)
+        assert naive["gap"] == gap["gap"]
+        blind += naive["low"] <= truth <= naive["high"]
+    assert 0.935 <= held / 1000 <= 0.99
+    assert blind < held

@@ -20,7 +20,8 @@ def data_of(train_rows, val_rows):
     seen = np.isin(val.keys, train.keys)
     headline = np.flatnonzero(~seen) if not seen.all() else np.arange(len(val))
     sample = audit.matched_sample(train, val, headline)
-    facts = {"val_seen": int(seen.sum()), "val_unseen": int((~seen).sum())}
+    repeats = {"train_rows": len(train), "train_examples": len(np.unique(train.keys))}
+    facts = repeats | {"val_seen": int(seen.sum()), "val_unseen": int((~seen).sum())}
     return audit.Data(TOKENIZER, train, val, headline, np.flatnonzero(seen), sample, {}, facts, [])
 
 
@@ -70,6 +71,12 @@ def test_memorization_report_on_a_hand_made_case(monkeypatch):
     gap = report["gap"]
     assert (gap["train"], gap["unseen"], gap["gap"]) == (0.5, 0.25, 0.25)
     assert gap["low"] < 0.25 < gap["high"]
+    # Of the rows with these tags and lengths, one of six [copy] is unknown, and no [rev] is known.
+    by_rows = report["gap_by_rows"]
+    assert by_rows["n_train"] == 4
+    assert by_rows["train"] >= 0.5
+    # A number of four digits, and one of two.
+    assert [row["chance"] for row in report["by_task"]] == pytest.approx([1 / 9000, 1 / 90])
     counts = [(g["group"], g["n"], g["exact_match"]) for g in report["by_repeat_count"]]
     # One of each task at each count; 8 is left out, for [copy] lacks it. 3 is grouped with 2.
     assert counts == [(0, 4, 0.25), (1, 2, 0.0), (2, 2, 0.5)]
@@ -113,6 +120,14 @@ def test_memorization_report_on_a_hand_made_case(monkeypatch):
     assert overlap["wrong"] == pytest.approx((1 + 0 + 0) / 3)
     assert (report["entropy"]["n_right"], report["entropy"]["n_wrong"]) == (1, 3)
     assert report["confidence"]["right"] == pytest.approx(0.9)
+
+
+def test_an_answer_that_is_none_of_its_task_has_no_chance(monkeypatch):
+    predictions = {"[add] 2 + 1 | three": "3", "[mul] 2 4 | 8": "8", "[rel] B>K ? up 1 K | B": "B"}
+    data = data_of(["[add] 3 + 4 | 7", "[mul] 2 3 | 6", "[rel] B>C ? up 1 C | B"], [*predictions])
+    report = report_of(monkeypatch, data, predictions)
+    chances = {row["group"]: row["chance"] for row in report["by_task"]}
+    assert chances == {"add": None, "mul": None, "rel": pytest.approx(1 / 26)}
 
 
 def test_memorization_report_on_seen_and_unseen_examples(monkeypatch):

@@ -349,7 +349,7 @@ def file_of_rates(best, last, tasks=("add",), epoch=7):
         stats = {"n": 10, "exact_match": rate}
         gap = {"gap": 0.1, "low": 0.0, "high": 0.2, "train": 0.6, "unseen": 0.5}
         by_task = [{"group": task, **stats} for task in tasks]
-        held_out = {"held_out": "unseen", "unseen": stats, "gap": gap}
+        held_out = {"held_out": "unseen", "unseen": stats, "gap": gap, "gap_by_rows": gap}
         return {"epoch": epoch, "by_task": by_task, **held_out}
 
     same = last == best
@@ -446,3 +446,19 @@ def test_samples_stand_in_quotes_so_that_spaces_are_seen(tmp_path, capsys):
         '    [rev] 4 5 | "    "    (wrong, expected "5 4")',
     ]
     assert [x["prediction"] for x in lines_of(tmp_path / "samples.jsonl")] == ["2", "    "]
+
+
+def test_the_table_names_chance_beside_a_rate_near_it_and_the_gap_by_rows_beside_the_other():
+    record = file_of_rates(0.0, 0.9, ("rel", "add"))
+    for report in (record["best"], record["last"]):
+        for row, chance in zip(report["by_task"], (1 / 26, 0.001), strict=True):
+            row["chance"] = chance
+    rel, add = t.results_table([record], [4])[2:4]
+    assert rel.endswith("  chance is 3.8%")  # within [0, 27.8] of the best model
+    assert add.endswith("  chance is 0.1%")
+    record["best"]["by_task"][1] |= {"exact_match": 0.5}
+    record["last"]["gap_by_rows"] = {**record["last"]["gap"], "gap": 0.3, "low": 0.2, "high": 0.4}
+    lines = t.results_table([record], [4])
+    assert "chance" not in lines[3]
+    assert lines[-1].endswith("; by rows, repeats counted, +30.0 points [+20.0, +40.0]")
+    assert "by rows" not in lines[-2]
