@@ -49,6 +49,12 @@ KNOWN_SHA256 = {
         "train.pkl": "61ed3dd4115d4323548cf26849f6c1306750ca63389977bf546bfde7a73663e6",
         "val.pkl": "a5c20fb60b4276e60ad236ec10c20fc6c72544f43a9c634bf393dcdf2d1bbe6e",
     },
+    "data/memorizer": {
+        "dataset_stats.json": "e6079dd4f42f26794832e48b0a6cb8b19a00bed019865e8bd778397baa7ea31a",
+        "tokenizer.json": "89d87db557a6f5162aa92ebcb103d29a991f400ce8f03475ce35255e5f508561",
+        "train.pkl": "bc7dece08937ccc1865f7ee12db4139efca0374d63a6629354cf9e2e780ff2fe",
+        "val.pkl": "2f54ec8c47ee5fcb9105b77e4d9ab31abb2b72e402b8cfd023f98dd3349ffbda",
+    },
     "data/processed": {
         "dataset_stats.json": "c173e93de5ca0283155528420eb0129b07e1c20e224956718a6c11a4fdb619fa",
         "tokenizer.json": "13d21b5a0dd38cfe566aef82825ef2eb28524db60a199b38a5418c4134d3143a",
@@ -666,3 +672,19 @@ def test_importing_does_nothing(tmp_path):
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list(tmp_path.iterdir()) == []
+
+
+SUM = r"\[add\] (\d+) \+ (\d+) \| (\d+)"
+
+
+def test_the_memorizer_repeats_a_third_of_its_sums_ten_times(root):
+    train, val = (
+        pickle.loads((root / "data" / "memorizer" / f"{name}.pkl").read_bytes())["raw"]
+        for name in ("train", "val")
+    )
+    sums = {raw: tuple(map(int, re.fullmatch(SUM, raw).groups())) for raw in (*train, *val)}
+    keys = Counter(tuple(sorted(sums[raw][:2])) for raw in train)
+    assert sorted(Counter(keys.values()).items()) == [(1, 200), (10, 100)]
+    unseen = {tuple(sorted(sums[raw][:2])) for raw in val} - keys.keys()
+    assert len(unseen) == len(val) == 500
+    assert all(a + b == total and max(a, b) < 100 for a, b, total in sums.values())
