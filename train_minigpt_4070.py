@@ -78,21 +78,26 @@ from runtime.distributed import (
     sum_over_processes,
 )
 from runtime.errors import Halt, NotFinite, UserError
-from runtime.files import check_archive, write_atomically, write_json
+from runtime.files import ROOT, check_archive, write_atomically, write_json
 from runtime.ledger import FILE as LEDGER_FILE
 from runtime.ledger import Ledger, kept_epochs, read_ledger
-from runtime.records import seed_folder
+from runtime.records import read_epochs, seed_folder
 from runtime.run_folder import (
+    Work,
     append_lines,
+    changed_arguments,
     check_bytes,
     claim_folders,
     cut_lines_after,
+    decide_work,
     find_resumable,
-    find_run,
     hashes,
+    notes_on_machine,
+    read_run,
     save_last,
     write_checkpoint,
     writing,
+    written,
 )
 
 IGNORED = -1  # a target that is padding
@@ -947,6 +952,7 @@ class Plan:
     device_bytes: int | None  # its whole memory, or this process's part of it; None: unknown
     precision: str  # of training's matrix products
     stages: list[Stage]
+    curriculum_epochs: int  # 0 without a curriculum
     epoch_rows: list[int]  # of each stage: rows that a replica trains on in an epoch
     trained_tags: list[list[str]]  # of each stage
     ledger_epochs: list[int]  # at whose ends a panel's ledger is kept; [] without --subset
@@ -1061,13 +1067,17 @@ def epoch_orders(plan: Plan, data: Data, replicas: list, epoch: int) -> np.ndarr
     return np.stack(orders)
 
 
+def curriculum_length(args: argparse.Namespace) -> int:
+    """Epochs that the stages are spread over; 0 without a curriculum."""
+    if not args.task_curriculum:
+        return 0
+    given = args.task_curriculum_epochs
+    return round(0.4 * args.epochs) if given is None else given
+
+
 def decide_stages(args: argparse.Namespace, data: Data) -> list[Stage]:
     """The stages that the arguments ask for; UserError if the epochs end before the last one."""
-    curriculum_epochs = 0
-    if args.task_curriculum:
-        curriculum_epochs = args.task_curriculum_epochs
-        if curriculum_epochs is None:
-            curriculum_epochs = round(0.4 * args.epochs)
+    curriculum_epochs = curriculum_length(args)
     stages = plan_stages(data.train.tasks, args.epochs, curriculum_epochs)
     if set(stages[-1].tasks) != set(data.train.tasks.names):
         raise UserError(
@@ -1161,6 +1171,7 @@ def make_plan(args: argparse.Namespace, data: Data, n_seeds: int, team: World = 
         device_bytes=device_bytes,
         precision=precision,
         stages=stages,
+        curriculum_epochs=curriculum_length(args),
         epoch_rows=[
             len(stage.rows) if data.panel is None else data.panel.epoch_rows(stage.tasks)
             for stage in stages
@@ -1652,10 +1663,24 @@ def headline_of(record):
     return kind, record[f"val_exact_match{end}"], record[f"val_loss{end}"]
 
 
+def require_finite(value, where: str = "") -> None:
+    """Raise NotFinite where a number within `value`, of dicts and lists, is not finite."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            require_finite(item, f"{where} {key}")
+    elif isinstance(value, list):
+        for item in value:
+            require_finite(item, where)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise NotFinite(f"{value} as{where}")
+
+
 def score_each(model, examples, row_sets, device):
     """(exact bool [n], loss [n]) of one replica for each array of rows; a row is scored once."""
     rows, places = np.unique(np.concatenate(row_sets), return_inverse=True)
     scores = score(model, examples, rows, device)
+    if n := int((~np.isfinite(scores.loss)).sum()):
+        raise NotFinite(f"no finite loss on {n} of {len(rows)} examples")
     ends = np.cumsum([len(rows) for rows in row_sets])[:-1]
     return [(scores.exact[0, at], scores.loss[0, at]) for at in np.split(places, ends)]
 
@@ -1777,6 +1802,9 @@ def memorization_report(model, data, tokenizer, device, max_scored=50_000, compa
 # ----------------------------------------------------------------------------------------------
 
 
+ALL_EPOCHS = "all epochs done"
+
+
 @dataclass
 class Replica:
     """One seed's folder, and its progress: what early stopping and the best model go by."""
@@ -1790,13 +1818,32 @@ class Replica:
     stale_epochs: int = 0
     perfect: int = 0  # validations in a row with exact match 1
     finished: str = ""  # why training ended, or "" while it goes on
+    usable: bool = True  # whether its best model can be reported on
 
     def progress(self) -> dict:
         """What a checkpoint keeps."""
         return {k: v for k, v in vars(self).items() if k not in ("seed", "folder")}
 
+    def restore(self, progress: dict) -> None:
+        """Take up what a checkpoint kept; ValueError unless that is what `progress` gives."""
+        known = self.progress()
+        if not isinstance(progress, dict) or progress.keys() != known.keys():
+            raise ValueError("its progress has other names")
+        for name, value in progress.items():
+            if type(value) is not type(known[name]) or value != value:
+                raise ValueError(f"its progress has a {name} that cannot be")
+        vars(self).update(progress)
+
+    def reopen(self, epoch: int, epochs: int, patience: int) -> None:
+        """Train on after `epoch`, where neither --epochs nor --patience ends it any longer."""
+        out_of_patience = self.finished.startswith("no improvement")
+        more_patience = out_of_patience and not 0 < patience <= self.stale_epochs
+        learned_on = self.finished.startswith("learned") and not patience
+        if epoch < epochs and (self.finished == ALL_EPOCHS or more_patience or learned_on):
+            self.finished = ""
+
     @property
-    def diverged(self):
+    def diverged(self) -> bool:
         return self.finished.startswith("diverged")
 
     def update_early_stopping(
@@ -1932,6 +1979,46 @@ def read_checkpoint(path):
     return content
 
 
+def check_training_part(content: dict) -> None:
+    """Raise unless a checkpoint has all that training goes on from, in right types and shapes."""
+    for name, kinds in {"step": (int,), "seconds": (int, float), "optimized": (float,)}.items():
+        if type(content[name]) not in kinds or (name == "step" and content[name] < 0):
+            raise ValueError(f"its {name} is no number that can be")
+    weights, moments = content["model"], content["optimizer"]
+    if moments and moments.keys() != weights.keys():
+        raise ValueError("its optimizer is of other weights")
+    for name, moment in moments.items():
+        for tensor in (moment["exp_avg"], moment["exp_avg_sq"]):
+            if tensor.dtype != torch.float32 or tensor.shape != weights[name].shape:
+                raise ValueError(f"its optimizer does not fit {name}")
+        if type(moment["step"]) is not float:
+            raise ValueError("its optimizer has no step")
+    content["scaler"].items()
+    for name in {"cpu_rng", "cuda_rng"} & content.keys():
+        if content[name].dtype != torch.uint8:
+            raise ValueError(f"its {name} is no state of a generator")
+
+
+def read_training_checkpoint(path: Path, plan: "Plan | None" = None) -> dict:
+    """A checkpoint that training can go on from; UserError if this is none.
+
+    With `plan` its replica is finished only where that plan ends its training too.
+    """
+    content = read_checkpoint(path)
+    try:
+        check_arch(GPTConfig(**content["arch"]), content["model"])
+        check_training_part(content)
+        replica = Replica(content["seed"], Path(path).parent)
+        replica.restore(content["replica"])
+        if plan is not None:
+            replica.reopen(content["epoch"], plan.epochs, plan.patience)
+            content["replica"] = replica.progress()
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path} is nothing that training can go on from ({reason})") from None
+    return content
+
+
 def check_arch(config, weights):
     """Raise TypeError unless an architecture is possible and its weights are what they seem."""
     sizes = (config.vocab_size, config.max_len, config.d_model, config.d_ff, config.n_layers)
@@ -2007,10 +2094,12 @@ def run_config(plan: Plan, data: Data, arguments: dict, seeds: list[int], n_proc
         }
         for i, stage in enumerate(plan.stages)
     ]
+    arguments = {k: v for k, v in arguments.items() if k != "seeds"}
     return {
-        "arguments": {k: v for k, v in arguments.items() if k != "seeds"},
+        "arguments": {**arguments, "seed": seeds[0]},
         "seeds": seeds,
         "seed": seeds[0],
+        "side_by_side": seeds,
         "derived": {
             **asdict(plan.config),
             "n_params": plan.n_params,
@@ -2018,6 +2107,8 @@ def run_config(plan: Plan, data: Data, arguments: dict, seeds: list[int], n_proc
             "lr_min": plan.peak_lr * plan.min_lr_ratio,
             "steps_total": plan.total_steps,
             "stages": stages,
+            "curriculum_epochs": plan.curriculum_epochs,
+            "warmup_steps": plan.warmup_steps,
             "effective_batch": plan.effective_batch,
             "micro_batches": plan.micro_batches,
             "precision": plan.precision,
@@ -2029,6 +2120,27 @@ def run_config(plan: Plan, data: Data, arguments: dict, seeds: list[int], n_proc
         "processes": n_processes,
         **git_state(),
     }
+
+
+def seed_config(config: dict, seed: int) -> dict:
+    """config.json of one seed of several, whose folder is a run folder in its own right."""
+    return {
+        **config,
+        "arguments": {**config["arguments"], "seed": seed},
+        "seeds": [seed],
+        "seed": seed,
+        "side_by_side": [seed],
+        "trained_with": config["side_by_side"],
+    }
+
+
+def extended_config(began: dict, config: dict, work: Work) -> dict:
+    """`began` with what a command adds to it: seeds, or epochs and patience and what follows."""
+    more = {"seeds": work.seeds, "side_by_side": work.training}
+    if set(work.seeds) == set(began["seeds"]):
+        more |= {"arguments": {**config["arguments"], "seed": began["seed"]}}
+        more |= {"derived": config["derived"]}
+    return {**began, **more}
 
 
 def record_samples(data, predictions, epoch, step, replicas, to_screen):
@@ -2493,7 +2605,7 @@ def optimize(
                 patience=plan.patience,
             )
             if last and not replica.finished:
-                replica.finished = "all epochs done"
+                replica.finished = ALL_EPOCHS
             if records[r]["best"] and main:
                 save_best(state, r, data.tokenizer, checkpoint_facts(plan, data, state.step))
 
@@ -2504,6 +2616,7 @@ def optimize(
         base |= {"seconds": round(state.seconds, 3)}
         for r, replica in enumerate(state.replicas if main else []):
             mean_loss = float(state.optimized[r]) / plan.steps_in(epoch)
+            mean_loss = mean_loss if math.isfinite(mean_loss) else None  # a sum may overflow
             line = {**base, "seed": replica.seed, "optimized_loss": mean_loss, **records[r]}
             append_lines(replica.folder / "metrics.jsonl", [line])
             if replica.seed in writers:
@@ -2522,24 +2635,43 @@ def write_memorization(replica, data, device):
     """Report on a replica's best model and on the one after its last step: memorization.json.
 
     Early stopping and the choice of the best model select against memorization, so what is said of
-    memorization reads "last"; it is None for a replica that diverged. Returns what is written.
+    memorization reads "last"; it is None for a replica that diverged. Returns what is written: None
+    where the best model overflows on an example that validation did not have.
     """
     reports, data = {}, data.of_seed(replica.seed)
     for name, file in (("best", "best_model.pth"), ("last", "last.pth")):
         if name == "last" and replica.diverged:
             continue
-        model, tokenizer, checkpoint = load_model(replica.folder / file, device)
-        place = {"epoch": checkpoint["epoch"], "step": checkpoint["step"]}
-        if name == "last" and place["step"] == reports["best"]["step"]:
-            reports[name] = reports["best"]
+        try:
+            model, tokenizer, checkpoint = load_model(replica.folder / file, device)
+            place = {"epoch": checkpoint["epoch"], "step": checkpoint["step"]}
+            if name == "last" and place["step"] == reports["best"]["step"]:
+                reports[name] = reports["best"]
+                continue
+            report = memorization_report(model, data, tokenizer, device)
+            require_finite(report)
+        except NotFinite as error:
+            set_aside_finished(replica, name, error)
+            if name == "best":
+                return None
         else:
-            reports[name] = {**place, **memorization_report(model, data, tokenizer, device)}
+            reports[name] = {**place, **report}
     record = {"format": 2, "last_is_best": reports.get("last") is reports["best"], "last": None}
     record |= reports
     if "last" in reports:  # which has the examples, the same ones
         record["best"] = without_examples(record["best"])
     write_json(replica.folder / "memorization.json", record)
     return record
+
+
+def set_aside_finished(replica: Replica, name: str, error: NotFinite) -> None:
+    """A replica whose "best" or "last" model overflows only now has diverged all the same."""
+    replica.finished = f"diverged: its {name} model overflows ({error})"
+    replica.usable = name != "best"
+    kept = read_checkpoint(replica.folder / "last.pth")
+    save_last(replica.folder, {**kept, "replica": replica.progress()})
+    (replica.folder / "memorization.json").unlink(missing_ok=True)
+    print(f"seed {replica.seed} {replica.finished}")
 
 
 def without_examples(report):
@@ -2623,7 +2755,7 @@ def result_files() -> dict[str, list[str]]:
     """{folder below a run's: patterns of the files that the scripts write there}."""
     from plots import COMPARISONS, RUN_FIGURES
 
-    figures = [*RUN_FIGURES, *COMPARISONS, "repeat_effects.json"]
+    figures = [*RUN_FIGURES, *COMPARISONS, "repeat_effects.json", FIGURES_DRAWN]
     results = ["ood_results.json", "predictions.jsonl", *figures]
     return {
         "plots": figures,
@@ -2633,33 +2765,101 @@ def result_files() -> dict[str, list[str]]:
     }
 
 
-def reported(replicas):
-    """Those with a best model to report on: a replica may diverge before it has one."""
-    return [r for r in replicas if not r.diverged or (r.folder / "best_model.pth").exists()]
+def reported(replicas: list[Replica]) -> list[Replica]:
+    """Those with a model to report on: a replica may diverge before it has one."""
+    return [
+        r
+        for r in replicas
+        if r.usable and (not r.diverged or (r.folder / "best_model.pth").exists())
+    ]
 
 
-def report_runs(args, data, replicas, device, stop, world):
-    """Report on each seed's best and last model; the first process, when all are here, draws the
-    figures and prints the table and the next command.
+def read_report(replica: Replica) -> dict | None:
+    """The report in memorization.json if the table can be made from it, else None."""
+    try:
+        report = json.loads((replica.folder / "memorization.json").read_bytes())
+        results_table([report], [replica.seed])
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    return report
+
+
+def report_runs(
+    work: Work,
+    data: Data,
+    replicas: list[Replica],
+    *,
+    trained: bool,
+    plan: Plan,
+    folder: Path,
+    stop: StopSignals,
+    world: World,
+) -> None:
+    """Report on each of `replicas`: anew where it was `trained` now, else where one is missing.
+
+    When all are here, the first process prints the table, draws the figures and names the next
+    command.
     """
-    from plots import figures_or_notice
-
-    folder, reports = Path(args.out_dir), []
+    reports = []
+    stop.when = "ending after this report"
     for replica in reported(replicas):
         stop.leave_if_asked("before the report was made")
-        reports.append((replica.seed, write_memorization(replica, data, device)))
+        anew = trained and replica.seed in work.training
+        report = None if anew else read_report(replica)
+        report = report or write_memorization(replica, data, plan.device)
+        if report:
+            reports.append((replica.seed, report))
     reports = [report for some in gather(world, reports) for report in some]
     if not reports or not world.main:
         return
-    seeds, reports = zip(*reports, strict=True)
-    print("", *results_table(reports, seeds), sep="\n")
+    seeds, reports = zip(*sorted(reports, key=lambda pair: pair[0]), strict=True)
+    print("", *results_table(reports, seeds), sep="\n", flush=True)
+    print(draw_run(folder))
+    if {tag for tags in plan.trained_tags for tag in tags} & set(TASKS):
+        command = ["python", ROOT / "evaluate_ood.py", "--model", folder.resolve()]
+        command += ["--tokenizer", Path(data.files["tokenizer"]["path"]).resolve()]
+        print("next:", shlex.join(map(str, command)))
+
+
+FIGURES_DRAWN = "figures.json"  # in plots/: the names of the figures drawn there, written last
+
+
+def draw_run(folder: Path) -> str:
+    """Draw a run's figures; returns what there is to say of them."""
+    from plots import figures_or_notice
+
     figures, notice = figures_or_notice(folder, folder / "plots")
-    print(notice or f"figures in {folder / 'plots'}: {', '.join(path.name for path in figures)}")
-    model = folder / "best_model.pth" if len(args.seeds or [args.seed]) == 1 else folder
-    command = ["python", "evaluate_ood.py", "--model", model]
-    command += ["--tokenizer", data.files["tokenizer"]["path"]]
-    command += ["--ood_dir", "ood_data_complete", "--out_dir", folder / "ood_results"]
-    print("next:", shlex.join(map(str, command)))
+    if notice:
+        return notice
+    names = [path.name for path in figures]
+    write_json(folder / "plots" / FIGURES_DRAWN, names)
+    return f"figures in {folder / 'plots'}: {', '.join(names)}"
+
+
+def has_figures(folder: Path) -> bool:
+    """Whether all the figures that were drawn of a run are there."""
+    try:
+        names = json.loads((folder / "plots" / FIGURES_DRAWN).read_bytes())
+        return all((folder / "plots" / name).exists() for name in names)
+    except (FileNotFoundError, ValueError, TypeError):
+        return False
+
+
+def restore_best(replica: Replica, checkpoint: dict) -> None:
+    """Make a lost best_model.pth again where last.pth has its weights; UserError where not."""
+    path = replica.folder / "best_model.pth"
+    chosen = (replica.finished and not replica.diverged) or replica.best_exact >= 0
+    if path.exists() or replica.diverged or not chosen:
+        return
+    best = [row for row in read_epochs(replica.folder / "metrics.jsonl") if row.get("best")]
+    if not best or best[-1]["step"] != checkpoint["step"]:
+        raise UserError(
+            f"{path} is gone, and last.pth has the weights of another epoch; restore it, or train "
+            "anew with another --out_dir"
+        )
+    facts = ("format", "arch", "vocab", "model", "epoch", "trained_tags", "trained_length", "data")
+    content = {name: checkpoint[name] for name in (*facts, "step", "seed") if name in checkpoint}
+    write_checkpoint(path, content)
 
 
 def check_flags(args):
@@ -2676,16 +2876,137 @@ def check_flags(args):
         raise UserError("--resume goes on with a run and --overwrite replaces it; give one of them")
 
 
-def restore_replicas(replicas: list[Replica], checkpoints: list[dict], began: dict) -> None:
+def restore_replicas(
+    replicas: list[Replica], checkpoints: list[dict], plan: Plan, files: dict
+) -> None:
     """Give each replica the progress in its checkpoint; UserError if that is of another run."""
     for replica, checkpoint in zip(replicas, checkpoints, strict=bool(checkpoints)):
-        same_data = hashes(checkpoint["data"]) == hashes(began["data"])
-        if checkpoint["seed"] != replica.seed or not same_data:
+        try:
+            same = hashes(checkpoint["data"]) == hashes(files)
+            same = same and checkpoint["arch"] == asdict(plan.config)
+        except (LookupError, TypeError):
+            same = False
+        if checkpoint["seed"] != replica.seed or not same:
             raise UserError(
-                f"{replica.folder / 'last.pth'} is of another run; give another --out_dir, or "
-                "start again with --overwrite"
+                f"{replica.folder / 'last.pth'} is of another run; restore the right one, give "
+                "another --out_dir, or start again with --overwrite"
             )
-        vars(replica).update(checkpoint["replica"])
+        replica.restore(checkpoint["replica"])
+
+
+def read_ended(folder: Path, seed: int) -> tuple[Replica, dict]:
+    """A seed's Replica in `folder`, as its newest whole checkpoint has it, and that checkpoint."""
+    checkpoints, _ = find_resumable([folder], read_training_checkpoint)
+    replica = Replica(seed, folder)
+    if not checkpoints:  # stopped before its first one
+        return replica, {}
+    replica.restore(checkpoints[0]["replica"])
+    return replica, checkpoints[0]
+
+
+def seeds_that_train_on(folder: Path, began: dict, arguments: dict | None) -> list[int]:
+    """The seeds of a finished run that train on with `arguments`, all from one step; `arguments`
+    None asks only whether the run is finished.
+    """
+    seeds, before, going, reasons = began["seeds"], began["arguments"], {}, []
+    for seed in seeds:
+        replica, checkpoint = read_ended(seed_folder(folder, seed, seeds), seed)
+        if not replica.finished:
+            raise UserError(
+                f"the run in {folder} has not ended yet: let it end first {written('seeds', seeds)}"
+                f" --epochs {before['epochs']} --patience {before['patience']}, or give another "
+                "--out_dir"
+            )
+        reasons.append(f"seed {seed} {replica.finished.partition(':')[0]}")
+        if arguments:
+            replica.reopen(checkpoint["epoch"], arguments["epochs"], arguments["patience"])
+        if not replica.finished:
+            going[seed] = checkpoint["step"]
+    if arguments and len(set(going.values())) != 1:
+        raise UserError(
+            f"the run in {folder} has ended ({', '.join(reasons)}) with --epochs "
+            f"{before['epochs']} --patience {before['patience']}, and --epochs "
+            f"{arguments['epochs']} --patience {arguments['patience']} let "
+            + (
+                "seeds at different steps train on, which cannot go side by side"
+                if going
+                else "no seed of it train on"
+            )
+            + "; give the flags it began with, or another --out_dir"
+        )
+    return list(going)
+
+
+def as_begun(args: argparse.Namespace, began: dict) -> argparse.Namespace:
+    """The arguments, with what a run that goes on decided when it began and more epochs would move:
+    its curriculum and its warm-up.
+    """
+    if not began:
+        return args
+    kept = {"warmup_steps": began["derived"]["warmup_steps"]}
+    if args.task_curriculum:
+        kept["task_curriculum_epochs"] = began["derived"]["curriculum_epochs"]
+    return argparse.Namespace(**{**vars(args), **kept})
+
+
+def load_run_data(args: argparse.Namespace) -> Data:
+    """The data that the arguments name; prints what there is to say of them."""
+    data = load_data(
+        args.data,
+        val_path=args.val_data,
+        tokenizer_path=args.tokenizer,
+        max_len=args.max_len,
+        row_format=RowFormat(args.columns, args.task),
+        run_folder=Path(args.out_dir),
+    )
+    print(*(f"note    {notice}\n" for notice in data.notices), sep="", end="", flush=True)
+    if args.subset is not None:
+        data.panel = make_panel(
+            data.train,
+            data.val,
+            share=args.subset,
+            n_canaries=args.canaries,
+            tokenizer=data.tokenizer,
+        )
+    return data
+
+
+def open_run_folder(
+    args: argparse.Namespace, work: Work, config: dict, data: Data, locks: ExitStack
+) -> None:
+    """Make and lock the run's folders, and write what says which run it is."""
+    folder, seeds = Path(args.out_dir), work.seeds
+    claim_folders(
+        folder,
+        seeds,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        results=result_files(),
+        held=locks,
+    )
+    if args.resume and read_run(folder, seeds) != work.began:
+        raise Halt(4, f"another process began or changed a run in {folder}; give the command again")
+    if work.began:
+        for note in notes_on_machine(work.began, config):
+            print(note)
+    if work.extended:  # first, so that no report of the shorter run can stand for the longer one
+        for seed in work.training:
+            (seed_folder(folder, seed, seeds) / "memorization.json").unlink(missing_ok=True)
+    if work.extended or not work.began:
+        whole = extended_config(work.began, config, work) if work.began else config
+        if data.made_tokenizer and not work.began:
+            write_atomically(Path(data.files["tokenizer"]["path"]), data.made_tokenizer)
+        write_json(folder / "config.json", whole)
+        if data.panel is not None and data.panel.canaries and not work.began:
+            write_canaries(data, folder)
+    for seed in seeds if len(seeds) > 1 else []:
+        path = seed_folder(folder, seed, seeds) / "config.json"
+        if seed in work.training and (work.extended or not path.exists()):
+            write_json(path, seed_config(config, seed))
+        elif work.extended and path.exists():  # it has ended, also under the flags of now
+            old, arguments = json.loads(path.read_bytes()), seed_config(config, seed)["arguments"]
+            if changed_arguments(old, arguments):
+                write_json(path, {**old, "arguments": arguments})
 
 
 def train(
@@ -2702,90 +3023,99 @@ def train(
     check_flags(args)
     if args.deterministic:
         make_deterministic()
-    seeds, folder = args.seeds or [args.seed], Path(args.out_dir)
-    seeds_here, team = share_work(seeds, world)
-    data = load_data(
-        args.data,
-        val_path=args.val_data,
-        tokenizer_path=args.tokenizer,
-        max_len=args.max_len,
-        row_format=RowFormat(args.columns, args.task),
-        run_folder=folder,
-    )
-    print(*(f"note    {notice}\n" for notice in data.notices), sep="", end="", flush=True)
-    if args.subset is not None:
-        data.panel = make_panel(
-            data.train,
-            data.val,
-            share=args.subset,
-            n_canaries=args.canaries,
-            tokenizer=data.tokenizer,
-        )
-    plan = make_plan(args, data, len(seeds_here), team)
+
+    # The data, and the work: a new run, or one in the folder that goes on.
+    folder, seeds = Path(args.out_dir), args.seeds or [args.seed]
+    data = load_run_data(args)
+    work = Work({}, seeds, seeds)
+    if args.resume:
+        if world.main:
+            ended = functools.partial(seeds_that_train_on, folder)
+            work = decide_work(folder, seeds, vars(args), data.files, ended)
+        work = barrier(world, value=work)
+
+    # The plan.
+    seeds_here, team = share_work(work.training, world)
+    plan = make_plan(as_begun(args, work.began), data, len(seeds_here), team)
+    if work.began:
+        plan = plan.as_begun(work.began["derived"])
+    lines = "\n".join(plan_lines(plan, data, seeds_here))
     if args.dry_run:
-        print("\n".join(plan_lines(plan, data, seeds_here)), flush=True)
+        print(lines, flush=True)
         if not plan.memory_problem:
             seconds = seconds_a_step(plan, data, seeds_here, team)
             print(time_line(seconds, plan.total_steps), flush=True)
         barrier(world)
         return
-    config = run_config(plan, data, vars(args), seeds, world.size)
-    replicas = [Replica(seed, seed_folder(folder, seed, seeds)) for seed in seeds_here]
+
     with ExitStack() as locks, writing(folder):
+        # The run folder.
+        config = run_config(plan, data, vars(args), work.seeds, world.size)
+        config["side_by_side"] = work.training
         if world.main:
-            if args.resume:  # what is refused leaves nothing behind
-                find_run(folder, config)
-            claim_folders(
-                folder,
-                seeds,
-                resume=args.resume,
-                overwrite=args.overwrite,
-                results=result_files(),
-                held=locks,
-            )
-            began, notes = find_run(folder, config) if args.resume else ({}, [])
-            print(*notes, sep="\n", end="\n" * bool(notes))
-            if not began:
-                if data.made_tokenizer:
-                    tokenizer_path = Path(data.files["tokenizer"]["path"])
-                    write_atomically(tokenizer_path, data.made_tokenizer)
-                write_json(folder / "config.json", config)
-                if data.panel is not None and data.panel.canaries:
-                    write_canaries(data, folder)
-        began = barrier(world, value=(began or config) if world.main else None)
+            open_run_folder(args, work, config, data, locks)
+        barrier(world)
+
+        # Where each seed stands.
+        replicas = [Replica(seed, seed_folder(folder, seed, work.seeds)) for seed in seeds_here]
+        read = functools.partial(read_training_checkpoint, plan=plan)
         checkpoints, notes = [], []
         if args.resume and team.main:
-            folders = [replica.folder for replica in replicas]
-            checkpoints, notes = find_resumable(folders, read_checkpoint)
-            print(*notes, sep="\n", end="\n" * bool(notes))
+            checkpoints, notes = find_resumable([replica.folder for replica in replicas], read)
         barrier(world)
         standing.started(team)
         checkpoints = from_first(team, checkpoints)
-        restore_replicas(replicas, checkpoints, began)
-        if not checkpoints and team.main and len(seeds) > 1:
-            for replica in replicas:
-                write_json(replica.folder / "config.json", {**config, "seed": replica.seed})
-        plan = plan.as_begun(began["derived"])
-        print("\n".join(plan_lines(plan, data, seeds_here)), flush=True)
+        restore_replicas(replicas, checkpoints, plan, data.files)
+        for replica, checkpoint in zip(replicas, checkpoints, strict=False) if team.main else ():
+            restore_best(replica, checkpoint)
+        others = []
+        for seed in work.others if world.main else ():
+            others.append(Replica(seed, seed_folder(folder, seed, work.seeds)))
+            found, more = find_resumable([others[-1].folder], read)
+            restore_replicas(others[-1:], found, plan, data.files)
+            restore_best(others[-1], *found)
+            notes += more
+
+        # What is there to do.
+        print(*notes, lines, sep="\n", flush=True)
         if world.size > 1:
             how = "all share each batch" if team is world else "each trains its share of the seeds"
             print(f"torchrun {world.size} processes: {how}", flush=True)
+        reporting = [*others, *replicas] if team.main else []
         over = all(replica.finished for replica in replicas)
-        has_reports = all((r.folder / "memorization.json").exists() for r in reported(replicas))
-        if all(gather(world, over and has_reports)):
+        whole = all(map(read_report, reported(reporting)))
+        whole = whole and (not world.main or not reported(reporting) or has_figures(folder))
+        if all(gather(world, over and whole)):
             print(f"the run in {folder} is finished and left as it is")
         else:
             stop.can_wait = True  # libraries may take what a signal raises for their own error
             if over:
-                print(f"the run in {folder} is finished; its report and figures are made again")
+                print(f"the run in {folder} is finished; the report and figures it lacks are made")
             else:
+                # Training.
                 state = start_run(plan, replicas, checkpoints, team)
                 if checkpoints:
                     print(f"resuming {folder} at step {state.step} of {plan.total_steps}")
+                if work.extended and checkpoints:
+                    print(
+                        f"the schedule is planned anew: a cosine over all {plan.epochs} epochs, so "
+                        f"the learning rate goes on at {plan.lr_at(state.step):.2e}"
+                    )
                 with Progress(plan, state) as bar:
                     optimize(plan, data, state, stop, bar)
-            report_runs(args, data, replicas if team.main else [], plan.device, stop, world)
-    sick = [f"seed {replica.seed} {replica.finished}" for replica in replicas if replica.diverged]
+
+            # Reports, table and figures.
+            report_runs(
+                work,
+                data,
+                reporting,
+                trained=not over,
+                plan=plan,
+                folder=folder,
+                stop=stop,
+                world=world,
+            )
+    sick = [f"seed {r.seed} {r.finished}" for r in [*others, *replicas] if r.diverged]
     if sick:
         raise Halt(3, "; ".join(sick))
 

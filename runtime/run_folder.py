@@ -9,6 +9,7 @@ import os
 import shutil
 import zipfile
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,10 +20,13 @@ from runtime.errors import Halt, UserError
 from runtime.files import naming, write_atomically
 from runtime.records import (
     CHECKPOINTS,
+    CONFIG,
     FREE_ARGUMENTS,
     RUN_FILES,
     holds_run,
+    how_runs_differ,
     is_run_config,
+    read_json,
     seed_folder,
     seed_folders,
 )
@@ -144,37 +148,115 @@ def writing(folder):
         ) from None
 
 
-def find_run(folder, config):
-    """Return the config the run in `folder` began with, {} where there is no run yet, and notes."""
+def read_run(folder, seeds):
+    """The config of the run in `folder`, which goes on; {} where there is no run yet."""
     path = folder / "config.json"
     refuse_foreign_config([folder])
-    folders = [seed_folder(folder, seed, config["seeds"]) for seed in config["seeds"]]
+    folders = [folder, *(seed_folder(folder, seed, seeds) for seed in seeds)]
     if not path.is_file():
-        if any(holds_run(f) for f in (folder, *folders)):
+        if any(map(holds_run, folders)):
             raise UserError(
                 f"{folder} holds files of a run, but no config.json; restore it, give another "
                 "--out_dir, or start again with --overwrite"
             )
-        return {}, []
+        return {}
     try:
-        began = json.loads(path.read_text(encoding="utf-8"))
-        derived = began["derived"]
-        if derived["precision"] not in DTYPES or "step_bytes" not in derived:
-            raise ValueError(derived)
-        if not (type(n := derived["micro_batches"]) is int and n > 0):
-            raise ValueError(n)
-        notes = check_same_run(began, config, folder)
-    except (ValueError, KeyError, TypeError):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        check_config(config)
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
             f"{path} is damaged; restore it, give another --out_dir, or start again with "
             "--overwrite"
         ) from None
-    return began, notes
+    return config
 
 
-def hashes(files):
-    """The SHA-256 of each of a run's data files."""
-    return [files[name]["sha256"] for name in ("train", "val", "tokenizer")]
+def check_config(config):
+    """Raise ValueError, KeyError or TypeError where a config lacks what a resumed run reads."""
+    derived, seeds = config["derived"], config["seeds"]
+    if derived["precision"] not in DTYPES or "step_bytes" not in derived:
+        raise ValueError(derived)
+    for number in (derived["micro_batches"], derived["warmup_steps"], config["processes"]):
+        if type(number) is not int or number < 0:
+            raise ValueError(number)
+    if not all(type(seed) is int for seed in seeds) or not set(seeds) >= {*config["side_by_side"]}:
+        raise ValueError(seeds)
+    if not derived["micro_batches"] or not seeds or not config["side_by_side"]:
+        raise ValueError(config)
+    hashes(config["data"])
+    config["arguments"].items(), config["versions"].items()
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a command has to train. `began` is the config of the run that goes on, or {}."""
+
+    began: dict
+    seeds: list[int]  # all that the run folder holds then
+    training: list[int]  # those that train side by side now
+    extended: bool = False  # by more seeds, epochs or patience than the run had
+
+    @property
+    def others(self):
+        """Seeds that were finished before."""
+        return [seed for seed in self.seeds if seed not in self.training]
+
+
+def decide_work(folder, seeds, arguments, files, ended):
+    """The Work of a command whose run goes on: as it began, or where it is finished with more.
+
+    `arguments` and `files` are those of the command. `ended(config, arguments)` returns the seeds
+    that train on, and raises UserError where the run is not finished or none does.
+    """
+    began = read_run(folder, seeds)
+    if not began:
+        return Work({}, seeds, seeds)
+    check_same_data(began, files, folder)
+    check_seed_folders(folder, began)
+    changed = changed_arguments(began, arguments)
+    if not changed and seeds == began["seeds"]:
+        return Work(began, seeds, began["side_by_side"])
+    more_seeds = set(seeds) > set(began["seeds"])
+    if changed and (seeds != began["seeds"] or not {*changed} <= {"epochs", "patience"}):
+        name = next((n for n in changed if n not in ("epochs", "patience")), changed[0])
+        refuse_difference(folder, name, began["arguments"].get(name), arguments.get(name))
+    if changed:
+        return Work(began, seeds, ended(began, arguments), extended=True)
+    if not more_seeds:
+        refuse_difference(folder, "seeds", began["seeds"], seeds)
+    if len(began["seeds"]) == 1:
+        raise UserError(
+            f"the run in {folder} is of one seed, whose files stand in the folder itself, so no "
+            "other can join it; give another --out_dir"
+        )
+    ended(began, None)
+    new = [seed for seed in seeds if seed not in began["seeds"]]
+    return Work(began, [*began["seeds"], *new], new, extended=True)
+
+
+def check_same_data(began, files, folder):
+    """Raise UserError if the data are no longer those that the run began with."""
+    for name in ("train", "val", "tokenizer"):
+        if began["data"][name]["sha256"] != files[name]["sha256"]:
+            raise UserError(
+                f"{files[name]['path']} has changed since the run in {folder} began; restore "
+                "it, give another --out_dir, or start again with --overwrite"
+            )
+
+
+def check_seed_folders(folder, config):
+    """Raise UserError unless all seed folders below a run's folder are seeds of that run."""
+    for home in seed_folders(folder):
+        own = read_json(home / "config.json", CONFIG)
+        seed = int(home.name[5:])
+        difference = how_runs_differ(own, config)
+        if seed not in config["seeds"] or own.get("seed", seed) != seed:
+            difference = "its seed"
+        if difference:
+            raise UserError(
+                f"{home} differs from the run in {folder} in {difference}, so it is no seed of "
+                "that; move it away, or give another --out_dir"
+            )
 
 
 def written(name, value):
@@ -186,28 +268,23 @@ def written(name, value):
     return f"with --{name} {','.join(map(str, value)) if isinstance(value, list) else value}"
 
 
-def check_same_run(old, new, folder):
-    """Raise UserError if a resumed run's arguments or data differ from those it began with.
+def changed_arguments(began, arguments):
+    """The names of the arguments that differ and change the numbers of a run."""
+    before = began["arguments"]
+    names = (before.keys() | arguments.keys()) - FREE_ARGUMENTS - {"seed", "seeds"}
+    return sorted(name for name in names if before.get(name) != arguments.get(name))
 
-    Returns notes on what can change the last bits of its results.
-    """
-    for name in ("train", "val", "tokenizer"):
-        if old["data"][name]["sha256"] != new["data"][name]["sha256"]:
-            raise UserError(
-                f"{new['data'][name]['path']} has changed since the run in {folder} began; restore "
-                "it, give another --out_dir, or start again with --overwrite"
-            )
-    before, now = (
-        {**old["arguments"], "seeds": old["seeds"]},
-        {**new["arguments"], "seeds": new["seeds"]},
+
+def refuse_difference(folder, name, before, now):
+    raise UserError(
+        f"the run in {folder} began {written(name, before)}, and this command is "
+        f"{written(name, now)}; resume with the same flags, give another --out_dir, or start "
+        "again with --overwrite"
     )
-    for name in sorted(set(before) | set(now)):
-        if name not in FREE_ARGUMENTS and before.get(name) != now.get(name):
-            raise UserError(
-                f"the run in {folder} began {written(name, before.get(name))}, and this command is "
-                f"{written(name, now.get(name))}; resume with the same flags, give another "
-                "--out_dir, or start again with --overwrite"
-            )
+
+
+def notes_on_machine(old, new):
+    """Notes on what differs between two configs and can change the last bits of results."""
     was, now = ({**config, **config["versions"]} for config in (old, new))
     return [
         f"note: the run began with {name} {was[name]}, this is {now[name]}; the last bits of its "
@@ -215,6 +292,11 @@ def check_same_run(old, new, folder):
         for name in (*new["versions"], "processes", *machine(torch.device("cpu")))
         if name in was and was[name] != now[name]
     ]
+
+
+def hashes(files):
+    """The SHA-256 of each of a run's data files."""
+    return [files[name]["sha256"] for name in ("train", "val", "tokenizer")]
 
 
 def write_checkpoint(path, content):
@@ -265,10 +347,9 @@ def training_checkpoints(folder, read):
         try:
             checkpoint = read(path)
         except UserError as error:
-            notes.append(f"note: {error}; the one before it is taken if there is one")
+            notes.append(str(error))
             continue
-        if checkpoint.keys() >= {"step", "replica", "optimizer", "optimized"}:
-            whole[path] = checkpoint
+        whole[path] = checkpoint
     return whole, notes
 
 
@@ -280,15 +361,21 @@ def find_resumable(folders, read):
     finished before that step is returned at its own last one. What is chosen becomes last.pth: the
     next save must not push it out while another seed still stands there.
     """
-    found, notes = zip(*(training_checkpoints(own, read) for own in folders), strict=True)
-    notes = [note for some in notes for note in some]
+    found, problems = zip(*(training_checkpoints(own, read) for own in folders), strict=True)
+    notes = [
+        f"note: {problem}; the one before it is taken if there is one"
+        for some in problems
+        for problem in some
+    ]
     lacking = [own for own, whole in zip(folders, found, strict=True) if not whole]
     if lacking:
         begun = any(c["step"] > 0 for own in found for c in own.values())
         if begun or any((own / name).exists() for own in lacking for name in BEGUN_FILES):
+            why = "; ".join(problems[folders.index(lacking[0])])
             raise UserError(
-                f"nothing to resume in {lacking[0]}: no training checkpoint is whole there; give "
-                "another --out_dir, or start again with --overwrite"
+                f"nothing to resume in {lacking[0]}: "
+                f"{why or 'no training checkpoint is whole there'}; give another --out_dir, or "
+                "start again with --overwrite"
             )
         return [], notes
     for step in sorted({c["step"] for own in found for c in own.values()}, reverse=True):

@@ -145,5 +145,5 @@ def test_signal_during_the_report_is_made_up_for(uninterrupted, world, monkeypat
     assert (world / "run/seed_0/memorization.json").exists()
     assert not (world / "run/seed_1/memorization.json").exists()
     assert resume(world, *LONG) == 0
-    assert "its report and figures are made again" in capsys.readouterr().out
+    assert "the report and figures it lacks are made" in capsys.readouterr().out
     assert_same_run(uninterrupted / "run", world / "run", range(3))
