@@ -965,7 +965,8 @@ class Plan:
     lr: float  # as given
     peak_lr: float  # as scaled by the width
     min_lr_ratio: float
-    warmup_steps: int
+    warmup_steps: int  # at most a tenth of the run
+    warmup_asked: int
     weight_decay: float
     max_grad_norm: float
     label_smoothing: float
@@ -1185,6 +1186,7 @@ def make_plan(args: argparse.Namespace, data: Data, n_seeds: int, team: World = 
         peak_lr=args.lr if args.no_lr_scaling else args.lr * 1024 / args.d_model,
         min_lr_ratio=args.min_lr_ratio,
         warmup_steps=args.warmup_steps,
+        warmup_asked=args.warmup_steps,
         weight_decay=args.weight_decay,
         max_grad_norm=args.max_grad_norm,
         label_smoothing=args.label_smoothing,
@@ -1200,11 +1202,8 @@ def make_plan(args: argparse.Namespace, data: Data, n_seeds: int, team: World = 
         cuda_graph=args.cuda_graph,
         tensorboard=args.tensorboard,
     )
-    if plan.warmup_steps >= plan.total_steps:
-        raise UserError(
-            f"--warmup_steps {plan.warmup_steps} leaves nothing of the {plan.total_steps} steps "
-            "of this run; lower it or the batch size, or raise --epochs"
-        )
+    if plan.warmup_steps > plan.total_steps // 10:  # as on a small set, or for few epochs
+        plan = replace(plan, warmup_steps=plan.total_steps // 10)
     if plan.memory_problem and not args.dry_run:
         raise UserError(plan.memory_problem)
     return plan
@@ -1262,6 +1261,11 @@ def plan_lines(plan: Plan, data: Data, seeds: list[int]) -> list[str]:
         f"steps   {plan.total_steps:,} of {plan.effective_batch} examples in {plan.epochs} epochs, "
         f"peak learning rate {plan.peak_lr:.2e}{scaled}"
     )
+    if plan.warmup_steps < plan.warmup_asked:
+        lines.append(
+            f"note    the warm-up of {plan.warmup_asked} steps is shortened to "
+            f"{plan.warmup_steps}, a tenth of the run"
+        )
     if plan.effective_batch > plan.batch_size:
         how = (
             "runs at once, since memory is enough"
@@ -3201,7 +3205,8 @@ def build_parser():
     flag("--lr", type=positive, default=1e-4,
          help="peak learning rate at width 1024; scaled by 1024 / d_model")
     flag("--no_lr_scaling", action="store_true", help="take --lr literally at any width")
-    flag("--warmup_steps", type=natural, default=200, help="steps of linear warm-up")
+    flag("--warmup_steps", type=natural, default=200,
+         help="steps of linear warm-up; at most a tenth of the run is taken")
     flag("--min_lr_ratio", type=share, default=0.1,
          help="learning rate at the end of the cosine, as a share of the peak")
     flag("--batch_size", type=count, default=32, help="examples in a micro-batch")

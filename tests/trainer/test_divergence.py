@@ -138,3 +138,38 @@ def test_loss_that_is_not_a_number_in_the_first_epoch_keeps_the_weights_of_the_s
         assert torch.equal(p, start.get_parameter(name))
     assert not (world / "run/best_model.pth").exists()
     assert not (world / "run/memorization.json").exists()
+
+
+@pytest.mark.parametrize("model", ["best", "last"])
+def test_a_model_that_overflows_in_its_report_is_set_aside_alone(world, monkeypatch, capsys, model):
+    """Validation was finite, and the report reads more: some example has no finite loss."""
+    flags = words("--seeds 0-2 --epochs 2")
+    name = f"{model}_model.pth" if model == "best" else "last.pth"
+    original = t.load_model
+
+    def overflowing(path, device):
+        loaded = original(path, device)
+        if path.parent.name == "seed_1" and path.name == name:
+            with torch.no_grad():
+                loaded[0].w_tokens.mul_(1e38)
+        return loaded
+
+    if model == "last":  # else both are one
+        monkeypatch.setattr(t, "learning_rate", lambda step, **_: 0.01 if step < 6 else 2.0)
+    monkeypatch.setattr(t, "load_model", overflowing)
+    assert go(world, *flags) == 3
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"stopped: seed 1 diverged: its {model} model overflows")
+    assert captured.err.count("\n") == 1
+    assert "exact match on unseen examples" in captured.out
+    made = [(world / f"run/seed_{s}/memorization.json").exists() for s in range(3)]
+    assert made == [True, model == "last", True]
+    before = all_files(world)
+    assert resume(world, *flags) == 3
+    assert all_files(world) == before
+
+
+def test_scores_that_are_not_finite_are_found_wherever_they_stand():
+    t.require_finite({"a": [1.0, {"b": None}], "c": "nan"})
+    with pytest.raises(t.NotFinite, match="nan as a b"):
+        t.require_finite({"a": [1.0, {"b": math.nan}]})

@@ -66,7 +66,6 @@ MISTAKES = {
         ["--task_curriculum", "--epochs", "5", "--task_curriculum_epochs", "20"],
         ["20 epochs", "--epochs 5", "--task_curriculum_epochs"],
     ),
-    "warm-up too long": (nothing, ["--warmup_steps", "5000"], ["--warmup_steps 5000"]),
     "a file as run folder": (spoil("run", "a file"), [], ["run"]),
 }
 

@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +20,9 @@ from runtime.files import sha256_of
 from runtime.records import load_run
 from trainer.helpers import (
     CPU,
+    SCRIPT,
     SEEN_ROWS,
+    TINY,
     TRAIN_ROWS,
     VAL_ROWS,
     all_files,
@@ -462,3 +466,29 @@ def test_the_table_names_chance_beside_a_rate_near_it_and_the_gap_by_rows_beside
     assert "chance" not in lines[3]
     assert lines[-1].endswith("; by rows, repeats counted, +30.0 points [+20.0, +40.0]")
     assert "by rows" not in lines[-2]
+
+
+def test_a_warm_up_longer_than_a_tenth_of_the_run_is_shortened(world, capsys):
+    assert go(world, *words("--epochs 5 --warmup_steps 200")) == 0
+    note = "the warm-up of 200 steps is shortened to 3, a tenth of the run"
+    assert note in capsys.readouterr().out
+    assert json.loads((world / "run/config.json").read_text())["derived"]["warmup_steps"] == 3
+    assert go(world, *words("--epochs 5 --warmup_steps 3"), out="three") == 0
+    assert "shortened" not in capsys.readouterr().out
+    assert_same_weights(world / "run/last.pth", world / "three/last.pth")
+
+
+def test_the_next_command_can_count_something_and_works_from_anywhere(world, monkeypatch, capsys):
+    monkeypatch.chdir(world)
+    paths = words("--data train.pkl --tokenizer tokenizer.json --out_dir run")
+    assert t.main([*TINY, *paths, "--epochs", "1"]) == 0
+    *_, last = capsys.readouterr().out.strip().splitlines()
+    script, _, model, _, tokenizer = shlex.split(last.removeprefix("next: python "))
+    assert Path(script) == SCRIPT.with_name("evaluate_ood.py")
+    assert (Path(model), Path(tokenizer)) == (world / "run", world / "tokenizer.json")
+    for name in ("train", "val"):  # tags of the user's own: no suite asks for them
+        write_pickle(
+            world / f"{name}.pkl", [f"[mul] {i} 1 | {i}" for i in range(name == "val", 20, 2)]
+        )
+    assert t.main([*TINY, *paths[:-1], "own", "--epochs", "1"]) == 0
+    assert "next:" not in capsys.readouterr().out
