@@ -13,6 +13,7 @@ replica axis R, and replicas never mix.
 """
 
 import argparse
+import errno
 import functools
 import importlib.util
 import io
@@ -2642,6 +2643,8 @@ def write_memorization(replica, data, device):
     memorization reads "last"; it is None for a replica that diverged. Returns what is written: None
     where the best model overflows on an example that validation did not have.
     """
+    if not replica.folder.is_dir():  # it has gone, which is no mistake in the command
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(replica.folder))
     reports, data = {}, data.of_seed(replica.seed)
     for name, file in (("best", "best_model.pth"), ("last", "last.pth")):
         if name == "last" and replica.diverged:

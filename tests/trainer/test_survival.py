@@ -91,3 +91,16 @@ def test_run_folder_that_vanishes_is_not_made_again(world, monkeypatch, capsys):
     assert go(world, "--epochs", "2", "--save_every_steps", "1") == 5
     assert "cannot write in" in capsys.readouterr().err
     assert not (world / "run").exists()
+
+
+def test_run_folder_that_vanishes_before_the_report_is_told_so(world, monkeypatch, capsys):
+    original = t.write_memorization
+
+    def vanished(replica, *args):
+        shutil.rmtree(replica.folder)
+        return original(replica, *args)
+
+    monkeypatch.setattr(t, "write_memorization", vanished)
+    assert go(world, "--epochs", "1") == 5
+    assert "cannot write in" in capsys.readouterr().err
+    assert not (world / "run").exists()
