@@ -1232,11 +1232,11 @@ def panel_lines(plan: Plan, data: Data) -> list[str]:
         return []
     panel, epochs = data.panel, ", ".join(map(str, plan.ledger_epochs))
     n_canaries, n_rows = len(panel.canaries), int(panel.canary_counts(0).sum())
-    n_scores = (len(panel.ledger_rows) + len(data.val_examples)) * len(plan.ledger_epochs)
+    n_scores = (len(panel.ledger_rows) + len(data.held_out_examples)) * len(plan.ledger_epochs)
     lines = [
         f"panel   each seed trains on {panel.subsets.n_drawn:,} of {panel.subsets.n_prompts:,} "
         f"examples of its own, {plan.epoch_rows[-1]:,} rows an epoch; early stopping is off",
-        f"ledger  {panel.n_followed:,} training and {len(data.val_examples):,} held-out examples "
+        f"ledger  {panel.n_followed:,} training and {len(data.held_out_examples):,} held-out examples "
         f"after epochs {epochs}: about {n_scores * 2.2 / 2**20:,.1f} MiB a seed",
     ]
     if n_canaries:
@@ -1618,20 +1618,22 @@ def part_record(scores, r, rows, trained, val, end):
     }
 
 
-def validation_records(scores, sample_scores, in_sample, data, predictions, tasks):
+def validation_records(scores, sample_scores, in_sample, seen_rows, data, predictions, tasks):
     """The validation part of each replica's line in metrics.jsonl, a list of R dicts.
 
     Means are over the tasks that are trained so far, `tasks`. Keys that end in `_seen` are about
-    validation examples that stand in the training set, the others about unseen ones. Of the
-    training sample, those rows count that the replica trains on, `in_sample` bool [R][n]. Where
-    `predictions`, from `predict_texts`, has only samples, what needs every one is left out.
+    validation examples that stand in the training set, the others about unseen ones. Of the seen
+    ones and of the training sample, those rows count that the replica trains on: `seen_rows` int64
+    [R][n], `in_sample` bool [R][n]. Where `predictions`, from `predict_texts`, has only samples,
+    what needs every one is left out.
     """
     records = []
-    any_unseen, val, seen = data.audit["val_unseen"] > 0, data.val, data.seen_rows
+    any_unseen, val = data.audit["val_unseen"] > 0, data.val
     unseen = data.headline if any_unseen else data.headline[:0]
-    trained, trained_seen = (val.tasks.isin(tasks)[rows] for rows in (unseen, seen))
+    in_tasks = val.tasks.isin(tasks)
+    trained = in_tasks[unseen]
     sample_trained = data.train.tasks.isin(tasks)[data.sample]
-    shown = data.headline[val.tasks.isin(tasks)[data.headline]]
+    shown = data.headline[in_tasks[data.headline]]
     answers = [val.answer(i) for i in shown]
     for r in range(len(scores.exact)):
         counted = in_sample[r] & sample_trained
@@ -1642,7 +1644,7 @@ def validation_records(scores, sample_scores, in_sample, data, predictions, task
             "train_exact_match": gap["train"],
             "train_n": gap["n_train"],
             **part_record(scores, r, unseen, trained, val, ""),
-            **part_record(scores, r, seen, trained_seen, val, "_seen"),
+            **part_record(scores, r, seen_rows[r], in_tasks[seen_rows[r]], val, "_seen"),
             "generalization_gap": gap["gap"],
             "gap_low": gap["low"],
             "gap_high": gap["high"],
@@ -2445,7 +2447,8 @@ def validate(
     rows = data.headline if plan.autoreg_eval else data.shown
     texts = predict_texts(state.model, data.tokenizer, data.val, rows, scores.exact, plan.device)
     in_sample = [data.in_sample(replica.seed) for replica in state.replicas]
-    records = validation_records(scores, sample_scores, in_sample, data, texts, tasks)
+    seen_rows = [data.seen_by(replica.seed) for replica in state.replicas]
+    records = validation_records(scores, sample_scores, in_sample, seen_rows, data, texts, tasks)
     # One decision for all processes, whatever the last bits of their scores are.
     return from_first(state.team, records), texts, sick
 
@@ -2458,7 +2461,7 @@ def keep_in_ledger(plan: Plan, data: Data, state: TrainingState, epoch: int) -> 
     model, device = state.model, plan.device
     scores = [
         score(model, data.trained, data.panel.ledger_rows, device),
-        score(model, data.val, data.val_examples, device),
+        score(model, data.val, data.held_out_examples, device),
     ]
     bits = np.concatenate([s.loss * s.n_tokens for s in scores], 1) / math.log(2)
     exact = np.concatenate([s.exact for s in scores], 1)
@@ -2474,7 +2477,7 @@ def open_ledger(data: Data, replica: Replica) -> Ledger:
     if (replica.folder / LEDGER_FILE).exists():
         return read_ledger(replica.folder / LEDGER_FILE)
     panel = data.panel
-    trained, held_out = data.trained.keys[panel.ledger_rows], data.val.keys[data.val_examples]
+    trained, held_out = data.trained.keys[panel.ledger_rows], data.val.keys[data.held_out_examples]
     return Ledger.empty(
         seed=replica.seed,
         share=panel.subsets.share,

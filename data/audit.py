@@ -125,9 +125,10 @@ class Data:
         return self.train if self.panel is None else self.panel.examples
 
     @cached_property
-    def val_examples(self):
-        """int64: the first row of each distinct validation example, by ascending key."""
-        return np.unique(self.val.keys, return_index=True)[1]
+    def held_out_examples(self):
+        """int64: the row of each unseen validation example of a trained tag, by ascending key."""
+        unseen = np.setdiff1d(self.headline, self.seen_rows)
+        return unseen[np.argsort(self.val.keys[unseen])]
 
     def in_sample(self, seed):
         """bool [len(sample)]: the rows of `sample` that `seed` trains on."""
@@ -135,13 +136,20 @@ class Data:
             return np.ones(len(self.sample), bool)
         return np.isin(self.sample, self.panel.subsets.rows(seed))
 
+    def seen_by(self, seed):
+        """int64: the rows of `seen_rows` whose example `seed` trains on."""
+        if self.panel is None or not len(self.seen_rows):
+            return self.seen_rows
+        keys = self.train.keys[self.panel.subsets.rows(seed)]
+        return self.seen_rows[np.isin(self.val.keys[self.seen_rows], keys)]
+
     def of_seed(self, seed):
         """The same with the part of the training set that `seed` trains on."""
         if self.panel is None:
             return self
         train = self.train.take(self.panel.subsets.rows(seed))
         sample = matched_sample(train, self.val, self.headline)
-        return replace(self, train=train, sample=sample, panel=None)
+        return replace(self, train=train, sample=sample, seen_rows=self.seen_by(seed), panel=None)
 
     @property
     def shown(self):

@@ -284,6 +284,11 @@ def make_panel(
             f"--subset {share:g} of {len(subsets.keys)} examples leaves none out; give a larger "
             "training set or a smaller share"
         )
+    if not (val.tags.isin(train.tags.names) & ~np.isin(val.keys, train.keys)).any():
+        raise UserError(
+            "--subset compares with examples that no seed trains on, but every validation example "
+            "is in the training set; give --val_data of others"
+        )
     canaries = draw_canaries(train, val, n_canaries, tokenizer) if n_canaries else []
     examples = train
     if canaries:

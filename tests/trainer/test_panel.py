@@ -96,6 +96,8 @@ def test_the_ledger_holds_what_the_last_model_knows_of_every_example(panel_world
         assert ledger.epochs.tolist() == t.kept_epochs(6)
         assert ledger.steps[-1] == lines_of(folder / "metrics.jsonl")[-1]["step"]
         val_rows = np.unique(data.val.keys, return_index=True)[1]
+        val_rows = val_rows[data.val.tags.isin(train.tags.names)[val_rows]]
+        assert 0 < len(val_rows) < len(data.val)
         raws = [train.raw(i) for i in subsets.first_rows] + [data.val.raw(i) for i in val_rows]
         assert np.array_equal(
             ledger.keys, np.concatenate([train.keys[subsets.first_rows], data.val.keys[val_rows]])
@@ -153,6 +155,35 @@ def test_train_rates_are_of_the_rows_that_the_seed_trains_on(panel_world):
         line = lines_of(panel_world / "run" / f"seed_{seed}" / "metrics.jsonl")[-1]
         inside = np.isin(data.sample, Subsets(data.train, 0.5).rows(seed))
         assert 0 < line["train_n"] == inside.sum() < len(inside)
+
+
+def test_what_a_seed_has_not_trained_on_is_neither_seen_by_it_nor_held_out(panel_world):
+    """Half of the validation set is in the training set, and a tag is none of its."""
+    unseen = ["[add] 700 + 1 | 701", "[rev] 7 7 8 | 8 7 7", "[add] 3 + 700 | 703"]
+    rows = [*ROWS[20:60], *unseen, unseen[0], "[mul] 2 3 | 6"]
+    paths = ["--data", panel_world / "train.txt", "--val_data", panel_world / "other.txt"]
+    (panel_world / "other.txt").write_text("".join(row + "\n" for row in rows))
+    assert go(panel_world, *PANEL, "--seeds", "3,5", "--epochs", "1", *paths) == 0
+    train, val = build(ROWS), build(rows)
+    for seed in (3, 5):
+        folder = panel_world / "run" / f"seed_{seed}"
+        trained_on = set(train.keys[Subsets(train, 0.5).rows(seed)].tolist())
+        n_seen = len(trained_on & set(val.keys.tolist()))
+        line = lines_of(folder / "metrics.jsonl")[-1]
+        assert 0 < n_seen < 40
+        assert (line["val_n"], line["val_n_seen"]) == (3, n_seen)
+        report = json.loads((folder / "memorization.json").read_text())["last"]
+        assert (report["unseen"]["n"], report["seen"]["n"]) == (3, n_seen)
+        ledger = read_ledger(folder / "ledger.npz")
+        assert ledger.keys[ledger.n_train :].tolist() == sorted(build(unseen).keys.tolist())
+
+
+def test_a_panel_without_held_out_examples_is_refused(panel_world, capsys):
+    (panel_world / "other.txt").write_text(ROWS[0] + "\n[mul] 2 3 | 6\n")
+    paths = ["--data", panel_world / "train.txt", "--val_data", panel_world / "other.txt"]
+    assert go(panel_world, *PANEL, *paths) == 2
+    assert "every validation example is in the training set" in capsys.readouterr().err
+    assert not (panel_world / "run").exists()
 
 
 def test_dry_run_says_what_the_panel_is_and_writes_nothing(panel_world, capsys):
