@@ -1236,8 +1236,8 @@ def panel_lines(plan: Plan, data: Data) -> list[str]:
     lines = [
         f"panel   each seed trains on {panel.subsets.n_drawn:,} of {panel.subsets.n_prompts:,} "
         f"examples of its own, {plan.epoch_rows[-1]:,} rows an epoch; early stopping is off",
-        f"ledger  {panel.n_followed:,} training and {len(data.held_out_examples):,} held-out examples "
-        f"after epochs {epochs}: about {n_scores * 2.2 / 2**20:,.1f} MiB a seed",
+        f"ledger  {panel.n_followed:,} training and {len(data.held_out_examples):,} held-out "
+        f"examples after epochs {epochs}: about {n_scores * 2.2 / 2**20:,.1f} MiB a seed",
     ]
     if n_canaries:
         counts = " ".join(map(str, CANARY_COUNTS))
