@@ -59,7 +59,7 @@ from runtime.device import (
     choose_device,
     cpu_bf16_instructions,
     git_state,
-    machine,
+    machine_facts,
     total_memory_bytes,
     versions,
 )
@@ -2001,12 +2001,9 @@ def check_training_part(content: dict) -> None:
         if type(moment["step"]) is not float:
             raise ValueError("its optimizer has no step")
     content["scaler"].items()
-    for name in {"cpu_rng", "cuda_rng"} & content.keys():
-        if content[name].dtype != torch.uint8:
-            raise ValueError(f"its {name} is no state of a generator")
 
 
-def read_training_checkpoint(path: Path, plan: "Plan | None" = None) -> dict:
+def read_training_checkpoint(path: Path, plan: Plan | None = None) -> dict:
     """A checkpoint that training can go on from; UserError if this is none.
 
     With `plan` its replica is finished only where that plan ends its training too.
@@ -2123,7 +2120,7 @@ def run_config(plan: Plan, data: Data, arguments: dict, seeds: list[int], n_proc
         },
         "data": {**data.files, "audit": data.audit},
         "versions": versions(),
-        **machine(plan.device),
+        **machine_facts(plan.device),
         "processes": n_processes,
         **git_state(),
     }
@@ -2456,7 +2453,8 @@ def validate(
 def keep_in_ledger(plan: Plan, data: Data, state: TrainingState, epoch: int) -> None:
     """Score every example that the ledger follows, and write each replica's ledger anew.
 
-    What a run that was stopped had kept of later steps goes: it is scored again.
+    What a run that was stopped had kept of later steps goes: it is scored again. A replica that
+    overflows on an example keeps nothing of this epoch, so that no panel counts it.
     """
     model, device = state.model, plan.device
     scores = [
@@ -2468,7 +2466,13 @@ def keep_in_ledger(plan: Plan, data: Data, state: TrainingState, epoch: int) -> 
     for r, replica in enumerate(state.replicas):
         ledger = open_ledger(data, replica)
         ledger.cut_after(state.step - 1)
-        ledger.add(epoch, state.step, bits[r], exact[r])
+        if np.isfinite(bits[r]).all():
+            ledger.add(epoch, state.step, bits[r], exact[r])
+        else:
+            tqdm.write(
+                f"seed {replica.seed} overflows on an example of the ledger, which is without "
+                f"epoch {epoch} of it"
+            )
         ledger.write(replica.folder)
 
 

@@ -51,7 +51,7 @@ def versions():
     return {**names, "numpy": np.__version__, "platform": platform.platform()}
 
 
-def machine(device):
+def machine_facts(device):
     """What beside the versions can change the last bits of a result."""
     return {
         "device": "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device),

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from runtime.device import DTYPES, machine
+from runtime.device import DTYPES, machine_facts
 from runtime.errors import Halt, UserError
 from runtime.files import naming, write_atomically
 from runtime.records import (
@@ -184,7 +184,9 @@ def check_config(config):
     if not derived["micro_batches"] or not seeds or not config["side_by_side"]:
         raise ValueError(config)
     hashes(config["data"])
-    config["arguments"].items(), config["versions"].items()
+    for name in ("arguments", "versions"):
+        if not isinstance(config[name], dict):
+            raise ValueError(f"{name} is {config[name]!r}")
 
 
 @dataclass(frozen=True)
@@ -289,7 +291,7 @@ def notes_on_machine(old, new):
     return [
         f"note: the run began with {name} {was[name]}, this is {now[name]}; the last bits of its "
         "results may differ"
-        for name in (*new["versions"], "processes", *machine(torch.device("cpu")))
+        for name in (*new["versions"], "processes", *machine_facts(torch.device("cpu")))
         if name in was and was[name] != now[name]
     ]
 

@@ -178,6 +178,26 @@ def test_what_a_seed_has_not_trained_on_is_neither_seen_by_it_nor_held_out(panel
         assert ledger.keys[ledger.n_train :].tolist() == sorted(build(unseen).keys.tolist())
 
 
+def test_a_seed_that_overflows_on_one_example_is_left_out_of_the_panel(
+    panel_world, monkeypatch, capsys
+):
+    original = t.score
+
+    def score(model, examples, rows, device):
+        scores = original(model, examples, rows, device)
+        if len(rows) > 50 and model.R == 2:  # the ledger's, of both seeds
+            scores.loss[1, 7] = math.nan
+        return scores
+
+    monkeypatch.setattr(t, "score", score)
+    assert start(panel_world, "--seeds", "3,5", "--epochs", "2") == 0
+    assert "seed 5 overflows on an example of the ledger" in capsys.readouterr().out
+    panel, notices = read_panel([panel_world / "run" / f"seed_{seed}" for seed in (3, 5)])
+    assert (panel.seeds, panel.epochs.tolist()) == ([3], [1, 2])
+    assert len(notices) == 1
+    assert notices[0].startswith("seed 5 is left out")
+
+
 def test_a_panel_without_held_out_examples_is_refused(panel_world, capsys):
     (panel_world / "other.txt").write_text(ROWS[0] + "\n[mul] 2 3 | 6\n")
     paths = ["--data", panel_world / "train.txt", "--val_data", panel_world / "other.txt"]
