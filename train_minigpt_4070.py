@@ -2144,6 +2144,9 @@ def extended_config(began: dict, config: dict, work: Work) -> dict:
     if set(work.seeds) == set(began["seeds"]):
         more |= {"arguments": {**config["arguments"], "seed": began["seed"]}}
         more |= {"derived": config["derived"]}
+        before = began["arguments"]["epochs"]
+        if config["arguments"]["epochs"] != before:
+            more |= {"epochs_before": [*began.get("epochs_before", []), before]}
     return {**began, **more}
 
 

@@ -231,6 +231,12 @@ def decide_work(folder, seeds, arguments, files, ended):
             f"the run in {folder} is of one seed, whose files stand in the folder itself, so no "
             "other can join it; give another --out_dir"
         )
+    if began.get("epochs_before"):
+        lengths = " and then ".join(map(str, (*began["epochs_before"], arguments["epochs"])))
+        raise UserError(
+            f"the run in {folder} was planned for {lengths} epochs, so its learning rate took a "
+            "course that new seeds would not take; give another --out_dir"
+        )
     ended(began, None)
     new = [seed for seed in seeds if seed not in began["seeds"]]
     return Work(began, [*began["seeds"], *new], new, extended=True)

@@ -139,6 +139,9 @@ def test_more_seeds_join_a_finished_run(world, monkeypatch, capsys):
     assert "finished and left as it is" in capsys.readouterr().out
     assert resume(world, *words("--epochs 3 --dropout 0.2 --seeds 0-3")) == 0  # all side by side
     assert [len(lines_of(world / f"run/seed_{s}/metrics.jsonl")) for s in range(4)] == [3] * 4
+    # A fifth seed would have the learning rates of 3 epochs from the start.
+    error = refused(world, capsys, *words("--epochs 3 --dropout 0.2 --seeds 0-4"))
+    assert all(part in error for part in ("planned for 2 and then 3 epochs", "--out_dir"))
 
 
 def test_a_seed_folder_is_a_run_folder_in_its_own_right(world, capsys):
