@@ -151,6 +151,33 @@ def memorizer_sets(seed: int) -> dict[str, list[str]]:
     return {"train": shuffled(rng, [*sums[:100] * 10, *sums[100:]]), "val": val}
 
 
+def memorization_sets(seed: int) -> dict[str, list[str]]:
+    """2,000 distinct sums over operands 0-99 to memorize, and 300 others for validation.
+
+    80 of them stand 2, 4, 8, 16 and 32 times each, the other 1,600 once: 6,560 rows. Of each repeat
+    count one in ten has a wrong answer, drawn from all numbers of as many digits: no rule tells it.
+    """
+    rng, val_rng = random.Random(f"{seed} memorization"), random.Random(f"{seed} memorization val")
+    rows = take(2000, partial(draw_sum, rng), "train", by_key=True)
+    counts = [count for count in REPEAT_COUNTS for _ in range(80)]
+    counts += [1] * (len(rows) - len(counts))
+    train = []
+    for i, (raw, count) in enumerate(zip(rows, counts, strict=True)):
+        train += [with_wrong_answer(rng, raw) if i % 10 == 0 else raw] * count
+    return {
+        "train": shuffled(rng, train),
+        "val": take(300, partial(draw_sum, val_rng), "val", by_key=True),
+    }
+
+
+def with_wrong_answer(rng, raw: str) -> str:
+    """The row with another answer of the same form."""
+    tag, prompt, answer = split_example(raw)
+    while (other := TASKS[tag].draw_legal(rng, answer)) == answer:
+        pass
+    return row(tag, prompt, other)
+
+
 # ---------------------------------------------------------------------------
 # OOD suites: pairs (row, level). "ood" owns their keys even where training could not draw them, and
 # no row stands twice within a level; compositional and one_item say why they differ.
@@ -442,6 +469,11 @@ PARTS = {  # part -> its folder, what makes its files, and which of them a comma
     "memorizer": (
         "data/memorizer",
         partial(training_files, memorizer_sets, ("add",)),
+        ADD_ONLY.split(),
+    ),
+    "memorization": (
+        "data/memorization",
+        partial(training_files, memorization_sets, ("add",)),
         ADD_ONLY.split(),
     ),
     "ood": ("ood_data_complete", ood_files, [f"{suite}.pkl" for suite in SUITES]),

@@ -55,6 +55,12 @@ KNOWN_SHA256 = {
         "train.pkl": "bc7dece08937ccc1865f7ee12db4139efca0374d63a6629354cf9e2e780ff2fe",
         "val.pkl": "2f54ec8c47ee5fcb9105b77e4d9ab31abb2b72e402b8cfd023f98dd3349ffbda",
     },
+    "data/memorization": {
+        "dataset_stats.json": "83f6cd7ca79863919c34a0e69df6ad89c708fef91a732d22c66fc367edbffef2",
+        "tokenizer.json": "89d87db557a6f5162aa92ebcb103d29a991f400ce8f03475ce35255e5f508561",
+        "train.pkl": "3bc940b2bf79231d60f40571cc98557a3eee0cfc9a79f77f05e659d76dd491f5",
+        "val.pkl": "f2f868cc8cc3f559a61f381ab3bd2f67a527d260ceeb19461f745ca1728e6d2a",
+    },
     "data/processed": {
         "dataset_stats.json": "c173e93de5ca0283155528420eb0129b07e1c20e224956718a6c11a4fdb619fa",
         "tokenizer.json": "13d21b5a0dd38cfe566aef82825ef2eb28524db60a199b38a5418c4134d3143a",
@@ -276,6 +282,27 @@ def test_operands_have_one_to_three_digits_uniformly(files):
     assert sorted(lengths) == [(a, b) for a in (1, 2, 3) for b in (1, 2, 3)]
     assert all(n == pytest.approx(10_000 / 9, abs=140) for n in lengths.values()), lengths
     assert all(str(int(number)) == number for pair in pairs for number in pair)
+
+
+def test_the_set_to_memorize_has_one_wrong_answer_in_ten_of_each_repeat_count(root):
+    train, val = (
+        pickle.loads((root / f"data/memorization/{name}.pkl").read_bytes())["raw"]
+        for name in ("train", "val")
+    )
+    repeats = Counter(train)
+    assert Counter(repeats.values()) == {1: 1600, 2: 80, 4: 80, 8: 80, 16: 80, 32: 80}
+    wrong = Counter()
+    for raw, count in repeats.items():
+        _, prompt, answer = halves(raw)
+        right = solve("add", prompt)
+        assert len(answer) == len(right)
+        wrong[count] += answer != right
+    assert wrong == {1: 160, 2: 8, 4: 8, 8: 8, 16: 8, 32: 8}
+    assert len(own_keys(repeats)) == 2000
+    assert all(halves(raw)[2] == solve("add", halves(raw)[1]) for raw in val)
+    assert len(own_keys(val)) == len(val) == 300
+    assert not own_keys(train) & own_keys(val)
+    assert {split_of(tasks.key_of(raw)) for raw in train} == {"train"}
 
 
 def test_add_only_covers_operands_0_to_99_in_distinct_rows(files):
