@@ -922,6 +922,49 @@ def memorization_by_group(
     return _group_rows(names=names, place=place, counted=n, parts=parts)
 
 
+def repeat_slope(
+    outcome: np.ndarray, members: np.ndarray, repeat_counts: Sequence[int]
+) -> dict[str, float | int | None]:
+    """How steeply memory grows with the repeat count, on logarithmic axes.
+
+    The least-squares slope of log2(memory) on log2(repeat count), memory being the mean IN minus
+    OUT outcome of the examples of each count (`memorization_by_group`). 1: twice the repeats, twice
+    the memory. Only counts with memory above 0 enter; near its ceiling of 1 the slope flattens.
+    outcome and members [R, N]; repeat_counts int [N], from 1 on. Returns {"n_counts", "slope",
+    "slope_low", "slope_high"}: the interval is `jackknife_interval` over replicas. None for fewer
+    than three such counts; no interval where one of them loses its memory with a replica.
+    """
+    outcome, members = _panel(outcome, members)
+    names, place = _places(repeat_counts, outcome.shape[1])
+    _, means, left_out = _group_means(
+        outcome, members, place, len(names), baseline=np.zeros(outcome.shape[1])
+    )
+    memory, left_memory = means[0] - means[1], left_out[:, 0] - left_out[:, 1]
+    counted = memory > 0  # not so for nan
+    if counted.sum() < 3:
+        return {
+            "n_counts": int(counted.sum()),
+            "slope": None,
+            "slope_low": None,
+            "slope_high": None,
+        }
+    x = np.log2(np.array(names, dtype=np.float64)[counted])
+    x -= x.mean()
+
+    def slope(memory: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.log2(memory[..., counted]) @ x / (x @ x)
+
+    found = float(slope(memory))
+    low, high = jackknife_interval(found, slope(left_memory))
+    return {
+        "n_counts": int(counted.sum()),
+        "slope": found,
+        "slope_low": _or_none(low),
+        "slope_high": _or_none(high),
+    }
+
+
 def permuted_members(
     members: np.ndarray, groups: Sequence[Hashable] | None, rng: np.random.Generator
 ) -> np.ndarray:
@@ -946,8 +989,13 @@ def memory_null(
     groups: Sequence[Hashable] | None = None,
     n_permutations: int = 100,
     seed: int = 0,
+    strata: Sequence[Hashable] | None = None,
 ) -> list[dict]:
     """What `counterfactual_memorization` shows by noise alone: under `permuted_members`.
+
+    Membership is permuted within strata, by default within groups. Give those of the draw: within a
+    part of which replicas drew more or fewer, those with more know it better, and the null is above
+    0 (measured: 0.04 bits, where memory was 5.3).
 
     One dict a group, and a last one "all" over all examples: {"group", "n", "mean" and "sd" (of
     the group mean over permutations), "example_sd" (root mean square of one example's memory),
@@ -964,7 +1012,8 @@ def memory_null(
     rows_of["all"] = np.arange(len(place))
     found = {name: [] for name in rows_of}  # of each permutation: mean, mean square, maximum
     for _ in range(n_permutations):
-        n_in, n_out, sum_in, sum_out = _in_and_out(outcome, permuted_members(members, place, rng))
+        permuted = permuted_members(members, place if strata is None else strata, rng)
+        n_in, n_out, sum_in, sum_out = _in_and_out(outcome, permuted)
         memory = _divide(sum_in, n_in) - _divide(sum_out, n_out)
         for name, rows in rows_of.items():
             values = memory[rows][~np.isnan(memory[rows])]

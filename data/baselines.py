@@ -95,6 +95,37 @@ def nearest_answers(prompts: Sequence[str], tags: Sequence[str], train: Training
     return _by_tag(prompts, tags, train, answer)
 
 
+def nearest_neighbours(
+    prompts: Sequence[str], tags: Sequence[str], train: TrainingTexts, own_rows: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest training row of the same tag by edit distance of prompts, and the distance.
+
+    Both int64 [n], the row of several as near being the first; -1 and -1 where there is none.
+    own_rows int [n]: the training row that is the example itself and does not count, -1 for none.
+    Time grows with prompts times training rows; memory is bounded by blocks of 2^22 distances.
+    """
+    nearest, least = np.full((2, len(prompts)), -1)
+    for tag in dict.fromkeys(tags):
+        rows = np.array([i for i, other in enumerate(train.tags) if other == tag], dtype=np.int64)
+        asked = np.array([i for i, other in enumerate(tags) if other == tag], dtype=np.int64)
+        block = max(1, 2**22 // max(1, len(rows)))
+        for some in np.split(asked, range(block, len(asked), block)) if len(rows) else ():
+            distances = cdist(
+                [prompts[i] for i in some],
+                [train.prompts[row] for row in rows],
+                scorer=Levenshtein.distance,
+                dtype=np.int32,
+                workers=-1,
+            )
+            itself = rows == np.asarray(own_rows)[some][:, None]
+            distances[itself] = np.iinfo(np.int32).max
+            found = distances.argmin(axis=1)
+            known = ~itself[np.arange(len(some)), found]  # else it is the only row of its tag
+            nearest[some[known]] = rows[found[known]]
+            least[some[known]] = distances[np.arange(len(some)), found][known]
+    return nearest, least
+
+
 def majority_answers(tags: Sequence[str], train: TrainingTexts) -> list[str]:
     """The commonest training answer of each tag; of several, the first by code points."""
 

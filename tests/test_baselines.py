@@ -16,6 +16,7 @@ from data.baselines import (
     chance_exact_match,
     majority_answers,
     nearest_answers,
+    nearest_neighbours,
     ngram_log2_probs,
     suffix_answers,
 )
@@ -149,6 +150,38 @@ def test_the_ngram_by_hand():
         ngram_log2_probs(["1"], ["t"], train, 1)
     with pytest.raises(ValueError, match="lengths differ"):
         ngram_log2_probs(["1"], [], train, 3)
+
+
+# ------------------------------------------------------------------------------------------------
+# nearest neighbours
+# ------------------------------------------------------------------------------------------------
+
+
+def test_a_neighbour_is_another_row_of_the_same_tag():
+    train = of_rows([("a", "12", "x"), ("b", "13", "x"), ("a", "19", "x"), ("a", "777", "x")])
+    prompts, tags, own_rows = (
+        ["12", "19", "13", "12", "5"],
+        ["a", "a", "b", "a", "c"],
+        [0, 2, 1, -1, -1],
+    )
+    nearest, distance = nearest_neighbours(prompts, tags, train, own_rows)
+    assert nearest.tolist() == [2, 0, -1, 0, -1]  # the only row of b, and no row of c
+    assert distance.tolist() == [1, 1, -1, 0, -1]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.text("123", max_size=4)), min_size=1, max_size=12)
+)
+def test_neighbours_equal_a_search_by_hand(rows):
+    train = of_rows([(tag, prompt, "x") for tag, prompt in rows])
+    nearest, distance = nearest_neighbours(train.prompts, train.tags, train, range(len(rows)))
+    for i, (tag, prompt) in enumerate(rows):
+        others = [j for j in range(len(rows)) if j != i and rows[j][0] == tag]
+        if not others:
+            assert (nearest[i], distance[i]) == (-1, -1)
+            continue
+        best = min(others, key=lambda j: (Levenshtein.distance(prompt, rows[j][1]), j))
+        assert (nearest[i], distance[i]) == (best, Levenshtein.distance(prompt, rows[best][1]))
 
 
 # ------------------------------------------------------------------------------------------------
