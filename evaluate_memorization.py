@@ -1,0 +1,482 @@
+"""Measure what a panel memorized: rule, memory and unexplained bits, and how sure that is.
+
+    python evaluate_memorization.py                     # a first answer, data and training included
+    python evaluate_memorization.py --model runs/panel  # trained by train_minigpt_4070.py --subset
+    python evaluate_memorization.py --capacity          # how many random bits a small model holds
+
+A panel is one run of many seeds, each trained on its own random part of the examples. So for every
+example some replicas had it (IN) and some had not (OUT), and what IN knows above OUT is memory.
+Nothing is trained again: everything is read off the ledgers in the seeds' folders, after the last
+step of all replicas and never at the best one, which early stopping would choose against memory.
+Written into --out_dir, by default <panel>/memorization:
+
+    memorization_results.json   every number of the printed page
+    per_example.csv             a row an example: rates IN and OUT, memory, bits, when learned
+    *.png                       bit budget, map of examples, repeats, exposure, ROC, extraction
+
+Every interval is a 95 % one over replicas. docs/memorization.md explains the page.
+"""
+
+import csv
+import io
+import math
+import random
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import metrics
+from data.formats import Tokenizer, build_examples
+from data.tasks import TASKS, row
+from evaluate_ood import load_replicas
+from memorization.figures import write_figures
+from memorization.measures import exposure_table, limem_table, measure, self_tests
+from memorization.page import page
+from memorization.panel import MeasuredPanel, read
+from runtime.cli import Parser, bounded, path, run_main
+from runtime.device import choose_device
+from runtime.errors import Halt, UserError
+from runtime.files import check_writable, write_atomically, write_json
+from runtime.records import seed_folder
+from train_minigpt_4070 import (
+    GPT,
+    RUN_ON,
+    GPTConfig,
+    answer_loss,
+    generate,
+    learning_rate,
+    make_batch,
+    make_optimizer,
+    resident,
+    score,
+    set_learning_rate,
+)
+from train_minigpt_4070 import main as train_main
+
+MOST_CANDIDATES, SAMPLED_CANDIDATES = 4096, 1024
+ROWS_AT_ONCE = 2**16  # scored, by all replicas together
+PERTURBED_EXAMPLES, PERTURBATIONS = 500, 4
+
+# ----------------------------------------------------------------------------------------------
+# The replicas after their last step, and what they make of further texts
+# ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Replicas:
+    model: GPT
+    tokenizer: Tokenizer
+    device: torch.device
+
+
+def load_last(panel: MeasuredPanel, device: torch.device) -> Replicas:
+    """The replicas of the ledgers as last.pth has them; UserError if that is of another step."""
+    seeds, last = panel.config["seeds"], int(panel.ledger.steps[-1])
+    paths = [seed_folder(panel.folder, s, seeds) / "last.pth" for s in panel.ledger.seeds]
+    loaded, unusable = load_replicas(paths, device)
+    if unusable:
+        raise UserError(f"{unusable[0]}; restore it, or give --ledger_only")
+    for file, checkpoint in zip(paths, loaded.checkpoints, strict=True):
+        if checkpoint.get("step") != last:
+            raise UserError(
+                f"{file} is of step {checkpoint.get('step')}, its ledger ends at step {last}; let "
+                "the panel train to its end with --resume, or give --ledger_only"
+            )
+    replicas = Replicas(loaded.model, panel.tokenizer, device)
+    check_ledger(panel, replicas)
+    return replicas
+
+
+def check_ledger(panel: MeasuredPanel, replicas: Replicas, n: int = 64) -> None:
+    """UserError unless the models score some examples as their ledgers say."""
+    of, some = panel.columns, np.linspace(0, panel.n_asked - 1, n).astype(int)
+    bits, _ = score_texts(replicas, [row(of.tags[i], of.prompts[i], of.answers[i]) for i in some])
+    known = -panel.log2_probs[:, some]
+    apart = np.abs(bits - known).mean(axis=1)
+    limits = 0.25 + 0.1 * known.mean(axis=1)  # bf16 in training, and float16 in the ledger
+    for seed, found, limit in zip(panel.ledger.seeds, apart, limits, strict=True):
+        if found > limit:
+            raise UserError(
+                f"{panel.folder}: the ledger of seed {seed} does not fit its last.pth: their bits "
+                f"of an answer lie {found:.2f} apart; train the panel again"
+            )
+
+
+def score_texts(replicas: Replicas, raws: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(bits, exact) of rows `[tag] prompt | answer` by every replica, [R, n] each."""
+    examples = build_examples(raws, replicas.tokenizer, "rows to score")
+    scores = score(replicas.model, examples, np.arange(len(examples)), replicas.device)
+    return scores.loss * scores.n_tokens / math.log(2), scores.exact
+
+
+# ----------------------------------------------------------------------------------------------
+# Exposure of canaries
+# ----------------------------------------------------------------------------------------------
+
+
+def candidates(tag: str, prompt: str, answer: str) -> list[str]:
+    """Answers that a canary's rank is taken among, its own first.
+
+    All legal answers of its form but the true one, which the rule prefers; where these are more
+    than MOST_CANDIDATES, SAMPLED_CANDIDATES different ones drawn evenly, and the canary's own.
+    """
+    task = TASKS[tag]
+    true_answer = task.answer(prompt)
+    if task.n_legal(answer) <= MOST_CANDIDATES:
+        return [answer, *(a for a in task.legal_answers(answer) if a not in (answer, true_answer))]
+    rng, drawn = random.Random(f"candidates [{tag}] {prompt} | {answer}"), {answer: None}
+    while len(drawn) < SAMPLED_CANDIDATES + 1:
+        if (other := task.draw_legal(rng, answer)) != true_answer:
+            drawn[other] = None
+    return list(drawn)
+
+
+def expose_canaries(panel: MeasuredPanel, replicas: Replicas) -> dict | None:
+    """Exposure of every canary in every replica, by how often the replica trained on it."""
+    columns = range(panel.n_train, panel.n_asked)
+    if not columns:
+        return None
+    of, exposures, n_candidates, rows, ends = panel.columns, [], [], [], []
+
+    def score_rows():
+        bits, _ = score_texts(replicas, rows)
+        for part in np.split(-bits, ends[:-1], axis=1):  # [R, candidates]
+            exposures.append(metrics.exposure(part, np.zeros(len(part), dtype=int)))
+        rows.clear()
+        ends.clear()
+
+    for i in columns:
+        tag, prompt, answer = of.tags[i], of.prompts[i], of.answers[i]
+        answers = candidates(tag, prompt, answer)
+        n_candidates.append(len(answers))
+        rows += [row(tag, prompt, other) for other in answers]
+        ends.append(len(rows))
+        if len(rows) >= ROWS_AT_ONCE:
+            score_rows()
+    if rows:
+        score_rows()
+    table, untrained = exposure_table(
+        np.stack(exposures, axis=1), panel.ledger.canary_counts, np.array(n_candidates)
+    )
+    n_sampled = sum(TASKS[of.tags[i]].n_legal(of.answers[i]) > MOST_CANDIDATES for i in columns)
+    return {
+        "rows": table,
+        "untrained": untrained,
+        "least_candidates": min(n_candidates),
+        "most_candidates": max(n_candidates),
+        "n_sampled": n_sampled,
+        "sample": SAMPLED_CANDIDATES,
+    }
+
+
+# ----------------------------------------------------------------------------------------------
+# LiMem: right on an example, wrong on one like it
+# ----------------------------------------------------------------------------------------------
+
+
+def perturbations(panel: MeasuredPanel, columns: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Some of the columns that their tasks can perturb, and PERTURBATIONS rows for each.
+
+    At most PERTURBED_EXAMPLES; only answers that follow the rule.
+    """
+    of, rng, kept, raws = panel.columns, random.Random("perturbations"), [], []
+    for i in np.random.default_rng(0).permutation(columns).tolist():
+        if of.tags[i] not in TASKS or panel.breaks_rule[i] or len(kept) == PERTURBED_EXAMPLES:
+            continue
+        task = TASKS[of.tags[i]]
+        try:
+            edits = [task.perturb(rng, of.prompts[i]) for _ in range(PERTURBATIONS)]
+        except ValueError:  # no such edit is left, or the prompt is of another grammar
+            continue
+        kept.append(i)
+        raws += [row(task.name, *edit) for edit in edits]
+    return np.array(kept, dtype=int), raws
+
+
+def known_to(panel: MeasuredPanel, keys: np.ndarray) -> np.ndarray:
+    """bool [R, n]: the replica trained on an example with that prompt key."""
+    order = np.argsort(panel.prompt_keys, kind="stable")
+    ascending = panel.prompt_keys[order]
+    known = np.zeros((len(panel.members), len(keys)), dtype=bool)
+    first, last = (np.searchsorted(ascending, keys, side) for side in ("left", "right"))
+    for k in range(int((last - first).max(initial=0))):  # a prompt may have several answers
+        there = first + k < last
+        known[:, there] |= panel.members[:, order[(first + k)[there]]]
+    return known
+
+
+def limem_of(panel: MeasuredPanel, replicas: Replicas, columns: np.ndarray) -> list[dict]:
+    """metrics.limem of each replica on its own ones of the columns, or on all held-out ones."""
+    kept, raws = perturbations(panel, columns)
+    if not len(kept):
+        return []
+    keys = build_examples(raws, replicas.tokenizer, "perturbed rows").prompt_keys
+    _, exact = score_texts(replicas, raws)
+    right = np.where(known_to(panel, keys), np.nan, exact)
+    right = right.reshape(len(exact), len(kept), PERTURBATIONS)
+    found = []
+    for r, perturbed in enumerate(right):
+        own = kept >= panel.n_asked
+        own[~own] = panel.members[r, kept[~own]]
+        found.append(metrics.limem(panel.exact[r, kept[own]], perturbed[own]))
+    return found
+
+
+def limem(panel: MeasuredPanel, replicas: Replicas) -> dict | None:
+    """LiMem of trained minus unseen examples; None where no task of the data can be perturbed."""
+    keys, n = panel.ledger.keys, panel.n_train
+    unseen = panel.n_asked + np.flatnonzero(~np.isin(keys[panel.n_asked :], keys[:n]))
+    trained, held_out = (limem_of(panel, replicas, some) for some in (np.arange(n), unseen))
+    return limem_table(trained, held_out) if trained and held_out else None
+
+
+# ----------------------------------------------------------------------------------------------
+# What OUT replicas answer
+# ----------------------------------------------------------------------------------------------
+
+
+def add_out_answers(panel: MeasuredPanel, replicas: Replicas, examples: list[dict]) -> None:
+    """Give each example {"out_answers": {text: how many OUT replicas decode it}}."""
+    of = panel.columns
+    columns = [example["column"] for example in examples]
+    raws = [row(of.tags[i], of.prompts[i], of.answers[i]) for i in columns]
+    asked = build_examples(raws, replicas.tokenizer, "rows to decode")
+    rows = np.broadcast_to(np.arange(len(raws)), (replicas.model.R, len(raws)))
+    eos = replicas.tokenizer.eos
+    generated = generate(replicas.model, asked, rows, eos, replicas.device)
+    for k, (i, example) in enumerate(zip(columns, examples, strict=True)):
+        texts = [
+            replicas.tokenizer.decode(generated.ids[r][k])
+            for r in np.flatnonzero(~panel.members[:, i])
+        ]
+        example["out_answers"] = dict(Counter(texts).most_common())
+
+
+# ----------------------------------------------------------------------------------------------
+# Results
+# ----------------------------------------------------------------------------------------------
+
+
+def csv_cell(value):
+    """A value as a cell: None is empty, and no text is a formula to a spreadsheet.
+
+    >>> csv_cell("=1+1"), csv_cell(None), csv_cell(-0.5), csv_cell(True)
+    ("'=1+1", '', -0.5, 1)
+    """
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return "'" + value
+    return value
+
+
+def csv_text(columns: dict[str, list]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(map(csv_cell, row) for row in zip(*columns.values(), strict=True))
+    return buffer.getvalue()
+
+
+def evaluate(folder: Path, args) -> dict:
+    """Read the panel in `folder`, write the results and print the page. Returns the results."""
+    panel, notices = read(folder, args.data_dir)
+    device = choose_device(args.device)
+    out_dir = args.out_dir or folder / "memorization"
+    check_writable(out_dir)
+    replicas = None if args.ledger_only else load_last(panel, device)
+    last, planned = int(panel.ledger.steps[-1]), panel.config["derived"]["steps_total"]
+    if last < planned:
+        notices.append(f"the panel is not trained to its end: step {last:,} of {planned:,} is read")
+    for notice in notices:
+        print(f"note: {notice}", flush=True)
+
+    results, columns = measure(panel)
+    if replicas:
+        results["exposure"] = expose_canaries(panel, replicas)
+        results["limem"] = limem(panel, replicas)
+        add_out_answers(panel, replicas, results["most_memorized"]["examples"])
+    results["self_tests"] = self_tests(panel, results)
+
+    write_json(out_dir / "memorization_results.json", results)
+    write_atomically(out_dir / "per_example.csv", csv_text(columns))
+    figures = write_figures(results, columns, out_dir)
+    files = ["memorization_results.json", "per_example.csv", *(file.name for file in figures)]
+    print("\n".join([*page(results), "", f"in {out_dir}: {', '.join(files)}"]))
+    return results
+
+
+# ----------------------------------------------------------------------------------------------
+# Capacity: random strings, which no rule can tell
+# ----------------------------------------------------------------------------------------------
+
+SYMBOLS, STRING_LENGTH = "0123456789abcdef", 32
+KNOWN_CAPACITIES = "Morris et al. 2025: 3.5 to 3.8 after long training; Allen-Zhu and Li 2024: 2"
+
+
+@dataclass
+class Strings:
+    """n random strings as examples with an empty prompt, and a model to train on them."""
+
+    examples: object  # data.formats.Examples
+    model: GPT
+    device: torch.device
+
+
+def draw_strings(n: int, seed: int, device: torch.device) -> Strings:
+    rng = np.random.default_rng(seed)
+    texts = ["".join(symbols) for symbols in rng.choice(list(SYMBOLS), (n, STRING_LENGTH))]
+    raws = [row("r", "", text) for text in texts]
+    itos = ["<pad>", "<unk>", "<eos>", *sorted(set("[]| r" + SYMBOLS))]
+    examples = build_examples(raws, Tokenizer(itos), "random strings")
+    config = GPTConfig(
+        vocab_size=len(itos),
+        max_len=int(examples.lengths.max()) + RUN_ON,
+        d_model=32,
+        n_layers=2,
+        n_heads=4,
+        d_ff=128,
+        pos="learned",  # a string has nothing but places to go by: rope stored a third as much
+    )
+    return Strings(examples, GPT(config, [seed]).to(device), device)
+
+
+def train_on_strings(strings: Strings, steps: int, batch_size: int = 300, peak: float = 3e-3):
+    """Adam without weight decay, a cosine from `peak` to 0, whole epochs in random order, fp32."""
+    model, n = strings.model, len(strings.examples)
+    data, rng = resident(strings.examples, strings.device), np.random.default_rng(0)
+    optimizer, left = make_optimizer(model, weight_decay=0.0), np.empty(0, dtype=int)
+    model.train()
+    for step in range(steps):
+        while len(left) < min(batch_size, n):
+            left = np.append(left, rng.permutation(n))
+        rows, left = np.split(left, [min(batch_size, n)])
+        batch = make_batch(data, rows[None])
+        loss = answer_loss(model(batch), batch.targets) / batch.n_targets
+        loss.sum().backward()
+        lr = learning_rate(step, total_steps=steps, warmup_steps=50, peak=peak, min_ratio=0.0)
+        set_learning_rate(optimizer, lr)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def measure_capacity(args) -> dict:
+    """Train on random strings and print the bits stored beside the ceiling. Returns them."""
+    strings = draw_strings(args.strings, seed=0, device=choose_device(args.device))
+    n_params = strings.model.n_params()
+    print(
+        f"{args.strings:,} random strings of {STRING_LENGTH} symbols out of {len(SYMBOLS)}, a "
+        f"model of {n_params:,} parameters, {args.steps:,} steps on {strings.device}",
+        flush=True,
+    )
+    train_on_strings(strings, args.steps)
+    scores = score(strings.model, strings.examples, np.arange(args.strings), strings.device)
+    bits = (scores.loss * scores.n_tokens)[0] / math.log(2)
+    found = metrics.capacity(-bits, STRING_LENGTH, len(SYMBOLS))
+    found |= {"n_params": n_params, "bits_per_parameter": found["stored"] / n_params}
+    print(
+        f"stored {found['stored']:,.0f} of at most {found['ceiling']:,.0f} bits "
+        f"({found['share']:.1%}); {found['bits_per_parameter']:.2f} bits a parameter\n"
+        f"({KNOWN_CAPACITIES}, where strings are more than a model holds: raise --strings)"
+    )
+    if found["stored"] > found["ceiling"]:
+        raise AssertionError(f"more bits stored than there are: {found}")
+    return found
+
+
+# ----------------------------------------------------------------------------------------------
+# The first answer
+# ----------------------------------------------------------------------------------------------
+
+FIRST_FOLDER = Path("runs/memorization_first")
+FIRST_PANEL = {  # arguments of train_minigpt_4070.py
+    "data": "data/memorization/train.pkl",
+    "subset": 0.5,
+    "canaries": 7,
+    "seeds": "0-15",
+    "d_model": 64,
+    "n_layers": 2,
+    "dropout": 0,
+    "epochs": 20,
+    "eval_every": 20,
+    "save_every": 10,
+}
+
+
+def first_panel(args) -> Path:
+    """Train a small panel on sums, or go on with it; return its folder."""
+    argv = [f"--{name}={value}" for name, value in FIRST_PANEL.items()]
+    argv += [f"--out_dir={FIRST_FOLDER}", f"--device={args.device}", "--resume"]
+    print(f"no --model: training a first panel in {FIRST_FOLDER}", flush=True)
+    code = train_main([*argv, "--no-show_samples", "--no-autoreg_eval"])
+    if code:
+        raise Halt(code, "the first panel was not trained to its end; the same command goes on")
+    return FIRST_FOLDER
+
+
+# ----------------------------------------------------------------------------------------------
+# Command line
+# ----------------------------------------------------------------------------------------------
+
+
+def build_parser() -> Parser:
+    parser = Parser(__doc__)
+    g = parser.add_argument_group("panel")
+    g.add_argument(
+        "--model",
+        type=path,
+        metavar="DIR",
+        help="folder of a panel (default: a small one is trained first, in a few minutes)",
+    )
+    g.add_argument(
+        "--data_dir",
+        type=path,
+        metavar="DIR",
+        help="folder of the panel's data files, where they were moved",
+    )
+    g.add_argument(
+        "--ledger_only",
+        action="store_true",
+        help="read no model: without exposure, LiMem and the answers of OUT replicas",
+    )
+    g.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
+    g.add_argument(
+        "--out_dir",
+        type=path,
+        metavar="DIR",
+        help="folder to write (default: memorization/ in the panel's)",
+    )
+    g = parser.add_argument_group("capacity self-test")
+    g.add_argument(
+        "--capacity",
+        action="store_true",
+        help="train a model on random strings instead, and print the bits that it stored",
+    )
+    g.add_argument(
+        "--strings", type=bounded(int, 2, 10**6), default=300, help="random strings to store"
+    )
+    g.add_argument("--steps", type=bounded(int, 1, 10**7), default=1500, help="optimizer steps")
+    return parser
+
+
+def run(args) -> None:
+    if args.capacity and args.model:
+        raise UserError("--capacity trains a model of its own; leave --model out")
+    if args.capacity:
+        measure_capacity(args)
+        return
+    evaluate(args.model or first_panel(args), args)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_main(lambda: run(build_parser().parse_args(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,352 @@
+"""The printed page: what memorization_results.json says, in tables and one sentence a group."""
+
+from collections.abc import Sequence
+
+from memorization.measures import CANARIES, WRONG
+
+
+def page(results: dict) -> list[str]:
+    """All lines of the page, from what was read to the self-tests."""
+    sections = (
+        header,
+        budget_lines,
+        repeat_lines,
+        exposure_lines,
+        membership_lines,
+        extraction_lines,
+        limem_lines,
+        dynamics_lines,
+        lookup_lines,
+        most_memorized_lines,
+        sentences,
+        self_test_lines,
+    )
+    blocks = [section(results) for section in sections]
+    return [line for block in blocks if block for line in (*block, "")][:-1]
+
+
+# ----------------------------------------------------------------------------------------------
+# Numbers in words
+# ----------------------------------------------------------------------------------------------
+
+
+def bits(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def rate(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def with_ends(row: dict, key: str, show=bits) -> str:
+    """`1.20 [1.10, 1.30]`, without the interval where there is none."""
+    low, high = row[f"{key}_low"], row[f"{key}_high"]
+    ends = "" if low is None else f" [{show(low)}, {show(high)}]"
+    return show(row[key]) + ends
+
+
+def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns as wide as they need, the first to the left, the others to the right."""
+    lines = [list(names), *(list(map(str, row)) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(names))]
+
+    def cells(line):
+        first, *others = zip(line, widths, strict=True)
+        return [first[0].ljust(first[1]), *(text.rjust(width) for text, width in others)]
+
+    return ["  " + "  ".join(cells(line)).rstrip() for line in lines]
+
+
+def shorten(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+# ----------------------------------------------------------------------------------------------
+# Sections
+# ----------------------------------------------------------------------------------------------
+
+
+def header(results: dict) -> list[str]:
+    about, claims = results["panel"], results["claims"]
+    carried = [name.replace("_", " ") for name, allowed in claims.items() if allowed]
+    canaries = f", {about['n_canaries']:,} canaries" if about["n_canaries"] else ""
+    followed = ""
+    if about["n_train"] < about["n_distinct"]:
+        followed = f" (the ledgers follow {about['n_train']:,} of them, drawn by key)"
+    return [
+        f"{about['folder']}: {about['replicas']} replicas, each trained on its own random "
+        f"{about['n_members']:,} of {about['n_distinct']:,} examples{followed}{canaries}; "
+        f"{about['n_held_out']:,} held-out examples",
+        f"These are models of {about['n_members']:,} examples, read after epoch "
+        f"{about['epochs'][-1]:,} (step {about['steps'][-1]:,}), the last of all replicas.",
+        "IN: replicas that trained on an example. OUT: those that did not. Intervals: 95 %, over "
+        "replicas.",
+        f"{about['replicas']} replicas carry claims about "
+        + (", ".join(carried) if carried else "nothing: 16 are the least for means of groups")
+        + ".",
+    ]
+
+
+def budget_lines(results: dict) -> list[str]:
+    rows = [
+        (
+            row["group"],
+            f"{row['n']:,}",
+            bits(row["bits"]),
+            with_ends(row, "rule"),
+            with_ends(row, "memory"),
+            with_ends(row, "unexplained"),
+            f"{bits(row['ngram_rule'])} of {bits(row['ngram_bits'])}",
+        )
+        for row in results["budget"]
+    ]
+    names = ("group", "n", "bits", "rule", "memory", "unexplained", "rule over a 3-gram")
+    legal = {row["baseline"] for row in results["budget"]}
+    return [
+        "Bit budget: bits of an answer = rule (known without having seen it) + memory (added by "
+        "having seen it) + unexplained",
+        *table(names, rows),
+        f"  bits: the answer's under an even guess among {' or a '.join(sorted(legal))}; mean of "
+        "an example",
+    ]
+
+
+def repeat_lines(results: dict) -> list[str]:
+    lines = [
+        "Memory by repeat count: exact match IN minus OUT, and bits; beside it what permuted "
+        "masks give"
+    ]
+    names = ("answers", "repeats", "n", "IN", "OUT", "memory", "permuted ±", "memory, bits")
+    rows = []
+    for kind, table_rows in results["by_repeat_count"].items():
+        for row in table_rows:
+            exact, sd = row["exact"], row["exact"]["null"]["sd"]
+            rows.append(
+                (
+                    kind,
+                    row["repeat_count"],
+                    f"{row['n']:,}",
+                    rate(exact["in"]),
+                    rate(exact["out"]),
+                    with_ends(exact, "memory", rate),
+                    "-" if sd is None else rate(1.96 * sd),
+                    with_ends(row["bits"], "memory"),
+                )
+            )
+    return [*lines, *table(names, rows)]
+
+
+def exposure_lines(results: dict) -> list[str]:
+    found = results["exposure"]
+    if not found:
+        return []
+    rows = [
+        (
+            row["repeat_count"],
+            f"{row['n']:,}",
+            row["n_canaries"],
+            with_ends(row, "exposure"),
+            bits(row["expected"]),
+            f"{bits(row['null_low'])} to {bits(row['null_high'])}",
+        )
+        for row in found["rows"]
+    ]
+    names = ("repeats", "pairs", "canaries", "exposure", "without memory", "95 % of those")
+    how = f"all {found['most_candidates']:,} at most"
+    if found["n_sampled"]:
+        how = f"for {found['n_sampled']} canaries {found['sample']:,} of them drawn at random"
+    return [
+        "Exposure of canaries, bits: log2(candidates) - log2(rank). Candidates: the legal answers "
+        f"of the canary's form but the true one ({how})",
+        *table(names, rows),
+    ]
+
+
+def membership_lines(results: dict) -> list[str]:
+    found, rows = results["membership"], []
+    for name, row in found["attacks"].items():
+        null = found["null"][name]
+        rows.append(
+            (
+                name,
+                with_ends(row, "auc", "{:.3f}".format) if row["auc"] is not None else "-",
+                with_ends(row, "tpr_at_fpr_0.01", rate),
+                "-" if null["auc"] is None else f"{null['auc']:.3f}",
+                rate(null["tpr_at_fpr_0.01"]),
+            )
+        )
+    blind = found["blind"]
+    rows.append(
+        (
+            "blind",
+            with_ends(blind, "auc", "{:.3f}".format) if blind["auc"] is not None else "-",
+            "",
+            "",
+            "",
+        )
+    )
+    names = ("attack", "AUC", "TPR at 1 % FPR", "AUC, permuted", "TPR, permuted")
+    return [
+        "Membership inference: was this replica trained on this example? blind: from tag, lengths "
+        "and 3-gram alone",
+        *table(names, rows),
+        "  the interval of TPR takes pairs of replica and example for independent",
+    ]
+
+
+def extraction_lines(results: dict) -> list[str]:
+    lines, rows = [], []
+    for kind, found in results["extraction"].items():
+        for row in found["curve"]:
+            rows.append(
+                (
+                    kind,
+                    f"{row['samples']:,}",
+                    with_ends(row, "in", rate),
+                    with_ends(row, "out", rate),
+                    with_ends(row, "memory", rate),
+                )
+            )
+        slope = found["slope"]
+        if slope["slope"] is not None:
+            lines.append(
+                f"  {kind} answers: memory grows as the repeat count to the power of "
+                f"{with_ends(slope, 'slope')} ({slope['n_counts']} counts)"
+            )
+    names = ("answers", "samples", "IN", "OUT", "memory")
+    return [
+        "Extraction: examples whose answer is drawn within so many samples, with probability 1/2",
+        *table(names, rows),
+        *lines,
+    ]
+
+
+def limem_lines(results: dict) -> list[str]:
+    found = results["limem"]
+    if not found or found["train"] is None:
+        return []
+    return [
+        "LiMem: right on an example, wrong on one like it (a rule gives 0, a lookup table its "
+        "exact match)",
+        f"  trained on {with_ends(found, 'train', rate)}, unseen "
+        f"{with_ends(found, 'unseen', rate)}, difference {with_ends(found, 'difference', rate)}; "
+        f"{found['n']} and {found['n_held_out']} examples",
+    ]
+
+
+def dynamics_lines(results: dict) -> list[str]:
+    rows = [
+        (
+            row["group"],
+            rate(row["learned_in"]),
+            number(row["median_epoch_in"]),
+            rate(row["learned_out"]),
+            number(row["median_epoch_out"]),
+            bits(row["forgetting_events"]),
+            bits(row["forgetting_expected"]),
+        )
+        for row in results["dynamics"]
+    ]
+    names = ("group", "learned IN", "epoch", "learned OUT", "epoch", "forgotten", "by chance")
+    kept = results["panel"]["epochs"]
+    return [
+        "Dynamics: examples that half of the replicas get right from some kept epoch on, and its "
+        "median",
+        *table(names, rows),
+        f"  kept epochs: {', '.join(map(str, kept))}; forgotten: turns from right to wrong between "
+        "them, per IN replica",
+    ]
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"
+
+
+def lookup_lines(results: dict) -> list[str]:
+    rows = [(row["group"], row["n"], *(rate(row[k]) for k in LOOKUPS)) for row in results["lookup"]]
+    names = ("held out", "n", "replicas", "nearest prompt", "longest suffix", "majority", "chance")
+    return ["What lookup in one replica's training rows would score:", *table(names, rows)]
+
+
+LOOKUPS = ("exact_match", "nearest", "suffix", "majority", "chance")
+
+
+def most_memorized_lines(results: dict) -> list[str]:
+    found, claims = results["most_memorized"], results["claims"]
+    if not claims["group_means"] or found["null_maximum_high"] is None:
+        return ["Examples most memorized: none is named from fewer than 16 replicas."]
+    answered = any("out_answers" in row for row in found["examples"])
+    rows = [
+        (
+            shorten(f"[{row['tag']}] {row['prompt']} | {row['answer']}", 40),
+            row["repeat_count"],
+            with_ends(row, "memory_bits"),
+            bits(found["null_maximum_high"]),
+            rate(row["exact_in"]),
+            rate(row["exact_out"]),
+            *([out_answers(row.get("out_answers", {}))] if answered else []),
+        )
+        for row in found["examples"]
+    ]
+    names = ["example", "repeats", "memory, bits", "null maximum", "IN", "OUT"]
+    names += ["OUT replicas answer"] if answered else []
+    kept = sum(
+        row["memory_bits_low"] is not None and row["memory_bits_low"] > found["null_maximum_high"]
+        for row in found["examples"]
+    )
+    replicas = results["panel"]["replicas"]
+    lines = [
+        "Examples most memorized, as the panel shows them; null maximum: the largest memory among "
+        "all examples that permuted masks give, 95 % quantile",
+        *table(names, rows),
+        f"  {kept} of {len(rows)} have an interval above the null maximum",
+    ]
+    if not claims["names"]:
+        lines.append(
+            f"  {replicas} replicas do not carry names: of other replicas other examples may lead"
+        )
+    return lines
+
+
+def out_answers(counts: dict) -> str:
+    """The commonest answers of OUT replicas: `506 12×, 507 3×`."""
+    commonest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:3]
+    return ", ".join(f"{shorten(text, 20)} {n}×" for text, n in commonest)
+
+
+def sentences(results: dict) -> list[str]:
+    """One verdict a group, canaries last."""
+    rows = sorted(results["budget"], key=lambda row: row["group"].endswith((WRONG, CANARIES)))
+    return ["In one sentence:", *(f"  {sentence(row)}" for row in rows)]
+
+
+def sentence(row: dict) -> str:
+    """`add: 6.1 of 8.4 bits by rule [5.9, 6.3], 1.9 by memory [1.7, 2.1], 0.4 unexplained`."""
+    if row["bits"] is None:
+        return f"{row['group']}: no example has replicas on both sides"
+
+    def one(value: float) -> str:
+        return f"{value:.1f}"
+
+    return (
+        f"{row['group']}: {one(row['rule'])} of {one(row['bits'])} bits by rule"
+        f"{interval(row, 'rule', one)}, {one(row['memory'])} by memory"
+        f"{interval(row, 'memory', one)}, {one(row['unexplained'])} unexplained"
+    )
+
+
+def interval(row: dict, key: str, show) -> str:
+    low, high = row[f"{key}_low"], row[f"{key}_high"]
+    return "" if low is None else f" [{show(low)}, {show(high)}]"
+
+
+def self_test_lines(results: dict) -> list[str]:
+    rows = []
+    for test in results["self_tests"]:
+        verdict = {True: "passed", False: "FAILED", None: "no value"}[test["passed"]]
+        tolerance = "" if test["tolerance"] is None else f" ± {test['tolerance']:.3f}"
+        found = "-" if test["value"] is None else f"{test['value']:.3f}"
+        wanted = f"{'at most ' if test['at_most'] else ''}{test['expected']:.3g}{tolerance}"
+        rows.append((test["name"], found, wanted, test["unit"], verdict))
+    names = ("self-test", "found", "must be", "unit", "")
+    return ["Self-tests: what must come out whatever the models do", *table(names, rows)]

@@ -1,0 +1,585 @@
+"""evaluate_memorization.py: scripted panels with known answers, what is refused, files and figures.
+
+The replicas of tests/panels.py are functions, so every measure has a value known beforehand. One
+tiny panel is trained through the trainer's command line at the end.
+"""
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import evaluate_memorization as script
+import metrics
+from memorization import measures
+from memorization.figures import FIGURES
+from memorization.page import page, sentence
+from memorization.panel import follows_rule, read
+from panels import (
+    EASY,
+    HARD,
+    lookup_table,
+    mixture,
+    noise,
+    rule,
+    sums,
+    write_data,
+    write_panel,
+)
+from runtime.files import ROOT
+from runtime.ledger import read_ledger
+
+REPEATS = (1, 1, 2, 4, 8)
+
+
+def texts(n_train=200, n_val=40, **how):
+    rows = sums(np.random.default_rng(0), n_train, **how)
+    seen = {raw.partition("|")[0] for raw in rows}
+    others = [
+        raw for raw in sums(np.random.default_rng(1), 400) if raw.partition("|")[0] not in seen
+    ]
+    return rows, others[:n_val]
+
+
+def some_canaries(n=14):
+    """Sums with the operand 100, which no other row has, and wrong answers of as many digits."""
+    return [
+        {
+            "task": "add",
+            "prompt": f"{a} + 100",
+            "answer": str(900 - 7 * a),
+            "true_answer": str(a + 100),
+            "n_legal": 900,
+        }
+        for a in range(20, 20 + n)
+    ]
+
+
+@pytest.fixture(scope="module")
+def scripted(tmp_path_factory):
+    """A function to the MeasuredPanel of a scripted replica; one folder for each."""
+    made = {}
+
+    def panel(replica, **how):
+        key = (replica, *sorted(how.items()))
+        if key not in made:
+            folder = tmp_path_factory.mktemp("panel")
+            train, val = texts(repeats=REPEATS, wrong_share=how.pop("wrong_share", 0.0))
+            write_panel(folder, replica, train, val, canaries=some_canaries(), **how)
+            made[key] = read(folder)[0]
+        return made[key]
+
+    return panel
+
+
+def budget_of(panel):
+    groups = measures.group_names(panel)
+    rows = measures.budget_table(panel, measures.baselines_of(panel), groups)
+    return {row["group"]: row for row in rows}
+
+
+# ------------------------------------------------------------------------------------------------
+# Scripted replicas
+# ------------------------------------------------------------------------------------------------
+
+
+def test_a_lookup_table_is_all_memory_and_no_rule(scripted):
+    panel = scripted(lookup_table)
+    row = budget_of(panel)["add"]
+    assert row["memory"] == pytest.approx(HARD - EASY)
+    assert row["rule"] == pytest.approx(row["bits"] - HARD)  # below 0: worse than an even guess
+    assert row["unexplained"] == pytest.approx(EASY)
+    exact = measures.by_repeat_count(panel, measures.kinds_of_training(panel))["right"]
+    for counted in exact:
+        assert (counted["exact"]["in"], counted["exact"]["out"]) == (1.0, 0.0)
+        assert counted["exact"]["memory"] == 1.0
+
+
+def test_a_rule_is_no_memory(scripted):
+    panel = scripted(rule)
+    row = budget_of(panel)["add"]
+    assert row["memory"] == pytest.approx(0, abs=1e-12)
+    assert row["rule"] == pytest.approx(row["bits"] - EASY)
+    found = measures.membership(panel, measures.baselines_of(panel).ngram)
+    assert found["attacks"]["LOSS"]["auc"] == 0.5
+    assert found["attacks"]["calibrated"]["auc"] == 0.5
+
+
+def test_a_mixture_shows_its_share(scripted):
+    panel = scripted(mixture(0.25))
+    right = panel.exact[:, : panel.n_train]
+    rates = metrics.counterfactual_memorization(right, panel.members[:, : panel.n_train])
+    asked = panel.n_asked + len(panel.columns.tags) - panel.n_asked  # scripted over all columns
+    n_known = int(np.ceil(0.25 * asked))
+    assert np.nanmean(rates["memory"][:n_known]) == 0.0
+    assert np.nanmean(rates["memory"][n_known:]) == 1.0
+
+
+def test_bits_of_an_answer_are_those_of_its_form(scripted):
+    panel = scripted(rule)
+    base = measures.baselines_of(panel)
+    for answer, l0 in zip(panel.columns.answers[: panel.n_asked], base.l0, strict=True):
+        assert l0 == -np.log2({1: 10, 2: 90, 3: 900}[len(answer)])
+    assert set(base.kinds) == {"legal answers"}
+
+
+def test_a_tag_without_a_record_is_measured_against_the_ngram(tmp_path):
+    train, val = ([raw.replace("[add]", "[dad]") for raw in rows] for rows in texts(80, 20))
+    panel, _ = read(write_panel(tmp_path, rule, train, val))
+    base = measures.baselines_of(panel)
+    assert set(base.kinds) == {"3-gram"}
+    assert np.array_equal(base.l0, base.ngram)
+    row = budget_of(panel)["dad"]
+    assert row["rule"] == row["ngram_rule"]
+    assert measures.lookup(panel)[0]["chance"] is None
+
+
+def test_wrong_answers_stand_apart(scripted):
+    panel = scripted(lookup_table, wrong_share=0.1)
+    assert panel.breaks_rule[: panel.n_train].sum() == 20
+    assert panel.breaks_rule[panel.n_train : panel.n_asked].all()
+    rows = budget_of(panel)
+    assert {g: row["n"] for g, row in rows.items()} == {
+        "add": 180,
+        "add, wrong answers": 20,
+        "add, canaries": 14,
+    }
+    kinds = measures.kinds_of_training(panel)
+    assert {k: len(v) for k, v in kinds.items()} == {"right": 180, "wrong": 20}
+
+
+def test_the_null_is_permuted_within_the_strata_of_the_draw(scripted):
+    """Within wrong answers replicas drew more or fewer; permuted there, the null is above 0."""
+    panel = scripted(lookup_table, wrong_share=0.1)
+    n, outcome = panel.n_train, panel.log2_probs
+    how = {"n_permutations": 400, "seed": 3}
+    members = panel.members[:, :n]
+    groups = [
+        f"{name} {count}"
+        for name, count in zip(measures.group_names(panel), panel.repeat_counts, strict=False)
+    ]
+    biased = metrics.memory_null(outcome[:, :n], members, groups, **how)[-1]
+    fair = metrics.memory_null(
+        outcome[:, :n], members, None, strata=measures.strata_of(panel), **how
+    )[-1]
+    assert abs(fair["mean"]) < 4 * fair["sd"] / 20
+    assert biased["mean"] > 4 * biased["sd"] / 20
+
+
+def test_repeat_counts_many_are_merged_by_powers_of_two():
+    counts = np.array([1, 2, 3, 5, 6, 7, 9, 10, 12, 17, 33, 64, 100])
+    merged = [1, 2, 2, 4, 4, 4, 8, 8, 8, 16, 32, 64, 64]
+    assert measures.merged_counts(counts).tolist() == merged
+    assert measures.merged_counts(counts[:12]) is not None
+    assert measures.merged_counts(counts[:12]).tolist() == counts[:12].tolist()
+
+
+def test_memory_that_doubles_with_the_repeats_has_slope_one():
+    rng, counts = np.random.default_rng(0), np.repeat([1, 2, 4, 8], 50)
+    members = rng.random((12, 200)) < 0.5
+    found = metrics.repeat_slope(members * counts / 16, members, counts)
+    assert found["slope"] == pytest.approx(1)
+    assert found["slope_low"] == pytest.approx(1)
+    assert found["n_counts"] == 4
+    flat = metrics.repeat_slope(members * 0.5, members, counts)
+    assert flat["slope"] == pytest.approx(0, abs=1e-12)
+    assert metrics.repeat_slope(0 * members, members, counts)["slope"] is None
+
+
+# ------------------------------------------------------------------------------------------------
+# Properties
+# ------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(seed=st.integers(0, 10**6), R=st.integers(2, 9), n=st.integers(4, 40), E=st.integers(1, 4))
+def test_parts_add_up_and_rates_stay_within_bounds(scripted, seed, R, n, E):
+    """Any membership and any ledger, replicas that all had an example or none had, included."""
+    rng = np.random.default_rng(seed)
+    whole = scripted(noise)
+    n_train, N = whole.n_train, len(whole.columns.tags)
+    ledger = replace(
+        whole.ledger,
+        seeds=list(range(R)),
+        members=rng.random((R, n_train)) < rng.random(),
+        canary_counts=rng.integers(0, 3, (R, whole.ledger.n_canaries)),
+        epochs=np.arange(1, E + 1),
+        steps=10 * np.arange(1, E + 1),
+        bits=(20 * rng.random((E, R, N)) ** 3).astype(np.float16),
+        exact=rng.random((E, R, N)) < rng.random(),
+    )
+    panel = replace(whole, ledger=ledger)
+    groups = measures.group_names(panel)
+    for row in measures.budget_table(panel, measures.baselines_of(panel), groups):
+        assert row["n"] + row["n_left_out"] == groups.count(row["group"])
+        if row["bits"] is not None:
+            parts = row["rule"] + row["memory"] + row["unexplained"]
+            assert parts == pytest.approx(row["bits"])
+            assert row["unexplained"] >= 0
+        assert sentence(row)
+    columns = measures.per_example(panel, measures.baselines_of(panel).l0)
+    assert {len(values) for values in columns.values()} == {panel.n_asked}
+    for i in range(panel.n_asked):
+        assert columns["n_in"][i] + columns["n_out"][i] == R
+        both = columns["n_in"][i] and columns["n_out"][i]
+        assert (columns["memory"][i] is not None) == bool(both)
+        if both:
+            difference = columns["exact_in"][i] - columns["exact_out"][i]
+            assert columns["memory"][i] == pytest.approx(difference)
+    json.dumps(measures.dynamics(panel, groups), allow_nan=False)
+
+
+# ------------------------------------------------------------------------------------------------
+# Dynamics
+# ------------------------------------------------------------------------------------------------
+
+
+def test_dynamics_of_a_lookup_table(scripted):
+    panel = scripted(lookup_table)
+    rows = {row["group"]: row for row in measures.dynamics(panel, measures.group_names(panel))}
+    row = rows["add"]
+    assert (row["learned_in"], row["median_epoch_in"]) == (1.0, 2.0)  # nothing is known at epoch 1
+    assert (row["learned_out"], row["median_epoch_out"]) == (0.0, None)
+    assert row["forgetting_events"] == 0
+    assert row["forgetting_expected"] == pytest.approx(4 * 0.75 * 0.25)
+
+
+def test_forgetting_is_counted_over_the_replicas_that_trained_on_an_example(scripted):
+    whole = scripted(lookup_table)
+    exact = np.zeros_like(whole.ledger.exact)
+    exact[0] = exact[2] = True  # right, wrong, right, wrong: forgotten twice
+    panel = replace(whole, ledger=replace(whole.ledger, exact=exact))
+    events, expected = measures.forgetting(panel)
+    assert set(events.tolist()) == {2.0}
+    assert set(np.round(expected, 12).tolist()) == {1.0}  # 3 * 1/4, times 4 / 3
+
+
+# ------------------------------------------------------------------------------------------------
+# Exposure, LiMem, membership
+# ------------------------------------------------------------------------------------------------
+
+
+def test_candidates_are_every_legal_answer_but_the_true_one():
+    found = script.candidates("add", "41 + 5", "77")
+    assert found[0] == "77"
+    assert sorted(found) == [str(n) for n in range(10, 100) if n != 46]
+    many = script.candidates("copy", "123 45 678", "111 22 333")  # 72.9 million
+    assert len(many) == len(set(many)) == 1025
+    assert many[0] == "111 22 333"
+    assert "123 45 678" not in many
+    assert {tuple(map(len, text.split())) for text in many} == {(3, 2, 3)}
+    assert many == script.candidates("copy", "123 45 678", "111 22 333")
+
+
+def test_exposure_of_uniform_ranks_is_inside_its_band_and_that_of_trained_canaries_above():
+    rng, n_candidates = np.random.default_rng(0), np.full(40, 500)
+    counts = rng.permuted(np.tile([0, 0, 4, 4], (16, 10)), axis=1)
+    ranks = np.where(counts == 0, rng.integers(1, 501, (16, 40)), 1)
+    rows, untrained = measures.exposure_table(np.log2(500) - np.log2(ranks), counts, n_candidates)
+    assert [row["repeat_count"] for row in rows] == [0, 4]
+    assert untrained is rows[0]
+    assert untrained["expected"] == pytest.approx(metrics.expected_exposure(500))
+    assert untrained["null_low"] < untrained["exposure"] < untrained["null_high"]
+    assert rows[1]["exposure"] == pytest.approx(np.log2(500))
+    assert (rows[0]["n"], rows[1]["n"]) == (320, 320)
+
+
+def test_limem_table_is_the_mean_difference_within_replicas():
+    trained = [{"limem": v, "n": 10} for v in (0.8, 0.9, 1.0)]
+    unseen = [{"limem": v, "n": 12} for v in (0.1, 0.2, 0.3)]
+    found = measures.limem_table(trained, unseen)
+    assert found["train"] == pytest.approx(0.9)
+    assert found["difference"] == pytest.approx(0.7)
+    assert found["difference_low"] == pytest.approx(0.7)
+    assert (found["n_replicas"], found["n"], found["n_held_out"]) == (3, 10, 12)
+
+
+def test_a_blind_baseline_finds_nothing_and_a_draw_by_length_is_found(scripted):
+    panel = scripted(noise)
+    ngram = measures.baselines_of(panel).ngram
+    honest = measures.blind_auc(
+        measures.blind_scores(panel, ngram), panel.members[:, : panel.n_train]
+    )
+    assert honest["auc_low"] < 0.5 < honest["auc_high"]
+    by_length = np.array([len(a) == 3 for a in panel.columns.answers[: panel.n_train]])
+    noise_of = np.random.default_rng(0).random((panel.ledger.R, panel.n_train)) < 0.1
+    ledger = replace(panel.ledger, members=by_length ^ noise_of)
+    cheated = replace(panel, ledger=ledger)
+    found = measures.blind_auc(measures.blind_scores(cheated, ngram), ledger.members)
+    assert found["auc"] > 0.8
+
+
+def test_known_to_finds_every_example_of_a_prompt(scripted):
+    panel = scripted(lookup_table)
+    keys = np.append(panel.prompt_keys, [np.int64(12345)])
+    known = script.known_to(panel, keys)
+    assert np.array_equal(known[:, :-1], panel.members)
+    assert not known[:, -1].any()
+    twice = replace(panel, prompt_keys=np.full_like(panel.prompt_keys, 7))
+    assert np.array_equal(script.known_to(twice, np.array([7]))[:, 0], panel.members.any(axis=1))
+
+
+# ------------------------------------------------------------------------------------------------
+# Self-tests
+# ------------------------------------------------------------------------------------------------
+
+
+def self_tests_of(panel):
+    results, _ = measures.measure(panel)
+    return {test["name"]: test for test in measures.self_tests(panel, results)}
+
+
+def test_self_tests_pass_on_scripted_panels(scripted):
+    for replica in (lookup_table, noise, rule):
+        assert all(test["passed"] for test in self_tests_of(scripted(replica)).values())
+
+
+def test_a_ledger_with_more_bits_than_the_model_holds_fails_its_ceiling(scripted):
+    panel = scripted(lookup_table)
+    small = replace(panel, config={**panel.config, "derived": {"n_params": 200}})
+    test = self_tests_of(small)["memory a parameter"]
+    assert test["value"] == pytest.approx((HARD - EASY) * 100 / 200, rel=0.01)
+    assert test["passed"] is False
+
+
+# ------------------------------------------------------------------------------------------------
+# Command line on ledgers alone
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """(folder of a scripted panel, its results), evaluated through the command line."""
+    folder = tmp_path_factory.mktemp("evaluated") / "panel"
+    train, val = texts(repeats=REPEATS, wrong_share=0.1)
+    write_panel(folder, mixture(0.3), train, val, canaries=some_canaries())
+    assert script.main(["--model", str(folder), "--ledger_only"]) == 0
+    return folder, json.loads((folder / "memorization/memorization_results.json").read_text())
+
+
+def test_results_and_figures_are_written(evaluated):
+    folder, results = evaluated
+    files = {path.name for path in (folder / "memorization").iterdir()}
+    drawn = set(FIGURES) - {"exposure.png"}  # needs the models
+    assert files == {"memorization_results.json", "per_example.csv", *drawn}
+    assert results["panel"]["replicas"] == 16
+    assert results["panel"]["n_members"] == 100
+    assert results["panel"]["epochs"] == [1, 2, 4, 8]
+    assert [row["epoch"] for row in results["budget_over_epochs"]["add"]] == [1, 2, 4, 8]
+    assert results["budget_over_epochs"]["add"][0]["memory"] == 0
+
+
+def test_per_example_csv_is_a_table_of_typed_columns(evaluated):
+    folder, _ = evaluated
+    rows = list(csv.DictReader(io.StringIO((folder / "memorization/per_example.csv").read_text())))
+    assert len(rows) == 214
+    for name in ("n_in", "n_out", "canary", "wrong_answer"):
+        assert all(row[name].isdigit() for row in rows)
+    for name in ("memory", "rule_bits", "memory_bits_standard_error", "forgetting_events"):
+        assert all(row[name] == "" or np.isfinite(float(row[name])) for row in rows)
+    assert sum(row["canary"] == "1" for row in rows) == 14
+    assert {row["repeat_count"] for row in rows if row["canary"] == "1"} == {""}
+    assert {row["repeat_count"] for row in rows if row["canary"] == "0"} == set("1248")
+    for row in rows[:5]:
+        assert row["nearest_training_prompt"] != row["prompt"]
+        assert int(row["nearest_training_distance"]) >= 1
+
+
+def test_no_cell_is_a_formula_to_a_spreadsheet():
+    columns = {"prompt": ["=1+1", "@x", "-5 + 3", "5 + 3", "+1"], "memory": [-0.5, None, 1, 2, 3]}
+    rows = list(csv.reader(io.StringIO(script.csv_text(columns))))
+    assert [row[0] for row in rows] == ["prompt", "'=1+1", "'@x", "'-5 + 3", "5 + 3", "'+1"]
+    assert [row[1] for row in rows] == ["memory", "-0.5", "", "1", "2", "3"]
+
+
+def test_the_page_names_examples_only_with_interval_and_null(evaluated):
+    _, results = evaluated
+    lines = page(results)
+    assert any("16 replicas do not carry names" in line for line in lines)
+    (head,) = (line for line in lines if "null maximum" in line and "repeats" in line)
+    assert head.index("memory, bits") < head.index("null maximum")
+    few = {**results, "claims": metrics.allowed_claims(8)}
+    assert "Examples most memorized: none is named from fewer than 16 replicas." in page(few)
+
+
+def test_the_page_ends_in_a_sentence_a_group_and_the_self_tests(evaluated):
+    _, results = evaluated
+    lines = page(results)
+    start = lines.index("In one sentence:")
+    row = {row["group"]: row for row in results["budget"]}["add"]
+    assert lines[start + 1].startswith(
+        f"  add: {row['rule']:.1f} of {row['bits']:.1f} bits by rule ["
+    )
+    assert [line.split(":")[0].strip() for line in lines[start + 1 : start + 4]] == [
+        "add",
+        "add, canaries",
+        "add, wrong answers",
+    ]
+    assert sum(line.rstrip().endswith("passed") for line in lines[start:]) == 4
+
+
+# ------------------------------------------------------------------------------------------------
+# What is refused
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    train, val = texts(60, 20)
+    return write_panel(tmp_path / "panel", lookup_table, train, val, R=4)
+
+
+def refusal(capsys, folder, *more):
+    """The one line on stderr of a command that exits with 2 and writes nothing."""
+    before = sorted(folder.rglob("*"))
+    assert script.main(["--model", str(folder), "--ledger_only", *more]) == 2
+    assert sorted(folder.rglob("*")) == before
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    return said
+
+
+def edit_config(folder, change):
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("share", [None, 1.0])
+def test_a_panel_without_subset_is_refused(folder, capsys, share):
+    edit_config(folder, lambda config: config["arguments"].update(subset=share))
+    said = refusal(capsys, folder)
+    assert "without --subset" in said
+    assert "train a panel by" in said
+
+
+def test_one_replica_is_refused(folder, capsys):
+    edit_config(folder, lambda config: config.update(seeds=[0]))
+    assert "one replica" in refusal(capsys, folder)
+
+
+def test_a_folder_without_ledger_is_refused(folder, capsys):
+    (folder / "seed_2/ledger.npz").unlink()
+    assert "seed_2" in refusal(capsys, folder)
+    shutil.rmtree(folder / "seed_2")
+    assert "seed_2" in refusal(capsys, folder)
+
+
+def test_no_folder_and_no_run_are_refused(tmp_path, capsys):
+    assert script.main(["--model", str(tmp_path / "none")]) == 2
+    assert "no folder" in capsys.readouterr().err
+    assert "no config.json" in refusal(capsys, tmp_path)
+
+
+def test_other_data_is_refused(folder, capsys):
+    with open(folder / "data/train.txt", "a") as file:
+        file.write("[add] 1 + 1 | 2\n")
+    assert "SHA-256 differs" in refusal(capsys, folder)
+
+
+def test_a_ledger_of_other_data_is_refused(folder, tmp_path, capsys):
+    train, val = texts(60, 20, wrong_share=0.5)
+    other = write_panel(tmp_path / "other", lookup_table, train, val, R=4)
+    for seed in range(4):
+        shutil.copy(other / f"seed_{seed}/ledger.npz", folder / f"seed_{seed}/ledger.npz")
+    assert "other examples than its training set" in refusal(capsys, folder)
+
+
+def test_a_ledger_of_other_seeds_is_refused(folder, capsys):
+    for seed in range(4):
+        (folder / f"seed_{seed}").rename(folder / f"seed_{seed + 10}")
+    edit_config(folder, lambda config: config.update(seeds=[10, 11, 12, 13]))
+    assert "seed 0" in refusal(capsys, folder)
+
+
+def test_members_that_a_seed_does_not_draw_are_refused(folder, capsys):
+    ledger = read_ledger(folder / "seed_1/ledger.npz")
+    ledger.members = np.roll(ledger.members, 1)
+    ledger.write(folder / "seed_1")
+    assert "seed 1 did not train on" in refusal(capsys, folder)
+
+
+def test_moved_data_is_found_by_data_dir(folder, tmp_path, capsys):
+    moved = tmp_path / "moved"
+    (folder / "data").rename(moved)
+    assert "--data_dir" in refusal(capsys, folder)
+    assert read(folder, moved)[0].n_train == 60
+
+
+def test_capacity_and_model_do_not_go_together(folder, capsys):
+    assert script.main(["--capacity", "--model", str(folder)]) == 2
+    assert "leave --model out" in capsys.readouterr().err
+
+
+def test_a_prompt_outside_the_grammar_breaks_no_rule():
+    assert follows_rule("add", "two + three", "5")
+    assert follows_rule("max", "1 2", "1")
+    assert not follows_rule("sort", "2 1", "2 1")
+
+
+def test_an_unfinished_panel_is_read_with_a_notice(folder, capsys):
+    edit_config(folder, lambda config: config["derived"].update(steps_total=10_000))
+    assert script.main(["--model", str(folder), "--ledger_only"]) == 0
+    assert "not trained to its end: step 80 of 10,000" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------
+# Capacity
+# ------------------------------------------------------------------------------------------------
+
+
+def test_capacity_of_untrained_and_of_trained_strings(capsys):
+    args = script.build_parser().parse_args(
+        ["--capacity", "--strings", "4", "--steps", "300", "--device", "cpu"]
+    )
+    found = script.measure_capacity(args)
+    assert found["ceiling"] == 4 * 32 * 4 - 4 * 2
+    assert 0.9 * found["ceiling"] < found["stored"] <= found["ceiling"]
+    assert f"stored {found['stored']:,.0f} of at most 504 bits" in capsys.readouterr().out
+    args.steps = 1
+    assert script.measure_capacity(args)["stored"] < 0.1 * 504
+
+
+# ------------------------------------------------------------------------------------------------
+# A whole panel, trained through the command line
+# ------------------------------------------------------------------------------------------------
+
+
+def test_a_tiny_panel_from_training_to_figures(tmp_path, capsys):
+    # 6,300 rows, so that seven canaries are at most 2 % of a seed's half.
+    train, val = texts(210, 30, repeats=(30,))
+    data = write_data(tmp_path / "data", train, val)
+    panel = tmp_path / "panel"
+    command = [sys.executable, ROOT / "train_minigpt_4070.py", "--out_dir", panel]
+    command += ["--data", data["train"]["path"], "--val_data", data["val"]["path"]]
+    command += ["--tokenizer", data["tokenizer"]["path"], "--device", "cpu", "--seeds", "0-3"]
+    command += ["--subset", "0.5", "--canaries", "7", "--d_model", "16", "--n_layers", "1"]
+    command += ["--n_heads", "2", "--epochs", "2", "--batch_size", "256", "--dropout", "0"]
+    command += ["--warmup_steps", "5", "--no-show_samples", "--no-autoreg_eval"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert script.main(["--model", str(panel), "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "4 replicas carry claims about nothing" in said
+    results = json.loads((panel / "memorization/memorization_results.json").read_text())
+    exposure = results["exposure"]
+    assert [row["repeat_count"] for row in exposure["rows"]] == [0, 1, 2, 4, 8, 16, 32]
+    assert [row["n"] for row in exposure["rows"]] == [4] * 7
+    assert exposure["most_candidates"] in (89, 899)
+    assert results["limem"]["n_replicas"] == 4
+    assert (panel / "memorization/exposure.png").is_file()
+    assert "out_answers" in results["most_memorized"]["examples"][0]
+
+    ledger = read_ledger(panel / "seed_2/ledger.npz")
+    ledger.bits[-1] += 4
+    ledger.write(panel / "seed_2")
+    assert script.main(["--model", str(panel), "--device", "cpu"]) == 2
+    assert "the ledger of seed 2 does not fit its last.pth" in capsys.readouterr().err
