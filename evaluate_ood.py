@@ -418,7 +418,7 @@ def chance_of(rows: list[dict]) -> float | None:
     """Exact match of guessing evenly among the answers of each row's form; None if not known."""
     try:
         return chance_exact_match([TASKS[row["task"]].n_legal(row["answer"]) for row in rows])
-    except (KeyError, ValueError, OverflowError):  # a tag, or an answer, of no known form
+    except (KeyError, ValueError):  # a tag, or an answer, of no known form
         return None
 
 

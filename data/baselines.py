@@ -142,10 +142,10 @@ def chance_exact_match(n_legal: Sequence[int]) -> float:
     n_legal int [n], how many answers the form of each example admits, from 1 on; nan if there is
     none. Their log2-probability under this guess is -log2(n_legal). ValueError below 1.
     """
-    n_legal = np.asarray(n_legal, dtype=np.float64)
-    if not (n_legal >= 1).all():
-        raise ValueError(f"n_legal must be 1 or more, got {n_legal[~(n_legal >= 1)]}")
-    return float(np.mean(1 / n_legal)) if len(n_legal) else math.nan
+    if odd := [n for n in n_legal if not n >= 1]:
+        raise ValueError(f"n_legal must be 1 or more, got {odd}")
+    # One by one: a Python int may be too large for a float, and its share is then 0.
+    return float(np.mean([1 / n for n in n_legal])) if len(n_legal) else math.nan
 
 
 # ----------------------------------------------------------------------------------------------

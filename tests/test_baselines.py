@@ -58,6 +58,7 @@ def test_majority_and_chance():
     tied = of_rows([("add", "1", "9"), ("add", "2", "10")])
     assert majority_answers(["add"], tied) == ["10"]  # the first by code points
     assert chance_exact_match([10, 10, 100]) == pytest.approx(0.07)
+    assert chance_exact_match([4, 10**400]) == 0.125  # an answer of 400 digits
     assert math.isnan(chance_exact_match([]))
     with pytest.raises(ValueError, match="1 or more"):
         chance_exact_match([3, 0])

@@ -130,6 +130,13 @@ def test_an_answer_that_is_none_of_its_task_has_no_chance(monkeypatch):
     assert chances == {"add": None, "mul": None, "rel": pytest.approx(1 / 26)}
 
 
+def test_chance_on_an_answer_of_400_digits_is_none_at_all(monkeypatch):
+    long = "1" * 400
+    data = data_of(["[copy] 7 | 7"], [f"[copy] {long} | {long}"])
+    report = report_of(monkeypatch, data, {f"[copy] {long} | {long}": "1"})
+    assert [row["chance"] for row in report["by_task"]] == [0.0]
+
+
 def test_memorization_report_on_seen_and_unseen_examples(monkeypatch):
     predictions = {"[add] 2 + 1 | 3": "3", "[add] 5 + 5 | 10": "11", "[add] 8 + 1 | 9": "9"}
     data = data_of(["[add] 1 + 2 | 3", "[add] 3 + 4 | 7"], list(predictions))
