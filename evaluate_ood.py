@@ -40,10 +40,19 @@ import torch
 
 import metrics
 from data.audit import held_out_rows
-from data.baselines import chance_exact_match
+from data.baselines import (
+    LOOKUPS,
+    TrainingTexts,
+    chance_exact_match,
+    look_up,
+    lookup_words,
+    mean_lookup,
+    training_texts,
+)
 from data.checks import Forms, form_differences, form_notes
 from data.formats import (
     TAG,
+    Examples,
     Tokenizer,
     build_examples,
     load_examples,
@@ -53,6 +62,7 @@ from data.formats import (
 from data.generate import make_missing
 from data.readers import PLAIN, RowFormat, read_rows, unprintable
 from data.sources import require_file, standard_path
+from data.subsets import Subsets
 from data.tasks import TASKS, canonical_tags, size_of, spaced
 from plots import figures_or_notice, remove_figures
 from runtime.cli import Parser, path_text, run_main
@@ -181,7 +191,7 @@ def agreed_tokenizer(path: str | None, vocab: list[str], model_path: Path) -> To
 class Suite:
     path: Path
     category: str
-    examples: object  # train_minigpt_4070.Examples
+    examples: Examples
     tags: list  # of each prompt: ["rev", "sort"] for `[rev] [sort] 3 1 2 | 3 2 1`
     mapped: dict  # tags that --canonical_tags replaced -> those they became, as "sort copy"
 
@@ -257,12 +267,23 @@ class Training:
     keys: np.ndarray  # int64: hashes of the canonical key and the answer of its examples
     sizes: dict  # task -> [smallest, largest]: items, digits or hops
     forms: Forms  # how its rows are written
+    lookup: dict[int, TrainingTexts]  # seed -> the rows that lookup looks in
+
+
+def lookup_texts(examples: Examples, checkpoints: Sequence[dict]) -> dict[int, TrainingTexts]:
+    """seed -> the training rows to look in: of a panel the seed's own part, else all, shared."""
+    seeds, share = [c["seed"] for c in checkpoints], checkpoints[0].get("subset")
+    if share is None:
+        return dict.fromkeys(seeds, training_texts(examples))
+    subsets = Subsets(examples, share)
+    return {seed: training_texts(examples.take(subsets.rows(seed))) for seed in seeds}
 
 
 def load_training(
-    checkpoint: dict, override: str | None, tokenizer: Tokenizer
+    checkpoints: Sequence[dict], override: str | None, tokenizer: Tokenizer
 ) -> tuple[Training | None, str]:
     """Return (Training, or None where its file is not at hand, and a notice or "")."""
+    checkpoint = checkpoints[0]
     known = checkpoint["data"]["train"]
     path = standard_path(known["path"])
     if override:
@@ -288,7 +309,14 @@ def load_training(
         if seen:
             sizes[task] = [min(seen), max(seen)]
     forms = Forms("the training set", examples, tokenizer)
-    return Training(str(path), digest, np.unique(examples.keys), sizes, forms), notice
+    return Training(
+        path=str(path),
+        sha256=digest,
+        keys=np.unique(examples.keys),
+        sizes=sizes,
+        forms=forms,
+        lookup=lookup_texts(examples, checkpoints),
+    ), notice
 
 
 def suites_written_otherwise(suites, training, tokenizer):
@@ -377,14 +405,30 @@ def predict_rows(
     return made
 
 
+def lookup_right(suite: Suite, training: Training | None, seeds: list[int]) -> list[dict]:
+    """{row: the baselines of LOOKUPS that answer it} for each seed; without rows not asked."""
+    if training is None:
+        return [{}] * len(seeds)
+    found = {}  # by the training rows, which all seeds but those of a panel share
+    for train in (training.lookup[seed] for seed in seeds):
+        if id(train) not in found:
+            lookup = look_up(suite.examples, np.arange(len(suite.examples)), train)
+            found[id(train)] = {
+                int(row): [name for name in LOOKUPS if lookup.right[name][i]]
+                for i, row in enumerate(lookup.rows)
+            }
+    return [found[id(training.lookup[seed])] for seed in seeds]
+
+
 def run_suite(
     replicas: Replicas,
     tokenizer: Tokenizer,
     suite: Suite,
     facts: dict[str, np.ndarray],
+    lookup: list[dict[int, list[str]]],
     device: torch.device,
 ) -> list[list[dict]]:
-    """The lines of predictions.jsonl of every replica, [R] lists of n dicts."""
+    """The lines of predictions.jsonl of every replica, [R] lists of n dicts; lookup [R] too."""
     examples, seen = suite.examples, facts.get("seen_in_training")
     runnable = ~facts["beyond_position_table"]
     made = predict_rows(replicas.model, tokenizer, examples, runnable, device)
@@ -405,7 +449,8 @@ def run_suite(
             "seen_in_training": None if seen is None else bool(seen[i]),
         }
         for r, seed in enumerate(replicas.seeds):
-            lines[r].append({"seed": seed, **about, **made[r][i]})
+            looked_up = {"lookup_right": lookup[r].get(i)}
+            lines[r].append({"seed": seed, **about, **looked_up, **made[r][i]})
     return lines
 
 
@@ -422,6 +467,13 @@ def chance_of(rows: list[dict]) -> float | None:
         return None
 
 
+def lookup_of(rows: list[dict]) -> dict | None:
+    """{"n", and the exact match of each of LOOKUPS} on the rows that were asked; None if none."""
+    right = [row["lookup_right"] for row in rows if row["lookup_right"] is not None]
+    rates = {name: sum(name in found for found in right) / len(right) for name in LOOKUPS if right}
+    return {"n": len(right), **rates} if right else None
+
+
 def stats(rows: list[dict]) -> dict | None:
     """metrics.summarize of those rows that were run; None if there are none.
 
@@ -433,7 +485,8 @@ def stats(rows: list[dict]) -> dict | None:
     predictions, answers = ([row[key] for row in rows] for key in ("prediction", "answer"))
     right = "".join("01"[p == a] for p, a in zip(predictions, answers, strict=True))
     summary = metrics.summarize(predictions, answers)
-    return {**summary, "chance": chance_of(rows), "outcomes": right}
+    beside = {"chance": chance_of(rows), "lookup": lookup_of(rows)}
+    return {**summary, **beside, "outcomes": right}
 
 
 def grouped(rows, *keys):
@@ -506,6 +559,7 @@ def merge_seeds(results: list) -> object:
         for key, name in (("", "mean"), ("_low", "low"), ("_high", "high")):
             merged[f"exact_match{key}"] = means[name]
         merged["values"] = means["values"]
+        merged["lookup"] = mean_lookup([result["lookup"] for result in results])
         for key in ("oracle_length_exact_match", "token_accuracy", "edit_distance"):
             merged[key] = float(np.mean([result[key] for result in results]))
         for kind in metrics.FAILURES:
@@ -519,7 +573,7 @@ def merge_seeds(results: list) -> object:
 
 HEADER = (
     f"{'suite':19}{'tasks':24}{'n':>6}   {'exact match, 95 % interval':28}"
-    f"{'oracle length':>13}{'edit distance':>15}   most frequent failure"
+    f"{'lookup':15}{'oracle length':>13}{'edit distance':>15}   most frequent failure"
 )
 
 
@@ -536,6 +590,7 @@ def table_line(name: str, tasks, result: dict | None) -> str:
     near = chance >= 0.001 and chance >= result["exact_match_low"]
     return (
         f"{start}{result['n']:>6,}   {result['exact_match']:6.1%}{interval:22}"
+        f"{lookup_words(result['lookup']):15}"
         f"{result['oracle_length_exact_match']:>13.1%}{result['edit_distance']:>15.3f}   "
         + (f"{kind.replace('_', ' ')} {share:.1%}" if share else "none")
         + (f"; chance is {chance:.1%}" if near else "")
@@ -657,7 +712,8 @@ def evaluate_suites(
     lines, by_suite = [[] for _ in replicas.seeds], [{} for _ in replicas.seeds]
     for suite in suites:
         name, facts = suite.path.stem, audit(suite, first, training)
-        run = run_suite(replicas, tokenizer, suite, facts, device)
+        lookup = lookup_right(suite, training, replicas.seeds)
+        run = run_suite(replicas, tokenizer, suite, facts, lookup, device)
         for r, rows in enumerate(run):
             lines[r] += rows
             by_suite[r][name] = suite_results(suite, facts, rows, first["trained_tags"])
@@ -704,7 +760,7 @@ def evaluate(args) -> dict:
     suites = [load_suite(path, tokenizer, keep, row_format) for path in find_suites(ood_dir)]
     places = in_order({suite.category for suite in suites}, CATEGORIES)
     suites.sort(key=lambda suite: (places.index(suite.category), suite.path.stem))
-    training, notice = load_training(first, args.train_data, tokenizer)
+    training, notice = load_training(replicas.checkpoints, args.train_data, tokenizer)
 
     while True:
         print_opening(model, replicas, device)
@@ -727,7 +783,12 @@ def evaluate(args) -> dict:
         "trained_length": first["trained_length"],
         "ood_dir": str(ood_dir),
         "canonical_tags": args.canonical_tags,
-        "training_set": training and {"path": training.path, "sha256": training.sha256},
+        "training_set": training
+        and {
+            "path": training.path,
+            "sha256": training.sha256,
+            "lookup_rows": len(training.lookup[replicas.seeds[0]].tags),
+        },
         "training_range": training and training.sizes,
         "form_differences": suites_written_otherwise(suites, training, tokenizer),
         "notice": notice,

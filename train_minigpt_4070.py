@@ -47,7 +47,7 @@ from data.audit import (
     matched_sample,
     sample_by_count,
 )
-from data.baselines import chance_exact_match
+from data.baselines import chance_exact_match, lookup_words, mean_lookup
 from data.formats import Examples, Tokenizer
 from data.readers import RowFormat, columns_flag, tag_flag
 from data.sources import default_out_dir
@@ -1720,14 +1720,16 @@ def by_repeat_count(train_part, unseen_part):
     return table
 
 
-def with_chance(by_task, val, rows):
-    """Add to each task's row the "chance" of a guess among the legal answers.
+def with_baselines(by_task, data):
+    """Add to each task's row the "chance" of a guess among the legal answers, and the "lookup".
 
-    It is None for a task that is not in TASKS, or where an answer has not that task's form.
+    Chance is None for a task that is not in TASKS, or where an answer has not that task's form;
+    lookup where none of the task was asked.
     """
+    val, rows = data.val, data.headline
     tasks = val.tasks[rows]
     for row in by_task:
-        row["chance"] = None
+        row |= {"chance": None, "lookup": data.lookup.rates(rows[tasks == row["group"]])}
         if row["group"] in TASKS:
             n_legal, of_task = TASKS[row["group"]].n_legal, rows[tasks == row["group"]]
             with suppress(ValueError):
@@ -1779,9 +1781,10 @@ def memorization_report(model, data, tokenizer, device, max_scored=50_000, compa
         "train": without(rate_and_outcomes(*sample), "outcomes"),  # another sample in each seed
         "unseen": rate_and_outcomes(*unseen) if any_unseen else None,
         "seen": rate_and_outcomes(*seen) if len(data.seen_rows) else None,
-        "by_task": with_chance(
-            metrics.by_group(val.tasks[headline].tolist(), right, held_out[1]), val, headline
+        "by_task": with_baselines(
+            metrics.by_group(val.tasks[headline].tolist(), right, held_out[1]), data
         ),
+        "lookup": data.lookup.rates(headline),
         "gap": metrics.generalization_gap(sample[0], unseen[0]),
         "gap_to_seen": None if any_unseen else gap_to_seen(sample[0], held_out[0]),
         "gap_by_rows" if any_unseen else "gap_to_seen_by_rows": by_rows,
@@ -2529,6 +2532,7 @@ def checkpoint_facts(plan: Plan, data: Data, step: int) -> dict:
         "trained_tags": plan.trained_tags[stage],
         "trained_length": int(data.train.lengths[plan.stages[stage].rows].max()),
         "data": data.files,
+        "subset": data.panel.subsets.share if data.panel else None,
     }
 
 
@@ -2720,7 +2724,9 @@ def table_columns(reports):
 def rates_of(report):
     """Rows of the table: each task's, and that of all where there are several."""
     rows = report["by_task"]
-    return rows if len(rows) == 1 else [*rows, {"group": "all", **report[report["held_out"]]}]
+    if len(rows) == 1:
+        return rows
+    return [*rows, {"group": "all", **report[report["held_out"]], "lookup": report["lookup"]}]
 
 
 def results_table(reports, seeds):
@@ -2728,7 +2734,8 @@ def results_table(reports, seeds):
     many, columns = len(reports) > 1, table_columns(reports)
     over = f" over {len(reports)} seeds and examples" if many else ""
     lines = [f"exact match on {columns[0][1][0]['held_out']} examples, 95 % interval{over}"]
-    lines.append(f"{'task':10}{'n':>6}" + "".join(f"  {heading:24}" for heading, _ in columns))
+    headings = [heading for heading, _ in columns]
+    lines.append(f"{'task':10}{'n':>6}" + "".join(f"  {h:24}" for h in [*headings, "lookup"]))
     by_model = [zip(*map(rates_of, own), strict=True) for _, own in columns]
     for cells in zip(*by_model, strict=True):
         line = f"{cells[0][0]['group']:10}{cells[0][0]['n']:>6}"
@@ -2736,6 +2743,7 @@ def results_table(reports, seeds):
         for stats in rates:
             rate = f"{stats['mean']:.1%} [{stats['low']:.1%}, {stats['high']:.1%}]"
             line += f"  {rate:24}"
+        line += f"  {lookup_words(mean_lookup([cell['lookup'] for cell in cells[0]])):14}"
         chance = cells[0][0].get("chance") or 0
         if chance >= 0.001 and any(s["low"] <= chance <= s["high"] for s in rates):
             line += f"  chance is {chance:.1%}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.baselines import Lookup, look_up, training_texts
 from data.checks import (
     Forms,
     conflicting_labels,
@@ -129,6 +130,11 @@ class Data:
         """int64: the row of each unseen validation example of a trained tag, by ascending key."""
         unseen = np.setdiff1d(self.headline, self.seen_rows)
         return unseen[np.argsort(self.val.keys[unseen])]
+
+    @cached_property
+    def lookup(self) -> Lookup:
+        """What pure lookup in `train` answers of `headline`: to stand beside a model's rate."""
+        return look_up(self.val, self.headline, training_texts(self.train))
 
     def in_sample(self, seed):
         """bool [len(sample)]: the rows of `sample` that `seed` trains on."""

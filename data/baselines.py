@@ -3,6 +3,8 @@
     >>> nearest_answers(["12 + 3"], ["add"], train)     # the answer of the most similar prompt
     >>> suffix_answers(["12 + 3"], ["add"], train)      # the longest context seen before goes on
     >>> majority_answers(["add"], train)                # the commonest answer of the task
+    >>> look_up(val, rows, training_texts(train)).rates(rows)    # their exact match, from Examples
+    {'n': 2500, 'n_train': 50000, 'nearest': 0.0164, 'suffix': 0.0148, 'majority': 0.0}
 
 None of them knows a rule. A model that scores no more than they do on unseen examples may have
 learned none either. Pure functions of texts: answers come back as texts, to be scored like the
@@ -14,11 +16,13 @@ import math
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
+
+from data.formats import Examples
 
 END = "\n"  # stands for <eos> where lines are joined to one text; no example holds a line break
 
@@ -30,6 +34,7 @@ class TrainingTexts:
     tags: Sequence[str]
     prompts: Sequence[str]
     answers: Sequence[str]
+    suffix_models: dict = field(default_factory=dict, init=False, repr=False)  # by tag, once made
 
     def __post_init__(self):
         lengths = [len(self.tags), len(self.prompts), len(self.answers)]
@@ -45,9 +50,9 @@ def _by_tag(
     queries: Sequence[str],
     tags: Sequence[str],
     train: TrainingTexts,
-    answer: Callable[[list[str], list[tuple[str, str]]], list[str]],
+    answer: Callable[[list[str], list[tuple[str, str]], str], list[str]],
 ) -> list[str]:
-    """answer(queries of one tag, training rows of that tag) for each tag, in the queries' order."""
+    """answer(queries of a tag, its training rows, the tag) for each tag, in the queries' order."""
     if len(queries) != len(tags):
         raise ValueError(f"lengths differ: {len(queries)} queries, {len(tags)} tags")
     places = defaultdict(list)
@@ -57,7 +62,7 @@ def _by_tag(
     for tag, own in places.items():
         rows = train.of_tag(tag)
         if rows:
-            found = answer([queries[place] for place in own], rows)
+            found = answer([queries[place] for place in own], rows, tag)
             for place, text in zip(own, found, strict=True):
                 answers[place] = text
     return answers
@@ -76,7 +81,7 @@ def nearest_answers(prompts: Sequence[str], tags: Sequence[str], train: Training
     time grows with queries times training rows; memory is bounded by blocks of 2^22 distances.
     """
 
-    def answer(queries: list[str], rows: list[tuple[str, str]]) -> list[str]:
+    def answer(queries: list[str], rows: list[tuple[str, str]], tag: str) -> list[str]:
         train_prompts, found = [prompt for prompt, _ in rows], []
         block = max(1, 2**22 // len(rows))
         for i in range(0, len(queries), block):
@@ -129,7 +134,7 @@ def nearest_neighbours(
 def majority_answers(tags: Sequence[str], train: TrainingTexts) -> list[str]:
     """The commonest training answer of each tag; of several, the first by code points."""
 
-    def answer(queries: list[str], rows: list[tuple[str, str]]) -> list[str]:
+    def answer(queries: list[str], rows: list[tuple[str, str]], tag: str) -> list[str]:
         counts = Counter(text for _, text in rows)
         return [min(counts, key=lambda text: (-counts[text], text))] * len(queries)
 
@@ -230,11 +235,94 @@ def suffix_answers(prompts: Sequence[str], tags: Sequence[str], train: TrainingT
         if any(END in text for text in texts):
             raise ValueError("a prompt or an answer holds a line break, and an example is one line")
 
-    def answer(queries: list[str], rows: list[tuple[str, str]]) -> list[str]:
-        model = _SuffixModel(rows)
+    def answer(queries: list[str], rows: list[tuple[str, str]], tag: str) -> list[str]:
+        if tag not in train.suffix_models:  # seconds for 50,000 rows, so for several suites once
+            train.suffix_models[tag] = _SuffixModel(rows)
+        model = train.suffix_models[tag]
         return [model.answer(query) for query in queries]
 
     return _by_tag(prompts, tags, train, answer)
+
+
+# ----------------------------------------------------------------------------------------------
+# Beside a rate: what lookup gets right
+# ----------------------------------------------------------------------------------------------
+
+LOOKUPS = ("nearest", "suffix", "majority")
+
+
+def some_rows(examples: Examples, rows: np.ndarray, at_most: int, characters: int) -> np.ndarray:
+    """`rows`, int64 [n], or a random part of them of so many rows and characters; at least one.
+
+    The same part each time, in the order of `rows`.
+    """
+    order = np.random.default_rng(0).permutation(len(rows))
+    fit = np.cumsum(examples.lengths[rows[order]], dtype=np.int64) <= characters
+    return rows[np.sort(order[: max(1, min(at_most, int(fit.sum())))])]
+
+
+def _columns(examples: Examples, rows: np.ndarray) -> tuple[list[str], list[str], list[str]]:
+    """Tags, prompts without tag and bar, and answers of these rows."""
+    tags = [examples.tags[i] for i in rows]
+    prompts = [
+        examples.prompt(i).removeprefix(f"[{tag}] ").removesuffix(" | ")
+        for i, tag in zip(rows, tags, strict=True)
+    ]
+    return tags, prompts, [examples.answer(i) for i in rows]
+
+
+def training_texts(examples: Examples) -> TrainingTexts:
+    """The rows of a training set that lookup looks in: at most 50,000, and 3,000,000 characters."""
+    rows = some_rows(examples, np.arange(len(examples)), 50_000, 3_000_000)
+    return TrainingTexts(*_columns(examples, rows))
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Which examples each baseline of LOOKUPS answers, and from how many training rows."""
+
+    rows: np.ndarray  # int64 [n]: the examples that were asked, ascending
+    right: dict[str, np.ndarray]  # baseline -> bool [n]
+    n_train: int
+
+    def rates(self, rows: np.ndarray) -> dict | None:
+        """{"n", "n_train", and each baseline's exact match} on `rows`; None if none was asked."""
+        asked = np.isin(self.rows, rows)
+        n = int(asked.sum())
+        rates = {name: float(right[asked].mean()) for name, right in self.right.items() if n}
+        return {"n": n, "n_train": self.n_train, **rates} if n else None
+
+
+def look_up(examples: Examples, rows: np.ndarray, train: TrainingTexts) -> Lookup:
+    """Ask the baselines for `rows`, int64 [n] ascending; at most 2,500 and 200,000 characters."""
+    rows = some_rows(examples, rows, 2_500, 200_000)
+    tags, prompts, answers = _columns(examples, rows)
+    found = {
+        "nearest": nearest_answers(prompts, tags, train),
+        "suffix": suffix_answers(prompts, tags, train),
+        "majority": majority_answers(tags, train),
+    }
+    right = {
+        name: np.array([text == answer for text, answer in zip(texts, answers, strict=True)], bool)
+        for name, texts in found.items()
+    }
+    return Lookup(rows, right, len(train.tags))
+
+
+def mean_lookup(rates: Sequence[dict | None]) -> dict | None:
+    """The mean over seeds of Lookup.rates, which differ where each seed has rows of its own."""
+    known = [rate for rate in rates if rate]
+    if not known:
+        return None
+    return {**known[0], **{name: float(np.mean([r[name] for r in known])) for name in LOOKUPS}}
+
+
+def lookup_words(rates: dict | None) -> str:
+    """The best baseline in a column of a table: `7.8% nearest`; `-` where nothing was looked up."""
+    if not rates:
+        return "-"
+    best = max(LOOKUPS, key=rates.get)  # the first of equals
+    return f"{rates[best]:.1%} {best}" if rates[best] else "0.0%"
 
 
 # ----------------------------------------------------------------------------------------------

@@ -14,15 +14,22 @@ from rapidfuzz.distance import Levenshtein
 from data.baselines import (
     TrainingTexts,
     chance_exact_match,
+    look_up,
+    lookup_words,
     majority_answers,
+    mean_lookup,
     nearest_answers,
     nearest_neighbours,
     ngram_log2_probs,
+    some_rows,
     suffix_answers,
+    training_texts,
 )
-from data.generate import SEED, add_only_sets, processed_sets
-from data.tasks import split_example
+from data.formats import Tokenizer, build_examples
+from data.generate import SEED, add_only_sets, build_tokenizer, processed_sets
+from data.tasks import TASKS, split_example
 
+CHARACTERS = list(build_tokenizer(TASKS)["itos"].values())
 texts = st.text(alphabet="12 ", max_size=5)
 rows = st.lists(st.tuples(st.sampled_from("ab"), texts, texts), min_size=1, max_size=12)
 
@@ -206,5 +213,53 @@ def test_what_pure_lookup_scores_on_the_standard_sets():
     assert nearest == {"add": 0.4, "copy": 0, "rel": 7.8, "rev": 0, "sort": 0}
     suffix = exact_match_by_tag(sets["train_dedup"], sets["val"], suffix_answers)
     assert suffix == {"add": 0, "copy": 0, "rel": 7.4, "rev": 0, "sort": 0}
+    tokenizer = Tokenizer(CHARACTERS)
+    train, val = (build_examples(sets[name], tokenizer, name) for name in ("train_dedup", "val"))
+    found = look_up(val, np.arange(len(val)), training_texts(train))
+    of_rel = found.rates(np.flatnonzero(val.tags.isin(["rel"])))
+    assert of_rel == {
+        "n": 500,
+        "n_train": 50_000,
+        "nearest": 0.078,
+        "suffix": 0.074,
+        "majority": 0.03,
+    }
+    assert found.rates(np.arange(2500))["nearest"] == (39 + 2) / 2500
     for lookup in (nearest_answers, suffix_answers):
         assert exact_match_by_tag(sums["train"], sums["val"], lookup) == {"add": 0}
+
+
+def test_what_is_looked_up_is_a_fixed_part_of_many_rows_and_long_ones():
+    raws = [f"[copy] {i:06d} | {i:06d}" for i in range(3000)]
+    examples = build_examples(raws, Tokenizer(CHARACTERS), "x")
+    rows = np.arange(0, 3000, 2)
+    some = some_rows(examples, rows, 100, 10**6)
+    assert len(some) == 100
+    assert (np.diff(some) > 0).all()
+    assert (some % 2 == 0).all()
+    assert (some == some_rows(examples, rows, 100, 10**6)).all()
+    length = int(examples.lengths[0])
+    assert len(some_rows(examples, rows, 100, 10 * length)) == 10
+    assert len(some_rows(examples, rows, 100, 1)) == 1
+    assert (some_rows(examples, rows, 1500, 1500 * length) == rows).all()
+    # 2,500 queries at most; what is not asked does not count as wrong.
+    found = look_up(examples, np.arange(3000), training_texts(examples))
+    rates = found.rates(np.arange(3000))
+    majority = float(np.mean(found.rows == 0))  # all answers occur once: the first by code points
+    asked = {"n": 2500, "n_train": 3000}
+    assert rates == {**asked, "nearest": 1, "suffix": 1, "majority": majority}
+    assert found.rates(np.setdiff1d(np.arange(3000), found.rows)) is None
+
+
+def test_the_lookup_of_seeds_is_averaged_and_the_best_baseline_named():
+    rates = [
+        {"n": 4, "n_train": 9, "nearest": near, "suffix": 0.5, "majority": 0.25}
+        for near in (1, 0.5)
+    ]
+    mean = mean_lookup([rates[0], None, rates[1]])
+    assert mean == {"n": 4, "n_train": 9, "nearest": 0.75, "suffix": 0.5, "majority": 0.25}
+    assert mean_lookup([None, None]) is None
+    assert lookup_words(mean) == "75.0% nearest"
+    assert lookup_words({**mean, "nearest": 0.0}) == "50.0% suffix"
+    assert lookup_words(dict.fromkeys(("nearest", "suffix", "majority"), 0.0)) == "0.0%"
+    assert lookup_words(None) == "-"

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,9 +15,10 @@ import torch
 
 import evaluate_ood
 import metrics
-from data.formats import Tokenizer
+from data.formats import Tokenizer, load_examples
 from data.generate import SUITES as SUITES_MADE
 from data.generate import build_tokenizer, make_missing
+from data.subsets import Subsets
 from ood_models import (
     SUITES,
     TASKS,
@@ -26,6 +28,7 @@ from ood_models import (
     make_home,
     read,
     save_model,
+    vocabulary,
     write_suite,
 )
 from runtime.files import sha256_of
@@ -204,6 +207,65 @@ def test_chance_stands_beside_a_rate_near_it(home, tmp_path, monkeypatch, capsys
     ]
     said = {line.split()[0]: line.partition("chance is ")[2] for line in table}
     assert said == {"add": "", "mine": "", "rel": "3.8%"}
+
+
+def test_what_lookup_answers_stands_beside_every_rate(home, tmp_path, capsys):
+    """Trained on 1 + 2, 30 + 4 and one row each of rev and sort."""
+    suites = write_suite(tmp_path / "s", ["[add] 1 + 02 | 3", "[add] 31 + 4 | 35"], "ood_add")
+    write_suite(suites, ["[rev] 1 2 1 | 3 2 1", "[copy] 1 | 1"], "ood_odd")
+    results, lines = evaluate(home / "run/best_model.pth", suites, tmp_path / "out")
+    right = {line["prompt"]: line["lookup_right"] for line in lines}
+    every = ["nearest", "suffix", "majority"]
+    assert right == {
+        "[add] 1 + 02 | ": every,
+        "[add] 31 + 4 | ": [],
+        "[rev] 1 2 1 | ": every,
+        "[copy] 1 | ": [],  # a tag that is in no training row
+    }
+    assert results["training_set"]["lookup_rows"] == 4
+    rates = {name: suite["headline"]["lookup"] for name, suite in results["suites"].items()}
+    assert rates["ood_add"]["nearest"] == 0.5
+    assert rates["ood_odd"] == {"n": 1, "nearest": 1, "suffix": 1, "majority": 1}
+    assert results["suites"]["ood_odd"]["by_task"]["rev"]["lookup"] == rates["ood_odd"]
+    table = {x.split()[0]: x for x in capsys.readouterr().out.splitlines() if x}
+    assert "  lookup " in table["suite"]
+    assert "  50.0% nearest " in table["add"]
+    assert table["suite"].index("lookup") == table["add"].index("50.0% nearest")
+
+
+def test_without_the_training_file_nothing_is_looked_up(home, tmp_path, capsys):
+    (tmp_path / "train.txt").write_text("[add] 1 + 2 | 3\n")
+    model = save_model(tmp_path / "m.pth", tmp_path / "train.txt")
+    (tmp_path / "train.txt").unlink()
+    results, lines = evaluate(model, home / "suites", tmp_path / "out")
+    assert {line["lookup_right"] for line in lines} == {None}
+    assert {suite["all"]["lookup"] for suite in results["suites"].values()} == {None}
+    said = capsys.readouterr().out
+    assert "the training set and the sizes in it are unknown" in said
+    assert re.search(r"%\] +- +\d", said)
+
+
+def test_the_seeds_of_a_panel_look_in_their_own_rows(home, tmp_path):
+    rows = [f"[add] {10 + i} + {i} | {10 + 2 * i}" for i in range(40)]
+    (tmp_path / "train.txt").write_text("\n".join(rows))
+    for seed in (0, 1):
+        path = save_model(
+            tmp_path / f"run/seed_{seed}/best_model.pth", tmp_path / "train.txt", seed
+        )
+        torch.save({**torch.load(path, weights_only=True), "subset": 0.5}, path)
+    suites = write_suite(tmp_path / "s", rows, "ood_train")
+    results, lines = evaluate(tmp_path / "run", suites, tmp_path / "out")
+    subsets = Subsets(load_examples(tmp_path / "train.txt", Tokenizer(vocabulary())), 0.5)
+    for seed in (0, 1):
+        found = {line["prompt"] for line in lines if line["seed"] == seed and line["lookup_right"]}
+        own = {rows[i].split("| ")[0] + "| " for i in subsets.rows(seed)}
+        assert own <= found
+        assert len(found) < 40
+    each = [read(tmp_path / f"run/seed_{s}/ood_results_s")[0]["headline"] for s in (0, 1)]
+    rates = [headline["other"]["lookup"]["nearest"] for headline in each]
+    assert all(0.5 <= rate < 1 for rate in rates)
+    mean = results["headline"]["other"]["lookup"]["nearest"]
+    assert mean == pytest.approx(sum(rates) / 2)
 
 
 def test_results_of_another_checkpoint_or_other_suites_have_a_folder_of_their_own(home):

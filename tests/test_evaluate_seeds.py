@@ -148,7 +148,9 @@ def test_equal_seeds_are_as_sure_as_their_examples(home, tmp_path, monkeypatch, 
 
 def test_merged_intervals_tell_seeds_that_err_alike_from_seeds_that_err_apart():
     def result(right):
-        rows = [{"task": "add", "prediction": p, "answer": "1"} for p in right]
+        rows = [
+            {"task": "add", "prediction": p, "answer": "1", "lookup_right": None} for p in right
+        ]
         return {"by_task": {"add": evaluate_ood.stats(rows)}, "overlap": 0.25, "all": None}
 
     half = "1" * 200 + "0" * 200
@@ -159,7 +161,8 @@ def test_merged_intervals_tell_seeds_that_err_alike_from_seeds_that_err_apart():
     assert apart["exact_match_low"] > 0.49
     one = evaluate_ood.merge_seeds([result(half)])
     assert one["overlap"] == 0.25
-    assert one["by_task"]["add"] == {**metrics.summarize(list(half), ["1"] * 400), "chance": 0.1}
+    beside = {"chance": 0.1, "lookup": None}
+    assert one["by_task"]["add"] == {**metrics.summarize(list(half), ["1"] * 400), **beside}
 
 
 def test_a_folder_of_seeds_with_a_broken_config_is_told(home, tmp_path, capsys):

@@ -77,6 +77,14 @@ def test_memorization_report_on_a_hand_made_case(monkeypatch):
     assert by_rows["train"] >= 0.5
     # A number of four digits, and one of two.
     assert [row["chance"] for row in report["by_task"]] == pytest.approx([1 / 9000, 1 / 90])
+    # "1112" and "2225" are nearest to 1111 and 2222; every prompt is its task's own answer reversed
+    # or not, so no other baseline is right.
+    none = dict.fromkeys(("nearest", "suffix", "majority"), 0.0)
+    assert [row["lookup"] for row in report["by_task"]] == [
+        {"n": 3, "n_train": 20, **none},
+        {"n": 1, "n_train": 20, **none},
+    ]
+    assert report["lookup"] == {"n": 4, "n_train": 20, **none}
     counts = [(g["group"], g["n"], g["exact_match"]) for g in report["by_repeat_count"]]
     # One of each task at each count; 8 is left out, for [copy] lacks it. 3 is grouped with 2.
     assert counts == [(0, 4, 0.25), (1, 2, 0.0), (2, 2, 0.5)]
@@ -120,6 +128,22 @@ def test_memorization_report_on_a_hand_made_case(monkeypatch):
     assert overlap["wrong"] == pytest.approx((1 + 0 + 0) / 3)
     assert (report["entropy"]["n_right"], report["entropy"]["n_wrong"]) == (1, 3)
     assert report["confidence"]["right"] == pytest.approx(0.9)
+
+
+def test_the_report_has_what_lookup_answers_beside_each_task(monkeypatch):
+    train = ["[rel] ABC up 1 A | B", "[rel] ABC up 1 B | C", "[add] 1 + 2 | 3", "[add] 4 + 4 | 8"]
+    train += ["[add] 70 + 1 | 71"] * 2
+    val = ["[rel] ABC up 1 Z | C", "[rel] ABC up 1 A ? | B", "[add] 70 + 2 | 72", "[add] 7 + 1 | 8"]
+    val += ["[add] 60 + 11 | 71"]
+    data = data_of(train, val)
+    report = report_of(monkeypatch, data, dict.fromkeys(val, ""))
+    rates = {row["group"]: row["lookup"] for row in report["by_task"]}
+    # Both rows are as near to "ABC up 1 Z", and the first wins.
+    assert rates["rel"] == {"n": 2, "n_train": 6, "nearest": 0.5, "suffix": 0.5, "majority": 0.5}
+    # Only the commonest answer, 71, is right, and once.
+    assert rates["add"]["majority"] == 1 / 3
+    assert report["lookup"]["n"] == 5
+    assert report["lookup"]["majority"] == 2 / 5
 
 
 def test_an_answer_that_is_none_of_its_task_has_no_chance(monkeypatch):

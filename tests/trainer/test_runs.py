@@ -346,15 +346,18 @@ def test_positions_are_trained_with_each_kind_and_generation_fits_the_table(worl
             assert generated.ids[r][i] == reference_decode(models[r], 0, prompt, n_answer)[0]
 
 
+LOOKUP = {"n": 10, "n_train": 40, "nearest": 0.1, "suffix": 0.2, "majority": 0.2}
+
+
 def file_of_rates(best, last, tasks=("add",), epoch=7):
     """memorization.json with these rates on 10 examples a task."""
 
     def model(rate, epoch):
         stats = {"n": 10, "exact_match": rate}
         gap = {"gap": 0.1, "low": 0.0, "high": 0.2, "train": 0.6, "unseen": 0.5}
-        by_task = [{"group": task, **stats} for task in tasks]
+        by_task = [{"group": task, **stats, "lookup": LOOKUP} for task in tasks]
         held_out = {"held_out": "unseen", "unseen": stats, "gap": gap, "gap_by_rows": gap}
-        return {"epoch": epoch, "by_task": by_task, **held_out}
+        return {"epoch": epoch, "by_task": by_task, "lookup": LOOKUP, **held_out}
 
     same = last == best
     return {"best": model(best, epoch), "last": model(last, 20), "last_is_best": same}
@@ -363,9 +366,9 @@ def file_of_rates(best, last, tasks=("add",), epoch=7):
 def test_the_table_has_the_best_beside_the_last_model():
     title, heads, row, *gaps = t.results_table([file_of_rates(0.5, 0.9)], [4])
     assert title == "exact match on unseen examples, 95 % interval"
-    assert heads.split("  ")[-1].strip() == "last model, epoch 20"
-    assert "best model, epoch 7" in heads
-    cells = "add 10 50.0% [23.7%, 76.3%] 90.0% [59.6%, 98.2%]"  # Wilson's
+    headings = "task n best model, epoch 7 last model, epoch 20 lookup"
+    assert " ".join(heads.split()) == headings
+    cells = "add 10 50.0% [23.7%, 76.3%] 90.0% [59.6%, 98.2%] 20.0% suffix"  # Wilson's
     assert " ".join(row.split()) == cells
     assert gaps == [
         f"{name}: generalization gap +10.0 points [+0.0, +20.0]: 60.0% on training examples, "
@@ -373,8 +376,8 @@ def test_the_table_has_the_best_beside_the_last_model():
         for name in ("best model, epoch 7", "last model, epoch 20")
     ]
     _, heads, row, gap = t.results_table([file_of_rates(0.5, 0.5)], [4])
-    assert heads.split("  ")[-1].strip() == "best and last model"
-    assert " ".join(row.split()) == "add 10 50.0% [23.7%, 76.3%]"
+    assert " ".join(heads.split()) == "task n best and last model lookup"
+    assert " ".join(row.split()) == "add 10 50.0% [23.7%, 76.3%] 20.0% suffix"
     assert gap.startswith("best and last model, epoch 7: generalization gap +10.0 points")
 
 
@@ -384,7 +387,7 @@ def test_the_table_tells_seeds_apart_and_a_single_task_once():
     assert lines[0].endswith("95 % interval over 2 seeds and examples")
     assert [line.split()[0] for line in lines[2:5]] == ["add", "rel", "all"]
     # That both seeds are equal makes nothing surer than 10 examples do.
-    cells = "10 50.0% [23.7%, 76.3%] 90.0% [59.6%, 98.2%]"
+    cells = "10 50.0% [23.7%, 76.3%] 90.0% [59.6%, 98.2%] 20.0% suffix"
     assert all(" ".join(line.split()).endswith(cells) for line in lines[2:5])
     assert [line.split(":")[0] for line in lines[5:]] == [
         f"seed {seed}, {model}"
@@ -393,12 +396,23 @@ def test_the_table_tells_seeds_apart_and_a_single_task_once():
     ]
 
 
+def test_lookup_beside_the_rates_is_the_mean_over_seeds_of_the_best_baseline():
+    reports = [file_of_rates(0.5, 0.5, ("add", "rel")) for _ in range(2)]
+    for report, nearest in zip(reports, (0.6, 0.1), strict=True):  # as a panel's seeds differ
+        add, rel = report["best"]["by_task"]
+        add["lookup"] = {**LOOKUP, "nearest": nearest}
+        rel["lookup"] = None
+        report["best"]["lookup"] = {**LOOKUP, "nearest": 0.0, "suffix": 0.0, "majority": 0.0}
+    lines = t.results_table(reports, [4, 9])
+    assert [line.partition("]")[2].strip() for line in lines[2:5]] == ["35.0% nearest", "-", "0.0%"]
+
+
 def test_a_seed_without_a_last_model_leaves_the_column_of_the_last_ones():
     diverged = {**file_of_rates(0.1, 0.9), "last": None}
     lines = t.results_table([file_of_rates(0.5, 0.9), diverged], [0, 1])
-    assert lines[1].split("  ")[-1].strip() == "last model of 1 of the seeds"
+    assert "  last model of 1 of the seeds" in lines[1]
     assert lines[2].split()[2] == "30.0%"
-    assert lines[2].split()[5:] == ["90.0%", "[59.6%,", "98.2%]"]
+    assert lines[2].split()[5:8] == ["90.0%", "[59.6%,", "98.2%]"]
     assert [line.split(":")[0] for line in lines[3:]] == [
         "seed 0, best model, epoch 7",
         "seed 0, last model, epoch 20",
