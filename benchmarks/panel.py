@@ -8,7 +8,6 @@ table of processor seconds a thousand training rows. The scoring of the panel's 
 after each epoch here and 12 times in a long run.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -89,7 +88,7 @@ def compare(args):
 
 
 def build_parser():
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--data", default="data/add_only/train.pkl", help="training set")
     parser.add_argument("--replicas", type=int, default=16, help="seeds of the panel")
     parser.add_argument("--epochs", type=int, default=2, help="epochs that are measured")
