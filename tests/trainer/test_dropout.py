@@ -10,6 +10,7 @@ import torch
 import train_minigpt_4070 as t
 from trainer.helpers import (
     CPU,
+    TRAIN_ROWS,
     assert_same_weights,
     batch_of,
     build,
@@ -182,6 +183,15 @@ def test_a_step_of_a_replica_with_dropout_is_the_same_alone_and_among_others():
         torch.testing.assert_close(several[r], norms[0], rtol=1e-4, atol=1e-6)
         for p, q in zip(alone.parameters(), together.parameters(), strict=True):
             torch.testing.assert_close(q[r : r + 1], p, rtol=1e-4, atol=1e-6)
+
+
+def test_every_step_of_a_run_has_noise_of_its_own_by_the_seeds_that_train(world, monkeypatch):
+    asked, original = [], t.dropout_noise
+    monkeypatch.setattr(
+        t, "dropout_noise", lambda seeds, step: asked.append((seeds, step)) or original(seeds, step)
+    )
+    assert go(world, *words("--epochs 3 --dropout 0.3 --seeds 4,7")) == 0
+    assert asked == [([4, 7], step) for step in range(3 * math.ceil(len(TRAIN_ROWS) / 8))]
 
 
 def last_loss(folder):
