@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from data.audit import hold_out
 from data.formats import Examples, Tokenizer, load_examples, load_tokenizer
+from data.readers import RowFormat
 from data.subsets import Subsets
 from data.tasks import TASKS, split_example
 from runtime.errors import UserError
@@ -147,11 +149,11 @@ def read_files(config: dict, data_dir: Path | None) -> tuple[Tokenizer, Examples
                 "restore it, or name the folder of the right one by --data_dir"
             )
     tokenizer = load_tokenizer(paths["tokenizer"])
-    return (
-        tokenizer,
-        load_examples(paths["train"], tokenizer),
-        load_examples(paths["val"], tokenizer),
-    )
+    row_format = RowFormat.of(config["data"]["train"])
+    train = load_examples(paths["train"], tokenizer, row_format)
+    if config["data"]["val"].get("held_out_rows"):
+        return tokenizer, *hold_out(train, paths["train"])
+    return tokenizer, train, load_examples(paths["val"], tokenizer, row_format)
 
 
 def check_draws(ledger: Panel, subsets: Subsets, folder: Path) -> int:

@@ -583,3 +583,19 @@ def test_a_tiny_panel_from_training_to_figures(tmp_path, capsys):
     ledger.write(panel / "seed_2")
     assert script.main(["--model", str(panel), "--device", "cpu"]) == 2
     assert "the ledger of seed 2 does not fit its last.pth" in capsys.readouterr().err
+
+
+def test_a_panel_of_own_data_is_read_as_it_was_trained(tmp_path):
+    """Columns, a tag and a held-out tenth, which no file says but config.json."""
+    rows = [f"{a} + 1,{a + 1}" for a in range(40)]
+    (tmp_path / "mine.csv").write_text("\n".join(["q,a", *rows]) + "\n")
+    command = [sys.executable, ROOT / "train_minigpt_4070.py", "--out_dir", tmp_path / "panel"]
+    command += ["--data", tmp_path / "mine.csv", "--columns", "prompt=q,answer=a", "--task", "add"]
+    command += ["--device", "cpu", "--seeds", "0-1", "--subset", "0.5", "--d_model", "16"]
+    command += ["--n_layers", "1", "--n_heads", "2", "--epochs", "1", "--no-show_samples"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    panel, _ = read(tmp_path / "panel")
+    assert len(panel.columns.tags) == 40
+    assert (panel.n_train, set(panel.columns.tags)) == (36, {"add"})
+    assert sorted(panel.columns.prompts) == sorted(f"{a} + 1" for a in range(40))
