@@ -115,6 +115,33 @@ def test_memorization_is_that_of_the_last_model_or_of_the_best_where_no_seed_has
     assert (run.memorization_of, len(run.memorization)) == ("last", 1)
 
 
+def hashes(train="a", val="b"):
+    return {"train": {"sha256": train}, "val": {"sha256": val}}
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"seed": 1, "data": hashes(), "arguments": {"lr": 1, "seed": 1, "device": "cuda"}}, ""),
+        ({"seed": 0, "data": hashes(), "arguments": {"lr": 1}}, "both hold seed 0"),
+        ({"seed": 1, "data": hashes(train="c"), "arguments": {"lr": 1}}, "its training set"),
+        ({"seed": 1, "data": hashes(val="c"), "arguments": {"lr": 1}}, "its validation set"),
+        ({"seed": 1, "data": hashes(), "arguments": {"lr": 2}}, "--lr (2 and 1)"),
+    ],
+)
+def test_seeds_of_a_folder_must_be_of_one_run_and_distinct(tmp_path, other, said):
+    first = {"seed": 0, "data": hashes(), "arguments": {"lr": 1, "seed": 0, "device": "cpu"}}
+    for i, config in enumerate((first, other)):
+        write(tmp_path / f"seed_{i}", config=config)
+    if not said:
+        assert len(load_run(tmp_path, "run").seeds) == 2
+        return
+    with pytest.raises(UserError) as error:
+        load_run(tmp_path, "run")
+    assert said in str(error.value)
+    assert str(tmp_path / "seed_1") in str(error.value)
+
+
 def test_a_folder_without_records_is_told(tmp_path):
     with pytest.raises(UserError, match=r"no epoch in a metrics.jsonl and no ood_results.json"):
         load_run(tmp_path, "run")
