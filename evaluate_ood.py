@@ -743,7 +743,7 @@ def print_opening(model: Path, replicas: Replicas, device: torch.device) -> None
 
 def evaluate(args) -> dict:
     """Run every suite, print the table and write the results. Returns those in --out_dir."""
-    # Everything is loaded, and every mistake told, before anything is run or written.
+    # Everything is loaded, and every mistake reported, before anything is run or written.
     ood_dir = standard_path(args.ood_dir) if args.ood_dir else STANDARD_SUITES
     model = Path(args.model)
     out_dir = find_out_dir(model, args.out_dir, ood_dir)
@@ -769,11 +769,11 @@ def evaluate(args) -> dict:
             break
         except PredictionsNotFinite as error:
             bad = [replicas.paths[r] for r in error.rows]
-            told = f"{bad[0]} predicts no finite numbers; its training had diverged"
+            problem = f"{bad[0]} predicts no finite numbers; its training had diverged"
             left = [path for path in replicas.paths if path not in bad]
             if not left:
-                raise UserError(f"{told}; train again with a lower --lr") from None
-            print(f"note: {told}; this seed is passed over, and the table begins again")
+                raise UserError(f"{problem}; train again with a lower --lr") from None
+            print(f"note: {problem}; this seed is passed over, and the table begins again")
             replicas = usable_replicas(left, device)
 
     common = {
@@ -806,8 +806,8 @@ def evaluate(args) -> dict:
         together |= {"model": str(model), "seed": None, "seeds": replicas.seeds, **when}
         together["passed_over"] = [str(path) for path in paths if path not in replicas.paths]
     write_results(out_dir, together, [row for rows in lines for row in rows])
-    figures, told = figures_or_notice(out_dir, out_dir)
-    said = [*remarks(together), *advice(together, out_dir, figures), *filter(None, [told])]
+    figures, not_drawn = figures_or_notice(out_dir, out_dir)
+    said = [*remarks(together), *advice(together, out_dir, figures), *filter(None, [not_drawn])]
     print("", *said, sep="\n")
     return together
 

@@ -2745,7 +2745,7 @@ def results_table(reports, seeds):
             line += f"  {rate:24}"
         line += f"  {lookup_words(mean_lookup([cell['lookup'] for cell in cells[0]])):14}"
         chance = cells[0][0].get("chance") or 0
-        if chance >= 0.001 and any(s["low"] <= chance <= s["high"] for s in rates):
+        if chance >= 0.001 and any(chance >= s["low"] for s in rates):
             line += f"  chance is {chance:.1%}"
         lines.append(line)
     for seed, report in zip(seeds, reports, strict=True):

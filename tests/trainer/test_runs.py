@@ -474,6 +474,10 @@ def test_the_table_names_chance_beside_a_rate_near_it_and_the_gap_by_rows_beside
     rel, add = t.results_table([record], [4])[2:4]
     assert rel.endswith("  chance is 3.8%")  # within [0, 27.8] of the best model
     assert add.endswith("  chance is 0.1%")
+    below = file_of_rates(0.0, 0.0, ("rel", "add"))
+    for report in (below["best"], below["last"]):
+        report["by_task"][0] |= {"n": 500, "outcomes": "0" * 500, "chance": 1 / 26}
+    assert t.results_table([below], [4])[2].endswith("  chance is 3.8%")  # of [0, 0.8]
     record["best"]["by_task"][1] |= {"exact_match": 0.5}
     record["last"]["gap_by_rows"] = {**record["last"]["gap"], "gap": 0.3, "low": 0.2, "high": 0.4}
     lines = t.results_table([record], [4])
