@@ -18,7 +18,6 @@ from runtime.files import read_bytes, write_atomically
 FILE = "ledger.npz"
 FORMAT = 1
 MAX_BYTES = 2**30  # of one seed's file, and of the arrays in it
-MAX_ENTRIES = 2**28  # scores of one seed, all kept epochs together
 FIXED = ("format", "seed", "share", "n_train", "n_canaries", "keys", "members", "canary_counts")
 SERIES = ("epochs", "steps", "bits", "exact")
 
@@ -190,8 +189,9 @@ class Panel:
 def read_panel(folders: list[Path]) -> tuple[Panel, list[str]]:
     """The Panel of the ledgers in the seeds' `folders`, and notices.
 
-    A seed that left early (it diverged) lacks the last epochs: it is left out, with a notice. Seeds
-    whose ledgers speak of other examples are refused: they are not of one panel.
+    A seed that left early (it diverged), or that overflowed on an example, lacks epochs: it is left
+    out, with a notice. Seeds whose ledgers speak of other examples are refused: they are not of one
+    panel.
     """
     ledgers = [read_ledger(folder / FILE) for folder in folders]
     longest = max(ledgers, key=lambda ledger: len(ledger.epochs))
@@ -211,10 +211,11 @@ def read_panel(folders: list[Path]) -> tuple[Panel, list[str]]:
         if np.array_equal(ledger.steps, longest.steps):
             whole.append(ledger)
         else:
-            notices.append(
-                f"seed {ledger.seed} is left out: its ledger ends with epoch "
-                f"{ledger.epochs.max(initial=0)}, the others' with {longest.epochs.max(initial=0)}"
-            )
+            end, others_end = (found.epochs.max(initial=0) for found in (ledger, longest))
+            why = f"ends with epoch {end}, the others' with {others_end}"
+            if end == others_end:  # it overflowed on an example, as `keep_in_ledger` says
+                why = "lacks epochs that the others' have"
+            notices.append(f"seed {ledger.seed} is left out: its ledger {why}")
     if len({ledger.seed for ledger in whole}) < len(whole):
         raise UserError(f"{folders[0].parent} holds one seed twice; remove the copy")
     if not len(longest.epochs):

@@ -122,6 +122,14 @@ def test_a_panel_stacks_its_seeds_and_leaves_out_one_that_left_early(tmp_path):
     assert panel.keys[panel.held_out].tolist() == ledgers[0].keys[13:].tolist()
 
 
+def test_a_seed_that_lacks_an_epoch_in_between_is_left_out(tmp_path):
+    lacking = make_ledger(1, n_epochs=1)
+    lacking.add(4, 400, np.zeros(18), np.zeros(18))
+    panel, notices = read_panel(write_all(tmp_path, [make_ledger(0), lacking]))
+    assert panel.seeds == [0]
+    assert notices == ["seed 1 is left out: its ledger lacks epochs that the others' have"]
+
+
 def test_seeds_of_other_panels_are_refused(tmp_path):
     ledgers = [make_ledger(0), make_ledger(1)]
     ledgers[1].keys = ledgers[1].keys + 1
