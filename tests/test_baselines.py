@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
@@ -177,7 +177,6 @@ def test_a_neighbour_is_another_row_of_the_same_tag():
     assert distance.tolist() == [1, 1, -1, 0, -1]
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from("ab"), st.text("123", max_size=4)), min_size=1, max_size=12)
 )

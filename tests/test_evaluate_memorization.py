@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import evaluate_memorization as script
@@ -199,7 +199,7 @@ def test_memory_that_doubles_with_the_repeats_has_slope_one():
 # ------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), R=st.integers(2, 9), n=st.integers(4, 40), E=st.integers(1, 4))
 def test_parts_add_up_and_rates_stay_within_bounds(scripted, seed, R, n, E):
     """Any membership and any ledger, replicas that all had an example or none had, included."""

@@ -16,7 +16,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from hostile import read_all
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data import formats, sources
@@ -49,7 +49,6 @@ def build(rows):
 # ----------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.text(CHARACTERS))
 def test_tokenizer_round_trip(text):
     ids = TOKENIZER.encode(text)
@@ -58,7 +57,6 @@ def test_tokenizer_round_trip(text):
     assert TOKENIZER.decode(ids) == text
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_unknown_characters_become_unk_and_nothing_else_does(text):
     ids = TOKENIZER.encode(text)
@@ -627,7 +625,6 @@ answer = line.filter(lambda text: " | " not in f" | {text}"[1:])
 rows_of_any_kind = st.lists(st.tuples(tag, line, answer), min_size=1, max_size=12)
 
 
-@settings(deadline=None)
 @given(st.sets(st.characters(codec="utf-8"), min_size=1, max_size=30), st.data())
 def test_any_tokenizer_brings_its_own_characters_back(characters, data):
     own = formats.Tokenizer(["<pad>", "<unk>", *sorted(characters), "<eos>"])
@@ -638,7 +635,6 @@ def test_any_tokenizer_brings_its_own_characters_back(characters, data):
     assert not set(ids.tolist()) & {own.pad, own.unk, own.eos}
 
 
-@settings(deadline=None)
 @given(rows_of_any_kind, st.integers(1, 5))
 def test_examples_give_back_every_row_and_agree_with_the_parser(parts, rows_at_once):
     rows = [f"[{tag}] {prompt} | {answer}" for tag, prompt, answer in parts]
@@ -675,7 +671,6 @@ def test_examples_give_back_every_row_and_agree_with_the_parser(parts, rows_at_o
     ]
 
 
-@settings(deadline=None)
 @given(st.one_of(st.text(max_size=40), line.map(lambda text: f"[a] {text}"), st.binary(max_size=9)))
 def test_any_row_is_an_example_or_the_one_error(row):
     try:
@@ -686,7 +681,6 @@ def test_any_row_is_an_example_or_the_one_error(row):
         assert examples.raw(0) == row
 
 
-@settings(deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
@@ -708,7 +702,6 @@ def test_plain_data_loads_as_it_was_and_any_file_is_data_or_the_one_error(
         formats.load_examples(write_pickle(path, [value]), TOKENIZER)
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(["a", "b", "c", "ab"]), min_size=1), st.data())
 def test_labels_are_a_compact_list(labels, data):
     names = data.draw(st.permutations(sorted(set(labels))))

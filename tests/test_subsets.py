@@ -27,7 +27,7 @@ def repeated(n, seed=0, tasks=("add", "sort")):
     return build(rows)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 60), st.floats(0.01, 1), st.integers(0, 2**32 - 1))
 def test_size_is_fixed_and_copies_stay_together(n, share, seed):
     train = repeated(n)

@@ -184,7 +184,7 @@ def test_rel_keys_ignore_the_order_of_facts_and_nothing_else(people, rng, direct
 
 
 @given(st.randoms(use_true_random=False), st.sampled_from(list(tasks.TASKS)))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_keys_ignore_spaces_and_leading_zeros(rng, task):
     tag, prompt, _ = split_example(tasks.draw_example(rng, task))
     key = canonical_key(tag, prompt)
@@ -198,7 +198,7 @@ def test_keys_ignore_spaces_and_leading_zeros(rng, task):
 
 
 @given(st.randoms(use_true_random=False), st.sampled_from(list(tasks.TASKS)), st.integers(0, 9))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_draw_of_any_size_is_right_has_its_size_and_one_owner(rng, task, size):
     sizes = list(tasks.TASKS[task].systematic)
     wanted = sizes[size * len(sizes) // 10]
@@ -376,7 +376,7 @@ def test_an_answer_of_another_form_has_no_legal_answers(task, answer):
 
 
 @given(st.randoms(use_true_random=False), st.sampled_from(list(tasks.TASKS)), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_perturbed_prompt_is_another_example_under_the_same_rule(rng, task, long):
     record = tasks.TASKS[task]
     size = tasks.pick(rng, record.extrapolation) if long else None

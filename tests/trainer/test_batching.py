@@ -99,7 +99,7 @@ def test_each_replica_keeps_its_own_order():
         assert together.slot[r][real].tolist() == alone.slot[0][alone_real].tolist()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.text("0123 |", max_size=9), st.text("0123 ", max_size=9)), min_size=1),
     st.integers(1, 3),
