@@ -130,7 +130,9 @@ def budget_epochs_figure(results: dict, columns: dict):
             colour, hatch = PARTS[part]
             ax.fill_between(x, low, high, color=colour, hatch=hatch, edgecolor="white", label=part)
         against = {"facecolor": "none", "edgecolor": COLOURS[0], "hatch": "xx", "linewidth": 0}
-        ax.fill_between(x, np.minimum(rule, 0), 0, where=rule < 0, label="rule below 0", **against)
+        if rule.min() < 0:  # memory has to fill what the rule takes away
+            below = {"where": rule < 0, "interpolate": True, "label": "rule below 0"}
+            ax.fill_between(x, rule, 0, **below, **against)
         ax.plot(x, rule, color="black", linewidth=0.8)
         ax.plot(x, rule + memory, color="black", linewidth=0.8)
         ax.axhline(0, color="0.4", linewidth=0.8)
@@ -138,7 +140,12 @@ def budget_epochs_figure(results: dict, columns: dict):
         ax.set_xlim(x.min(), x.max())
         title = f"{group}: {rule[-1]:.1f} rule, {memory[-1]:.1f} memory"
         label_axes(ax, title, "epoch", "bits of an answer" if ax is axes[0] else "")
-    axes[-1].legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1))
+    labelled = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            labelled.setdefault(label, handle)
+    beside = {"fontsize": 9, "loc": "upper left", "bbox_to_anchor": (1.01, 1)}
+    axes[-1].legend(list(labelled.values()), list(labelled), **beside)
     others = len(series) - len(groups)
     note = f" {others} groups more are in memorization_results.json." if others else ""
     caption(fig, f"Means over {results['panel']['replicas']} replicas at the kept epochs.{note}")
@@ -234,8 +241,9 @@ def repeats_figure(results: dict, columns: dict):
     right = next(iter(tables.values()))
     first, last = right[0], right[-1]
     title = (
-        f"Having seen an example adds {first['exact']['memory']:.0%} at "
-        f"{first['repeat_count']} row, {last['exact']['memory']:.0%} at {last['repeat_count']}"
+        f"Having seen an example adds {100 * first['exact']['memory']:.0f} points at "
+        f"{first['repeat_count']} row, {100 * last['exact']['memory']:.0f} at "
+        f"{last['repeat_count']}"
     )
     label_axes(axes[0], title, "rows of the example", "memory: exact match, IN minus OUT")
     label_axes(axes[1], "The same in bits", "rows of the example", "memory, bits")
