@@ -239,6 +239,23 @@ def example_interval(rights: np.ndarray) -> tuple[float, float]:
     return _score_interval(float(shares.mean()), n / design_effect, z)
 
 
+def paired_interval(differences: Sequence[float]) -> tuple[float, float]:
+    """95 % interval for how much more often one model is right than another on the same examples.
+
+    differences float [n], -1..1: of each example right in the one (1 or 0) minus right in the
+    other, or the mean of that over seeds. Half an example is added to each of the four outcomes of
+    a pair (Agresti and Min 2005), so that a few pairs that agree do not look certain. Only examples
+    that the two answer differently widen it, as in McNemar's test. (nan, nan) for none.
+    """
+    d = _as_finite("differences", differences)
+    if not len(d):
+        return math.nan, math.nan
+    n = len(d) + 2
+    mean = d.sum() / n
+    half = NormalDist().inv_cdf(0.975) * math.sqrt(((d @ d + 1) / n - mean * mean) / n)
+    return max(-1.0, float(mean - half)), min(1.0, float(mean + half))
+
+
 # ------------------------------------------------------------------------------------------------
 # tables: rates with n and interval
 # ------------------------------------------------------------------------------------------------
@@ -398,6 +415,18 @@ def _reach(rows: Sequence[dict]) -> tuple[float, float]:
     return float(below), float(above)
 
 
+def _paired_reach(rows: Sequence[dict], minus: Sequence[dict]) -> tuple[float, float] | None:
+    """How far a difference on the same named examples may lie from its mean on other examples."""
+    if not all(row.get("examples") for row in (*rows, *minus)):
+        return None
+    right, right_minus = _shared_outcomes(rows), _shared_outcomes(minus)
+    if right is None or right_minus is None or rows[0]["examples"] != minus[0]["examples"]:
+        return None
+    differences = right.mean(axis=0) - right_minus.mean(axis=0)
+    low, high = paired_interval(differences)
+    return max(0.0, differences.mean() - low), max(0.0, high - differences.mean())
+
+
 def over_seeds(rows: Sequence[dict], minus: Sequence[dict] | None = None) -> dict:
     """Mean over seeds of a rate, or of its difference to the rate in `minus`, other examples there.
 
@@ -410,7 +439,8 @@ def over_seeds(rows: Sequence[dict], minus: Sequence[dict] | None = None) -> dic
     other examples would change: low = mean - sqrt(t² s²/S + (p - l)²), high alike, where l is from
     `example_interval`, or without outcomes the mean over seeds of their Wilson intervals, which are
     about as wide or wider. A difference has the example term of both sides (MOVER: Howe 1974; Zou
-    and Donner 2008). So one seed has Wilson's interval, or Newcombe's, and equal seeds do not look
+    and Donner 2008), or, where both name the same "examples", that of `paired_interval`. So one
+    seed has Wilson's interval, or Newcombe's, and equal seeds do not look
     certain. tests/test_intervals.py simulates how often it holds the true rate.
     """
     for row in (*rows, *(minus or ())):
@@ -425,7 +455,8 @@ def over_seeds(rows: Sequence[dict], minus: Sequence[dict] | None = None) -> dic
     if minus is not None:
         values = values - [row["exact_match"] for row in minus]
         base_below, base_above = _reach(minus)
-        below, above = math.hypot(below, base_above), math.hypot(above, base_below)
+        apart = math.hypot(below, base_above), math.hypot(above, base_below)
+        below, above = _paired_reach(rows, minus) or apart
     half = seed_half_width(values)
     mean = float(_within(values.mean(), values))
     return {
@@ -467,6 +498,63 @@ def repeat_effects(seeds: Sequence[Sequence[dict]]) -> list[dict]:
             }
         )
     return effects
+
+
+def _task_and_outcome(row: dict) -> dict[str, tuple[str, bool]]:
+    """example -> (task, right) of a row of repeat counts; {} where its examples have no names."""
+    names, outcomes_of_row = row.get("examples", "").split(), row.get("outcomes", "")
+    tasks = [cell["group"] for cell in row.get("by_task", ()) for _ in range(cell["n"])]
+    if not len(names) == len(outcomes_of_row) == len(tasks):
+        return {}
+    rights = (character == "1" for character in outcomes_of_row)
+    return dict(zip(names, zip(tasks, rights, strict=True), strict=True))
+
+
+def matched_repeat_effects(repeated: Sequence[Sequence[dict]], once: Sequence[Sequence[dict]]):
+    """What repetition is worth on the very same examples: right where repeated minus where once.
+
+    repeated and once hold, for the same seeds in the same order, the rows of `by_group` over repeat
+    counts of two runs, with "examples", "outcomes" and in "by_task" the "group" and "n" of each
+    task, in that order. One dict for each count of `repeated` and each task, "all" of them first:
+    {"repeat_count", "task", "n", "n_seeds", "repeated", "once" (mean exact match), "difference",
+    "low", "high", "values"}, over the examples that stand once in the other run and that every seed
+    has. Count 1 and 0 (unseen in both) compare the runs where nothing differs but their training as
+    a whole: what the repeated examples gain beyond that is repetition. The interval is that of
+    `over_seeds` on paired examples.
+    """
+    effects = []
+    tables = [[{row["group"]: row for row in rows} for rows in run] for run in (repeated, once)]
+    counts = set.intersection(*map(set, tables[0])) if tables[0] else set()
+    for count in sorted(counts):
+        pair = [
+            [_task_and_outcome(rows.get(group, {})) for rows in run]
+            for run, group in zip(tables, (count, min(count, 1)), strict=True)
+        ]
+        shared = set.intersection(*(set(found) for found in (*pair[0], *pair[1])))
+        names = [name for name in pair[0][0] if name in shared]
+        task_of = {name: pair[0][0][name][0] for name in names}
+        tasks = sorted(set(task_of.values()))
+        for task in ["all", *tasks] if len(tasks) > 1 else tasks:
+            own = [name for name in names if task in ("all", task_of[name])]
+            with_repeats, without = ([_rate_of(found, own) for found in seeds] for seeds in pair)
+            effects.append({"repeat_count": count, "task": task, "n": len(own)})
+            effects[-1] |= _difference(with_repeats, without)
+    return effects
+
+
+def _rate_of(found: dict[str, tuple[str, bool]], names: list[str]) -> dict:
+    right = [found[name][1] for name in names]
+    return {**rate(right), **outcomes(names, right)}
+
+
+def _difference(repeated: Sequence[dict], once: Sequence[dict]) -> dict:
+    stats = over_seeds(repeated, minus=once)
+    means = {
+        name: float(np.mean([row["exact_match"] for row in rows]))
+        for name, rows in (("repeated", repeated), ("once", once))
+    }
+    ends = {key: stats[key] for key in ("low", "high", "values")}
+    return {"n_seeds": stats["n_seeds"], **means, "difference": stats["mean"], **ends}
 
 
 # ------------------------------------------------------------------------------------------------

@@ -21,13 +21,16 @@ One run writes into --out_dir (by default `<run>/plots`):
 
 Several runs write these into one folder each below --out_dir, and side by side into --out_dir:
 compare_learning.png, compare_tasks.png, compare_repeat_count.png, compare_repeat_effects.png,
-compare_ood.png. Of several paths those that are no run are passed over with a note. Where runs side
-by side differ in epochs, steps, parameters or training rows, the figures say so. With two or three
-seeds a figure shows each seed in place of an interval, which would be too wide to tell anything.
+compare_matched_repeats.png, compare_ood.png. Of several paths those that are no run are passed over
+with a note. Where runs side by side differ in epochs, steps, parameters or training rows, the
+figures say so. With two or three seeds a figure shows each seed in place of an interval, which
+would be too wide to tell anything.
 
 What repetition is worth is printed, and written to repeat_effects.json in --out_dir: exact match
 at each repeat count minus that of examples seen once, and of those minus unseen ones, taken within
 each seed; with a 95 % interval for other seeds and other examples, or Newcombe's for a single seed.
+Where another run has the repeated examples once, each count and task is also compared with the very
+same examples there, seed by seed: matched_repeat_effects.json, compare_matched_repeats.png.
 """
 
 import io
@@ -40,14 +43,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import chain
+from itertools import chain, permutations
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from data.tasks import TASKS
-from metrics import over_seeds, repeat_effects, wilson_interval
+from metrics import matched_repeat_effects, over_seeds, repeat_effects, wilson_interval
 from runtime.cli import Parser, path_text, run_main
 from runtime.errors import UserError
 from runtime.files import ROOT, check_writable, write_atomically, write_json
@@ -800,6 +803,100 @@ def effect_lines(effects: dict[str, list[dict]]) -> list[str]:
     return [*lines, ""]
 
 
+def matched_effects_of(runs: list[Run]) -> list[dict]:
+    """metrics.matched_repeat_effects of every two runs where one repeats what the other has once.
+
+    {"run", "once_in", "seeds" (those that both have), "grouped", "effects"} each.
+    """
+    found = []
+    for run, other in permutations(runs, 2):
+        by_seed = [
+            {m["seed"]: m["by_repeat_count"] for m in r.memorization if m["seed"] is not None}
+            for r in (run, other)
+        ]
+        seeds = sorted(set.intersection(*map(set, by_seed)))
+        effects = matched_repeat_effects(*([of[seed] for seed in seeds] for of in by_seed))
+        if any(effect["repeat_count"] > 1 for effect in effects):
+            grouped = any(map(grouped_counts, run.memorization))
+            about = {"run": run.name, "once_in": other.name, "seeds": seeds, "grouped": grouped}
+            found.append({**about, "effects": effects})
+    return found
+
+
+def times_words(count: int, grouped: bool) -> str:
+    if not count:
+        return "unseen"
+    return f"{count}–{2 * count - 1}" if grouped and count > 1 else f"{count}"
+
+
+def matched_lines(matched: list[dict]) -> list[str]:
+    """The table of differences on the same examples: a line for each count and task."""
+    lines = []
+    for pair in matched:
+        n = len(pair["seeds"])
+        how = f"over {n} seeds and examples" if n > 1 else "pairs of one seed, Agresti and Min"
+        lines.append(
+            f"the same examples, repeated in {pair['run']} minus once in {pair['once_in']}: exact "
+            f"match, difference in points with its 95 % interval ({how})"
+        )
+        lines.append(f"{'times':>9}  {'task':10}{'n':>6}{'repeated':>10}{'once':>8}  difference")
+        for effect in pair["effects"]:
+            times = times_words(effect["repeat_count"], pair["grouped"])
+            difference, low, high = (100 * effect[key] for key in ("difference", "low", "high"))
+            lines.append(
+                f"{times:>9}  {effect['task']:10}{effect['n']:>6,}{effect['repeated']:>10.1%}"
+                f"{effect['once']:>8.1%}  {difference:+6.1f} [{low:+.1f}, {high:+.1f}]"
+            )
+        lines += ["unseen and 1 show how the runs differ where neither repeats an example", ""]
+    return lines
+
+
+def matched_repeats_figure(runs: list[Run]):
+    """Difference of exact match on the same examples, by repeat count, all together and by task."""
+    matched = matched_effects_of(runs)
+    if not matched:
+        return None
+    fig, axes = new_figure(runs, 2.5 + 5.5 * len(matched), 4.2, (1,) * len(matched))
+    tasks = in_order({e["task"] for pair in matched for e in pair["effects"]} - {"all"}, TASKS)
+    for ax, pair in zip(axes, matched, strict=True):
+        draw_matched(ax, pair, ["all", *tasks])
+    axes[-1].legend(fontsize=8.5, loc="upper left", bbox_to_anchor=(1.01, 1))
+    note = "Each example is compared with itself in the other run, seed by seed. "
+    two = {len(pair["seeds"]) for pair in matched} == {2}
+    note += "Dashes: each of two seeds. " if two else "Bars: 95 %. "
+    note += "Open, at unseen and 1: the runs differ, but neither repeats the example."
+    caption(fig, f"{note} {model_words(runs)}{budget_words(runs)}")
+    return fig
+
+
+def draw_matched(ax, pair: dict, tasks: list[str]) -> None:
+    counts = sorted({effect["repeat_count"] for effect in pair["effects"]})
+    ax.axhline(0, color="0.3", lw=1)
+    known = [task for task in tasks if any(e["task"] == task for e in pair["effects"])]
+    for k, task in enumerate(known):
+        style = {**look(tasks.index(task)), "linestyle": "none"}
+        for effect in (e for e in pair["effects"] if e["task"] == task):
+            count = effect["repeat_count"]
+            x = counts.index(count) + 0.7 * (k - (len(known) - 1) / 2) / len(known)
+            face = "white" if count < 2 else style["color"]
+            size = 6.5 if task == "all" else 4
+            ax.plot(x, effect["difference"], markersize=size, markerfacecolor=face, **style)
+            if effect["n_seeds"] == 2:
+                each = {**style, "marker": "_", "markersize": 7, "alpha": 0.7}
+                ax.plot([x] * 2, effect["values"], **each)
+            else:
+                ax.vlines(x, effect["low"], effect["high"], style["color"], lw=1.5)
+        ax.plot([], [], label=task, **style)
+    first = {e["repeat_count"]: e["n"] for e in reversed(pair["effects"])}  # of all tasks
+    labels = [f"{times_words(c, pair['grouped'])}\nn = {first[c]:,}" for c in counts]
+    ax.set_xticks(range(len(counts)), labels, fontsize=8)
+    points_axis(ax.yaxis)
+    effect = next(e for e in pair["effects"] if e["repeat_count"] == counts[-1])
+    title = f"{shorten(pair['run'])} minus {shorten(pair['once_in'])}, the same examples: "
+    title += f"{points(effect['difference'])} at {times_words(counts[-1], pair['grouped'])} times"
+    label_axes(ax, title, f"times in {shorten(pair['run'])}", "difference (points)")
+
+
 # ------------------------------------------------------------------------------------------------
 # out of distribution
 # ------------------------------------------------------------------------------------------------
@@ -1110,8 +1207,10 @@ COMPARISONS = {
     "compare_tasks.png": compare_tasks_figure,
     "compare_repeat_count.png": repeat_count_figure,
     "compare_repeat_effects.png": repeat_effects_figure,
+    "compare_matched_repeats.png": matched_repeats_figure,
     "compare_ood.png": compare_ood_figure,
 }
+EFFECTS = ("repeat_effects.json", "matched_repeat_effects.json")
 
 
 def run_folders(runs: list[Run]) -> list[str]:
@@ -1236,10 +1335,14 @@ def draw(args) -> None:
     paths = save_figures(runs, out_dir)
     effects = {run.name: effects_of(run) for run in runs}
     if any(effects.values()):
-        paths.append(out_dir / "repeat_effects.json")
+        paths.append(out_dir / EFFECTS[0])
         write_json(paths[-1], effects)
+    matched = matched_effects_of(runs)
+    if matched:
+        paths.append(out_dir / EFFECTS[1])
+        write_json(paths[-1], matched)
     print(*paths, sep="\n")
-    print(*effect_lines(effects), sep="\n", end="")
+    print(*effect_lines(effects), *matched_lines(matched), sep="\n", end="")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2778,9 +2778,9 @@ def points(gap):
 
 def result_files() -> dict[str, list[str]]:
     """{folder below a run's: patterns of the files that the scripts write there}."""
-    from plots import COMPARISONS, RUN_FIGURES
+    from plots import COMPARISONS, EFFECTS, RUN_FIGURES
 
-    figures = [*RUN_FIGURES, *COMPARISONS, "repeat_effects.json", FIGURES_DRAWN]
+    figures = [*RUN_FIGURES, *COMPARISONS, *EFFECTS, FIGURES_DRAWN]
     results = ["ood_results.json", "predictions.jsonl", *figures]
     return {
         "plots": figures,

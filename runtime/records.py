@@ -75,7 +75,8 @@ EPOCH = {
 }
 RATES = {"n": COUNT, **with_ends(RATE, "exact_match"), "loss": NUMBER}
 RATES |= {"examples": TEXT, "outcomes": BITS}  # which examples, and which of them are right
-MODEL = {"epoch": COUNT, "step": COUNT, "by_repeat_count": [{"group": COUNT, **RATES}]}
+BY_COUNT = {"group": COUNT, **RATES, "by_task": [{"group": TEXT, **RATES}]}
+MODEL = {"epoch": COUNT, "step": COUNT, "by_repeat_count": [BY_COUNT]}
 MEMORIZATION = {"format": COUNT, "best": MODEL, "last": MODEL}
 STATS = {**RATES, "oracle_length_exact_match": RATE, "failures": {EACH: AMOUNT}}
 SUITE = {
@@ -194,7 +195,8 @@ def how_runs_differ(config, other):
 class Run:
     """`seeds` holds one entry per seed; a single run has one.
 
-    `memorization` has those of the seeds' last models, or, where there is none, of their best.
+    `memorization` has those of the seeds' last models, or, where there is none, of their best, each
+    with its "seed", None where config.json does not say.
     """
 
     name: str
@@ -297,11 +299,16 @@ def load_run(folder, name):
     models = [read_memorization(home / "memorization.json") for home in folders]
     model = "last" if any("last" in of_seed for of_seed in models) else "best"
     ood = read_json(folder / "ood_results" / "ood_results.json", OOD)
+    configs = [read_json(home / "config.json", CONFIG) for home in folders]
     run = Run(
         name=name,
         config=read_json(folder / "config.json", CONFIG),
         seeds=[rows for rows in seeds if rows],
-        memorization=[of_seed[model] for of_seed in models if model in of_seed],
+        memorization=[
+            {**of_seed[model], "seed": of_home.get("seed")}
+            for of_seed, of_home in zip(models, configs, strict=True)
+            if model in of_seed
+        ],
         memorization_of=model,
         ood=ood or read_json(folder / "ood_results.json", OOD),
     )

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 import plots
-from metrics import newcombe_interval, over_seeds, wilson_interval
+from metrics import newcombe_interval, outcomes, over_seeds, wilson_interval
+from metrics import rate as rate_of
 
 FIVE = ["copy", "rev", "add", "sort", "rel"]
 STAGES = {1: FIVE[:1], 5: FIVE[:2], 9: FIVE[:3], 13: FIVE[:4], 17: FIVE}
@@ -136,6 +137,33 @@ def memorization(seed=0, slope=0.09):
         )
     report = {"epoch": 50, "step": 700, "unseen": rows[0], "by_repeat_count": rows}
     return {"format": 2, "last_is_best": True, "best": report, "last": report}
+
+
+def matched_run(folder, seeds, rates, once=False, n=200, tasks=("add", "rel")):
+    """A run whose seeds are right on the same named examples with rates[count], of each task.
+
+    With `once` all but the unseen examples stand there once.
+    """
+    for seed in seeds:
+        rng, cells = np.random.default_rng([seed, once]), {}
+        for count, rate in rates.items():
+            group = min(count, 1) if once else count
+            by_task = cells.setdefault(group, {task: ([], []) for task in tasks})
+            for k, task in enumerate(tasks):  # a later task is right less often
+                by_task[task][0].extend(f"{count:02d}{task}{i}" for i in range(n))
+                by_task[task][1].extend((rng.random(n) < rate / (k + 1)).tolist())
+        rows = []
+        for group, by_task in sorted(cells.items()):
+            names = [name for named, _ in by_task.values() for name in named]
+            right = [r for _, rights in by_task.values() for r in rights]
+            row = {"group": group, "loss": 1.0, **rate_of(right), **outcomes(names, right)}
+            row["by_task"] = [{"group": t, **rate_of(r)} for t, (_, r) in by_task.items()]
+            rows.append(row)
+        report = {"epoch": 5, "step": 70, "by_repeat_count": rows}
+        home = folder / f"seed_{seed}"
+        write_json(home / "memorization.json", {"format": 2, "best": report, "last": report})
+        write_json(home / "config.json", {"seed": seed})
+    return folder
 
 
 def ood_results(scale=1.0, add_only=False):

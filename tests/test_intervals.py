@@ -14,9 +14,11 @@ from metrics import (
     by_group,
     example_interval,
     generalization_gap,
+    matched_repeat_effects,
     newcombe_interval,
     outcomes,
     over_seeds,
+    paired_interval,
     rate,
     repeat_effects,
     seed_half_width,
@@ -344,3 +346,107 @@ def test_the_interval_of_a_gap_by_rows_holds_the_truth(rate_of_repeated):
         blind += naive["low"] <= truth <= naive["high"]
     assert 0.935 <= held / 1000 <= 0.99
     assert blind < held
+
+
+# ------------------------------------------------------------------------------------------------
+# the same examples in two runs
+# ------------------------------------------------------------------------------------------------
+
+
+def test_the_paired_interval_by_hand():
+    """Agresti and Min: half an example more in each cell. 12 pairs: 3 gained, 1 lost, 8 alike."""
+    differences = [1, 1, 1, -1] + [0] * 8
+    mean = (3.5 - 1.5) / 14
+    half = 1.959964 * math.sqrt((3.5 + 1.5) / 14 - mean**2) / math.sqrt(14)
+    assert paired_interval(differences) == pytest.approx((mean - half, mean + half), abs=1e-6)
+    low, high = paired_interval([0] * 10)
+    assert (low, high) == pytest.approx((-0.1633, 0.1633), abs=1e-4)  # 1.96 sqrt(1 / 12) / sqrt(12)
+    assert all(math.isnan(end) for end in paired_interval([]))
+
+
+def test_the_same_examples_in_both_runs_are_paired():
+    """Both err on the same hard half: pairs that agree say nothing of the difference."""
+    names, right = [f"e{i}" for i in range(400)], np.arange(400) < 200
+    more = right | (np.arange(400) < 212)
+
+    def row(names, right):
+        return {**rate(right), **outcomes(names, right)}
+
+    paired = over_seeds([row(names, more)], minus=[row(names, right)])
+    apart = over_seeds([row(names, more)], minus=[row(names[::-1], right)])
+    unnamed = over_seeds([row(None, more)], minus=[row(None, right)])
+    assert paired["mean"] == apart["mean"] == unnamed["mean"] == pytest.approx(0.03)
+    low, high = paired_interval(more.astype(float) - right)
+    assert (paired["low"], paired["high"]) == pytest.approx((low, high))
+    assert paired["low"] > 0.01 > apart["low"] == unnamed["low"]
+
+
+@pytest.mark.parametrize(("n_seeds", "n", "gain"), [(1, 200, 0.05), (1, 30, 0.0), (4, 200, 0.05)])
+def test_the_interval_of_the_same_examples_holds_the_true_difference(n_seeds, n, gain):
+    """Examples differ in difficulty, seeds in how good they are, in both runs alike."""
+    rng, held, trials = np.random.default_rng(0), 0, 400
+    for _ in range(trials):
+        easy = rng.beta(0.5, 0.5, n) * (1 - gain)
+        names = [str(i) for i in range(n)]
+        rows = [[], []]
+        for _ in range(n_seeds):
+            for run, chance in zip(rows, (easy + gain, easy), strict=True):
+                right = rng.random(n) < chance
+                run.append({**rate(right), **outcomes(names, right)})
+        found = over_seeds(rows[0], minus=rows[1])
+        held += found["low"] <= gain <= found["high"]
+    assert 0.93 <= held / trials <= 1
+
+
+def counted(group, tasks):
+    """A row of `by_group` over repeat counts: {task: {example: right}}."""
+    names = [name for of_task in tasks.values() for name in of_task]
+    right = [r for of_task in tasks.values() for r in of_task.values()]
+    cells = [{"group": task, **rate(list(of.values()))} for task, of in tasks.items()]
+    return {"group": group, **rate(right), **outcomes(names, right), "by_task": cells}
+
+
+def test_matched_repeat_effects_hand_worked():
+    repeated = [
+        [
+            counted(0, {"add": {"u": 0}}),
+            counted(1, {"add": {"a": 0}, "rel": {"x": 1}}),
+            counted(4, {"add": {"b": 1, "c": 1, "gone": 1}, "rel": {"y": 1}}),
+        ]
+    ]
+    once = [
+        [
+            counted(0, {"add": {"u": 1}}),
+            counted(1, {"add": {"c": 1, "b": 0, "a": 0, "more": 1}, "rel": {"y": 0, "x": 1}}),
+        ]
+    ]
+    effects = matched_repeat_effects(repeated, once)
+    assert [(e["repeat_count"], e["task"], e["n"], e["difference"]) for e in effects] == [
+        (0, "add", 1, -1.0),
+        (1, "all", 2, 0.0),
+        (1, "add", 1, 0.0),
+        (1, "rel", 1, 0.0),
+        (4, "all", 3, pytest.approx(2 / 3)),
+        (4, "add", 2, 0.5),
+        (4, "rel", 1, 1.0),
+    ]
+    four = effects[4]
+    assert (four["repeated"], four["once"], four["n_seeds"]) == (1.0, pytest.approx(1 / 3), 1)
+    assert (four["low"], four["high"]) == pytest.approx(paired_interval([1, 0, 1]))
+
+
+def test_matched_repeat_effects_are_over_the_examples_that_every_seed_has():
+    def seed(*names, right):
+        return [counted(2, {"add": dict.fromkeys(names, right)})]
+
+    def control(*names):
+        return [counted(1, {"add": dict.fromkeys(names, 0)})]
+
+    repeated = [seed("a", "b", right=1), seed("b", "c", right=0)]
+    (effect,) = matched_repeat_effects(repeated, [control("a", "b"), control("b", "c")])
+    assert (effect["n"], effect["values"], effect["difference"]) == (1, [1.0, 0.0], 0.5)
+    # Repeated in the other run too, or of a run that does not name its examples: no pair is left.
+    assert matched_repeat_effects(repeated, repeated) == []
+    nameless = [[{"group": 1, "n": 2, "exact_match": 0.5}]] * 2
+    assert matched_repeat_effects(repeated, nameless) == []
+    assert matched_repeat_effects([], []) == []

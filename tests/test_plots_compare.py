@@ -1,5 +1,6 @@
 """plots.py on seeds and on several runs side by side."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from run_folders import (
     ends_over_seeds,
     lines,
     load,
+    matched_run,
     memorization,
     ood_results,
     stats,
@@ -159,6 +161,67 @@ def test_the_paired_effect_of_repetition_has_a_figure(tmp_path):
     assert list(lines(ax)) == ["normal", "dedup", "duplicated"]
 
 
+RATES = {0: 0.3, 1: 0.3, 2: 0.5, 8: 0.9}
+
+
+def matched_runs(tmp_path, seeds=range(4)):
+    """A run with repeats, and the same examples where they stand once; one seed more in each."""
+    matched_run(tmp_path / "dup", seeds, RATES)
+    once = dict.fromkeys(RATES, 0.3)
+    matched_run(tmp_path / "dedup", [seed + 1 for seed in seeds], once, once=True)
+    return [load(tmp_path / name) for name in ("dup", "dedup")]
+
+
+def test_the_same_examples_repeated_and_once_are_compared_seed_by_seed(tmp_path):
+    runs = matched_runs(tmp_path)
+    (pair,) = plots.matched_effects_of(runs)  # the other way round nothing is repeated
+    assert (pair["run"], pair["once_in"], pair["seeds"]) == ("dup", "dedup", [1, 2, 3])
+    effects = {(e["repeat_count"], e["task"]): e for e in pair["effects"]}
+    assert list(effects) == [(c, task) for c in RATES for task in ("all", "add", "rel")]
+    dup, dedup = (
+        {m["seed"]: {row["group"]: row for row in m["by_repeat_count"]} for m in run.memorization}
+        for run in runs
+    )
+    for seed, value in zip((1, 2, 3), effects[8, "add"]["values"], strict=True):
+        names = dedup[seed][1]["examples"].split()
+        right = dict(zip(names, dedup[seed][1]["outcomes"], strict=True))
+        once = np.mean([right[f"08add{i}"] == "1" for i in range(200)])
+        (cell,) = [cell for cell in dup[seed][8]["by_task"] if cell["group"] == "add"]
+        assert value == pytest.approx(cell["exact_match"] - once)
+    assert effects[8, "add"]["difference"] == pytest.approx(0.6, abs=0.05)
+    assert effects[1, "all"]["low"] < 0 < effects[1, "all"]["high"]
+
+
+def test_the_matched_effects_have_a_figure_and_a_table(tmp_path, capsys):
+    runs = matched_runs(tmp_path)
+    (pair,) = plots.matched_effects_of(runs)
+    (ax,) = plots.matched_repeats_figure(runs).axes
+    drawn = [x.get_ydata()[0] for x in ax.lines if x.get_marker() == "o" and len(x.get_ydata())]
+    overall = [e for e in pair["effects"] if e["task"] == "all"]
+    np.testing.assert_allclose(drawn, column(overall, "difference")[: len(drawn)])
+    ends = np.array([segment[:, 1] for segment in bars(ax)][: len(overall)])
+    np.testing.assert_allclose(ends.T, [column(overall, "low"), column(overall, "high")])
+    assert "dup minus dedup, the same examples: +4" in ax.get_title("left").replace("\n", " ")
+    assert plots.matched_repeats_figure(runs[1:]) is None
+    argv = [str(tmp_path / name) for name in ("dup", "dedup")]
+    assert plots.main([*argv, "--out_dir", str(tmp_path / "out")]) == 0
+    (written,) = json.loads((tmp_path / "out/matched_repeat_effects.json").read_text())
+    assert written["effects"][-1]["values"] == pair["effects"][-1]["values"]
+    last = pair["effects"][-1]
+    shown = [f"{100 * last[key]:+.1f}" for key in ("difference", "low", "high")]
+    said = capsys.readouterr().out
+    assert "repeated in dup minus once in dedup" in said
+    row = next(x for x in said.splitlines() if x.split()[:3] == ["8", "rel", "200"])
+    assert row.endswith(f"{shown[0]} [{shown[1]}, {shown[2]}]")
+    assert (tmp_path / "out/compare_matched_repeats.png").stat().st_size > 10_000
+
+
+def test_runs_without_a_seed_in_common_are_not_matched(tmp_path):
+    matched_run(tmp_path / "dup", [0], RATES)
+    matched_run(tmp_path / "dedup", [1], dict.fromkeys(RATES, 0.3), once=True)
+    assert plots.matched_effects_of([load(tmp_path / name) for name in ("dup", "dedup")]) == []
+
+
 def test_unequal_budgets_are_said(tmp_path):
     sizes = {"small": (4, 800_000, 5000), "large": (6, 3_200_000, 5000)}
     for name, (epochs, n_params, rows) in sizes.items():
@@ -232,6 +295,8 @@ def test_no_text_overlaps_or_is_cut_off(add_only, five_tasks, tmp_path):
     runs = [load(folder) for folder in folders]
     with plots.own_style():  # as the files are written
         figures = plots.draw_figures(runs)
+        matched = plots.matched_repeats_figure(matched_runs(tmp_path / "matched"))
+        figures["compare_matched_repeats.png"] = matched
         assert {name for name in figures if "/" not in name} == set(plots.COMPARISONS)
         for figure in figures.values():
             assert_readable(figure)
