@@ -35,6 +35,19 @@ def test_a_signal_waits_for_the_report_that_is_made_again(world, monkeypatch):
     assert all(report.exists() for report in reports)
 
 
+@pytest.fixture(autouse=True)
+def nothing_ignored():
+    """Under nohup SIGHUP is ignored, and the program leaves ignored signals alone."""
+    numbers = [getattr(signal, name) for name in SIGNALS]
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in before.items():
+        if handler == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 SIGNALS = [n for n in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, n)]
 
 
