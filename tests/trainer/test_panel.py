@@ -19,6 +19,7 @@ from trainer.helpers import (
     draw_rows,
     go,
     interrupt_at_step,
+    kill_while_saving,
     lines_of,
     resume,
     words,
@@ -139,6 +140,17 @@ def test_a_resumed_panel_keeps_the_same_ledger(panel_world, monkeypatch, step):
         assert np.array_equal(a.steps, b.steps)
         assert np.array_equal(a.bits, b.bits)
         assert np.array_equal(a.exact, b.exact)
+
+
+def test_an_epoch_that_a_killed_panel_had_kept_already_is_scored_again(panel_world, monkeypatch):
+    flags = words("--seed 3 --epochs 2")
+    with monkeypatch.context() as patch:
+        kill_while_saving(patch, 2)  # after the ledger of epoch 1; the first save is of step 0
+        assert start(panel_world, *flags) == 130
+    assert read_ledger(panel_world / "run/ledger.npz").epochs.tolist() == [1]
+    paths = ["--data", panel_world / "train.txt", "--val_data", panel_world / "val.pkl"]
+    assert resume(panel_world, *PANEL, *flags, *paths) == 0
+    assert read_ledger(panel_world / "run/ledger.npz").epochs.tolist() == [1, 2]
 
 
 def test_a_panel_never_stops_early(panel_world):
