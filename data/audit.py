@@ -230,25 +230,20 @@ def load_data(
         raise UserError(
             f"{sources.train} has no columns; leave --columns out, or give {', '.join(RECORDS)}"
         )
-    paths = [path for path in (sources.train, sources.val) if path]
-    tokenizer_path, made_tokenizer = sources.tokenizer, None
-    if tokenizer_path is None:
-        tokenizer_path = Path(run_folder or sources.train.parent) / "tokenizer.json"
-        made_tokenizer = make_tokenizer(paths, row_format)
-        check_replaceable(tokenizer_path, made_tokenizer)
-        tokenizer = parse_tokenizer(made_tokenizer.encode(), tokenizer_path)
-    else:
-        tokenizer = load_tokenizer(tokenizer_path)
+
+    # The tokenizer, and with it the sets.
+    tokenizer, tokenizer_path, made_tokenizer = open_tokenizer(sources, row_format, run_folder)
+    paths = sources.data
     loaded = [load_examples(path, tokenizer, row_format) for path in paths]
     for examples, path in zip(loaded, paths, strict=True):
         check_characters(examples, path, tokenizer_path)
         check_lengths(examples, path, max_len)
-    notices = [notice for examples in loaded for notice in examples.notices]
     files = {
         "train": file_record(sources.train) | row_format.record(),
         "val": file_record(sources.val or sources.train),
         "tokenizer": file_record(tokenizer_path, made_tokenizer),
     }
+    notices = [notice for examples in loaded for notice in examples.notices]
     if sources.val is None:
         train, val = hold_out(loaded[0], sources.train)
         files["val"]["held_out_rows"] = len(val)
@@ -263,36 +258,10 @@ def load_data(
             f"no tokenizer.json is beside {sources.train}: one of {len(tokenizer) - 3} characters "
             f"is made of the data, {tokenizer_path}"
         )
-    seen = np.isin(val.keys, train.keys)
-    first_of_key = np.zeros(len(val), bool)  # an example counts once, or its interval is too narrow
-    first_of_key[np.unique(val.keys, return_index=True)[1]] = True
-    untrained = sorted(set(val.tags.names) - set(train.tags.names))
-    counted = first_of_key & ~val.tags.isin(untrained)
-    if not counted.any():
-        raise UserError(
-            f"{paths[-1]} has none of the training set's tags {sorted(train.tags.names)}, but "
-            f"{untrained}; give --val_data of the same tasks"
-        )
+
+    # What is unseen, and what stands for the training set beside it.
+    seen, counted = np.isin(val.keys, train.keys), countable(train, val, paths[-1])
     headline = np.flatnonzero(counted & ~seen if (counted & ~seen).any() else counted)
-    _, counts = train.distinct()
-    sets = {"training": train, "validation": val}
-    forms = [Forms(name, examples, tokenizer) for name, examples in sets.items()]
-    forms[1].add_new_characters(val, forms[0])
-    audit = {
-        "train_rows": len(train),
-        "train_examples": len(counts),
-        "train_rows_by_task": train.tasks.counts(),
-        "most_repeated": int(counts.max()),
-        "val_rows": len(val),
-        "val_seen": int(seen.sum()),
-        "val_unseen": int((counted & ~seen).sum()),
-        "val_repeated": len(val) - len(np.unique(val.keys)),
-        "val_untrained_tags": untrained,
-        "longest_example": int(max(train.lengths.max(), val.lengths.max())),
-        "labels": conflicting_labels(sets),
-        "keyed_by_text": keyed_by_text(sets),
-        "form_differences": form_differences(*forms),
-    }
     return Data(
         tokenizer=tokenizer,
         train=train,
@@ -301,10 +270,64 @@ def load_data(
         seen_rows=np.flatnonzero(counted & seen),
         sample=matched_sample(train, val, headline),
         files=files,
-        audit=audit,
+        audit=audit_sets(train, val, tokenizer) | {"val_unseen": int((counted & ~seen).sum())},
         notices=notices,
         made_tokenizer=made_tokenizer,
     )
+
+
+def open_tokenizer(sources, row_format, run_folder):
+    """Return (the tokenizer, its path, the content of one that is made of the data or None)."""
+    if sources.tokenizer is not None:
+        return load_tokenizer(sources.tokenizer), sources.tokenizer, None
+    path = Path(run_folder or sources.train.parent) / "tokenizer.json"
+    made = make_tokenizer(sources.data, row_format)
+    check_replaceable(path, made)
+    return parse_tokenizer(made.encode(), path), path, made
+
+
+def countable(train, val, val_path):
+    """bool [len(val)]: the first row of each validation example whose tag is trained.
+
+    An example counts once, or its interval would be too narrow. UserError where there is none.
+    """
+    first_of_key = np.zeros(len(val), bool)
+    first_of_key[np.unique(val.keys, return_index=True)[1]] = True
+    untrained = untrained_tags(train, val)
+    counted = first_of_key & ~val.tags.isin(untrained)
+    if not counted.any():
+        raise UserError(
+            f"{val_path} has none of the training set's tags {sorted(train.tags.names)}, but "
+            f"{untrained}; give --val_data of the same tasks"
+        )
+    return counted
+
+
+def untrained_tags(train, val):
+    """The tags of validation that training lacks, sorted."""
+    return sorted(set(val.tags.names) - set(train.tags.names))
+
+
+def audit_sets(train, val, tokenizer):
+    """What the two sets hold and how they differ: the audit in config.json and the plan's lines."""
+    sets = {"training": train, "validation": val}
+    forms = [Forms(name, examples, tokenizer) for name, examples in sets.items()]
+    forms[1].add_new_characters(val, forms[0])
+    _, counts = train.distinct()
+    return {
+        "train_rows": len(train),
+        "train_examples": len(counts),
+        "train_rows_by_task": train.tasks.counts(),
+        "most_repeated": int(counts.max()),
+        "val_rows": len(val),
+        "val_seen": int(np.isin(val.keys, train.keys).sum()),
+        "val_repeated": len(val) - len(np.unique(val.keys)),
+        "val_untrained_tags": untrained_tags(train, val),
+        "longest_example": int(max(train.lengths.max(), val.lengths.max())),
+        "labels": conflicting_labels(sets),
+        "keyed_by_text": keyed_by_text(sets),
+        "form_differences": form_differences(*forms),
+    }
 
 
 def file_record(path, content=None):

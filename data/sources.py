@@ -44,6 +44,11 @@ class Sources:
     val: Path | None  # None: a tenth of the training set is held out
     tokenizer: Path | None  # None: one is made of the characters of the data
 
+    @property
+    def data(self) -> list[Path]:
+        """The training set, and the validation set where it has a file of its own."""
+        return [path for path in (self.train, self.val) if path]
+
 
 def find_sources(train, val=None, tokenizer=None) -> Sources:
     """The files that are named, and for those that are not what stands beside the training set."""
