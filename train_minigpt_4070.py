@@ -2146,6 +2146,7 @@ def extended_config(began: dict, config: dict, work: Work) -> dict:
     more = {"seeds": work.seeds, "side_by_side": work.training}
     if set(work.seeds) == set(began["seeds"]):
         more |= {"arguments": {**config["arguments"], "seed": began["seed"]}}
+        more |= {"arguments_before": began["arguments"]}
         more |= {"derived": config["derived"]}
         before = began["arguments"]["epochs"]
         if config["arguments"]["epochs"] != before:
@@ -2856,6 +2857,8 @@ def draw_run(folder: Path) -> str:
     figures, notice = figures_or_notice(folder, folder / "plots")
     if notice:
         return notice
+    for torn in (folder / "plots").glob(f".{FIGURES_DRAWN}.*.tmp"):  # a killed process was writing
+        torn.unlink()
     names = [path.name for path in figures]
     write_json(folder / "plots" / FIGURES_DRAWN, names)
     return f"figures in {folder / 'plots'}: {', '.join(names)}"
@@ -3014,24 +3017,33 @@ def open_run_folder(
     if work.began:
         for note in notes_on_machine(work.began, config):
             print(note)
-    if work.extended:  # first, so that no report of the shorter run can stand for the longer one
+    if work.extended:  # first, so that nothing of the shorter run can stand for the longer one
         for seed in work.training:
             (seed_folder(folder, seed, seeds) / "memorization.json").unlink(missing_ok=True)
+        (folder / "plots" / FIGURES_DRAWN).unlink(missing_ok=True)
     if work.extended or not work.began:
         whole = extended_config(work.began, config, work) if work.began else config
         if data.made_tokenizer and not work.began:
             write_atomically(Path(data.files["tokenizer"]["path"]), data.made_tokenizer)
         write_json(folder / "config.json", whole)
-        if data.panel is not None and data.panel.canaries and not work.began:
-            write_canaries(data, folder)
+    # A kill after config.json may have prevented what follows: it is made now.
+    if data.panel is not None and data.panel.canaries and not (folder / "canaries.jsonl").exists():
+        write_canaries(data, folder)
     for seed in seeds if len(seeds) > 1 else []:
-        path = seed_folder(folder, seed, seeds) / "config.json"
-        if seed in work.training and (work.extended or not path.exists()):
-            write_json(path, seed_config(config, seed))
-        elif work.extended and path.exists():  # it has ended, also under the flags of now
-            old, arguments = json.loads(path.read_bytes()), seed_config(config, seed)["arguments"]
-            if changed_arguments(old, arguments):
-                write_json(path, {**old, "arguments": arguments})
+        write_seed_config(seed_folder(folder, seed, seeds), seed_config(config, seed), work)
+
+
+def write_seed_config(folder: Path, config: dict, work: Work) -> None:
+    """Write config.json of one seed of several where it lacks or is of the run before `work`."""
+    path, trains = folder / "config.json", config["seed"] in work.training
+    if not path.exists():
+        if trains:
+            write_json(path, config)
+        return
+    old = json.loads(path.read_bytes())
+    if changed_arguments(old, config["arguments"]):
+        # One that has ended has done so under the flags of now too.
+        write_json(path, config if trains else {**old, "arguments": config["arguments"]})
 
 
 def train(

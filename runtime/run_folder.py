@@ -131,7 +131,7 @@ def claim_folders(folder, seeds, *, resume, overwrite, results, held):
         lock_folders([f], held)
     if not resume:  # another process may have come and gone meanwhile
         refuse_folders([f for f in (folder, *folders) if holds_run(f)], folder)
-    for f in folders:
+    for f in dict.fromkeys((folder, *folders)):
         remove_torn(f)
 
 
@@ -253,11 +253,18 @@ def check_same_data(began, files, folder):
 
 
 def check_seed_folders(folder, config):
-    """Raise UserError unless all seed folders below a run's folder are seeds of that run."""
+    """Raise UserError unless all seed folders below a run's folder are seeds of that run.
+
+    The run may have been killed as it was extended, between its config.json and theirs: then theirs
+    still have the arguments before.
+    """
+    before = {**config, "arguments": config.get("arguments_before", config["arguments"])}
     for home in seed_folders(folder):
         own = read_json(home / "config.json", CONFIG)
         seed = int(home.name[5:])
         difference = how_runs_differ(own, config)
+        if difference and not how_runs_differ(own, before):
+            difference = ""
         if seed not in config["seeds"] or own.get("seed", seed) != seed:
             difference = "its seed"
         if difference:
