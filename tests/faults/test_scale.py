@@ -18,6 +18,7 @@ import scaling
 import train_minigpt_4070 as t
 from recipes import sweep
 from recipes.sweep import ROOT
+from runtime.ledger import FILE, read_ledger, read_panel
 from scaling import (
     SCRIPT,
     assert_same_run,
@@ -265,3 +266,65 @@ def test_preempted_submitit_task_saves_and_goes_on(sets, tmp_path, monkeypatch):
     at = int(re.search(r"resuming .* at step (\d+) of", job.stdout()).group(1))
     assert at >= 2 * 3  # two epochs of three steps were seen above
     assert_same_run(tmp_path / "calm", folder)
+
+
+PANEL = ["--subset", "0.5", "--canaries", "0", "--epochs", "3", "--dropout", "0.1"]
+
+
+def assert_same_ledger(a, b, *, exactly):
+    """The same parts and epochs, and the same bits: as float16, or to its rounding."""
+    one, two = (read_ledger(folder / FILE) for folder in (a, b))
+    for name in ("keys", "members", "epochs", "steps"):
+        assert (getattr(one, name) == getattr(two, name)).all(), name
+    if exactly:
+        assert (one.bits == two.bits).all()
+        assert (one.exact == two.exact).all()
+    assert two.bits == pytest.approx(one.bits, rel=2e-3)
+
+
+def test_panel_of_two_processes_keeps_the_ledgers_of_one(sets, tmp_path):
+    code, out, err = finished(torchrun(flags(sets, tmp_path / "two", "--seeds", "0-3", *PANEL)))
+    assert code == 0, err
+    assert "each trains its share of the seeds" in out
+    run_one(flags(sets, tmp_path / "all", "--seeds", "0-3", *PANEL))
+    for seeds in ((0, 1), (2, 3)):
+        alone = tmp_path / f"from_{seeds[0]}"
+        run_one(flags(sets, alone, "--seeds", "-".join(map(str, seeds)), *PANEL))
+        for seed in (f"seed_{seed}" for seed in seeds):
+            assert_same_run(alone / seed, tmp_path / "two" / seed)
+            assert_same_ledger(alone / seed, tmp_path / "two" / seed, exactly=True)
+            assert_same_ledger(tmp_path / "all" / seed, tmp_path / "two" / seed, exactly=False)
+    panel, notices = read_panel([tmp_path / f"two/seed_{seed}" for seed in range(4)])
+    assert (panel.seeds, panel.epochs.tolist(), notices) == ([0, 1, 2, 3], [1, 2, 3], [])
+
+
+def test_panel_whose_processes_share_batches_keeps_the_ledger_of_one(sets, tmp_path):
+    arguments = ["--seeds", "0-1", *PANEL]
+    code, out, err = finished(torchrun(flags(sets, tmp_path / "many", *arguments), 3))
+    assert code == 0, err
+    assert "all share each batch" in out
+    run_one(flags(sets, tmp_path / "one", *arguments))
+    for seed in ("seed_0", "seed_1"):
+        assert_same_ledger(tmp_path / "one" / seed, tmp_path / "many" / seed, exactly=False)
+        a, b = (weights_of(tmp_path / run / seed / "last.pth") for run in ("one", "many"))
+        assert max(float((a[name] - b[name]).abs().max()) for name in a) < 1e-4
+
+
+@pytest.mark.parametrize("more", [[], PANEL[:4]])
+def test_seeds_and_epochs_join_under_torchrun_as_in_one_process(sets, tmp_path, more):
+    for seeds, epochs in [("0-1", "2"), ("0-3", "2"), ("0-3", "3")]:
+        arguments = ["--seeds", seeds, "--epochs", epochs, "--dropout", "0.1", *more, "--resume"]
+        code, out, err = finished(torchrun(flags(sets, tmp_path / "two", *arguments)))
+        assert code == 0, err
+        run_one(flags(sets, tmp_path / "one", *arguments))
+    for seed in (f"seed_{seed}" for seed in range(4)):
+        a, b = (lines_of(tmp_path / run / seed / "metrics.jsonl") for run in ("one", "two"))
+        assert [line["epoch"] for line in b] == [1, 2, 3]
+        for x, y in zip(a, b, strict=True):
+            assert (y["step"], y["lr"]) == (x["step"], x["lr"])
+            assert y["val_loss"] == pytest.approx(x["val_loss"], rel=1e-4)
+        if more:
+            assert_same_ledger(tmp_path / "one" / seed, tmp_path / "two" / seed, exactly=False)
+    code, out, err = finished(torchrun(flags(sets, tmp_path / "two", *arguments)))
+    assert code == 0, err
+    assert "is finished and left as it is" in out
