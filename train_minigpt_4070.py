@@ -1213,11 +1213,12 @@ def make_plan(args: argparse.Namespace, data: Data, n_seeds: int, team: World = 
 def audit_lines(data: Data) -> list[str]:
     """What a run prints about its data before it starts."""
     audit = data.audit
+    most = audit["most_repeated"]
     tasks = ", ".join(f"{task} {n:,}" for task, n in audit["train_rows_by_task"].items())
     lines = [
         f"data    {data.files['train']['path']}: {audit['train_rows']:,} rows, "
-        f"{audit['train_examples']:,} examples ({tasks}); the most frequent example stands there "
-        f"{audit['most_repeated']} times",
+        f"{audit['train_examples']:,} examples ({tasks}); "
+        + (f"the most frequent one stands there {most:,} times" if most > 1 else "none repeats"),
         f"unseen  {audit['val_unseen']:,} of {audit['val_rows']:,} validation rows are unseen"
         + (f", {audit['val_seen']:,} are in the training set" if audit["val_seen"] else "")
         + (f", {audit['val_repeated']:,} repeat another" if audit["val_repeated"] else "")
@@ -2841,10 +2842,15 @@ def report_runs(
     seeds, reports = zip(*sorted(reports, key=lambda pair: pair[0]), strict=True)
     print("", *results_table(reports, seeds), sep="\n", flush=True)
     print(draw_run(folder))
-    if {tag for tags in plan.trained_tags for tag in tags} & set(TASKS):
-        command = ["python", ROOT / "evaluate_ood.py", "--model", folder.resolve()]
+    model = ["--model", folder.resolve()]
+    if data.panel is not None:
+        command = ["python", ROOT / "evaluate_memorization.py", *model]
+    elif {tag for tags in plan.trained_tags for tag in tags} & set(TASKS):
+        command = ["python", ROOT / "evaluate_ood.py", *model]
         command += ["--tokenizer", Path(data.files["tokenizer"]["path"]).resolve()]
-        print("next:", shlex.join(map(str, command)))
+    else:  # no standard suite asks for these tags
+        return
+    print("next:", shlex.join(map(str, command)))
 
 
 FIGURES_DRAWN = "figures.json"  # in plots/: the names of the figures drawn there, written last

@@ -510,3 +510,9 @@ def test_the_next_command_can_count_something_and_works_from_anywhere(world, mon
         )
     assert t.main([*TINY, *paths[:-1], "own", "--epochs", "1"]) == 0
     assert "next:" not in capsys.readouterr().out
+    panel = [*TINY, *paths[:-1], "panel", *words("--epochs 1 --subset 0.5 --seeds 0-1")]
+    assert t.main(panel) == 0
+    *_, last = capsys.readouterr().out.strip().splitlines()
+    script, *model = shlex.split(last.removeprefix("next: python "))
+    assert Path(script) == SCRIPT.with_name("evaluate_memorization.py")
+    assert model == ["--model", str(world / "panel")]
