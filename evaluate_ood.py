@@ -657,7 +657,16 @@ def advice(results: dict, out_dir: Path, figures: list[Path]) -> list[str]:
             f"interpolation examples of the sizes trained on ({sizes}): what is wrong there was "
             "not learned at all"
         )
-    lines.append("where oracle length is above exact match, right answers end in the wrong place")
+    if any(results["headline"].values()):
+        lines.append(
+            "where oracle length is above exact match, right answers end in the wrong place"
+        )
+    else:
+        lines.append(
+            "no example counts, for the reasons above; --ood_dir reads a folder of your own "
+            f"suites, such as .txt files with lines `{in_brackets(results['trained_tags'][:1])} "
+            "prompt | answer`"
+        )
     return lines
 
 
