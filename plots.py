@@ -1089,6 +1089,9 @@ def failures_figure(run: Run):
     title = f"Most frequent failure: {most}" if wrong[most] else "No failures"
     label_axes(ax, title, "share of examples", "")
     legend_below(ax)
+    if epochs := {row["epoch"] for row in best_rows(run)}:
+        which = f" of epoch {epochs.pop():,}" if len(epochs) == 1 else " of each seed"
+        caption(fig, f"{held_out([run]).capitalize()} examples: the best model{which}.")
     return fig
 
 

@@ -256,3 +256,11 @@ def test_failures_stack_to_one_and_agree_with_the_counts(five_tasks):
     given = ood_results()["headline"]["robustness"]
     shares = [given["exact_match"], *(k / given["n"] for k in given["failures"].values())]
     np.testing.assert_allclose(widths[:, labels.index("robustness (n = 600)")], shares)
+
+
+def test_failures_name_the_model_they_are_of(five_tasks):
+    """The best model is right where the last, which other figures show, is wrong."""
+    run = load(five_tasks)
+    (best,) = [row["epoch"] for row in run.seeds[0] if row.get("best")]
+    words = plots.failures_figure(run)._supxlabel.get_text()
+    assert words == f"Unseen examples: the best model of epoch {best}."
