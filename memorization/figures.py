@@ -26,6 +26,7 @@ from plots import (
     look,
     new_figure,
     own_style,
+    points_axis,
     proportion_axis,
     shorten,
 )
@@ -86,7 +87,7 @@ def budget_figure(results: dict, columns: dict):
             ax.barh(y, row[part], left=start, label=part if not g else None, **style)
             reach = ends([row], part)
             ax.errorbar(end, y, xerr=reach, color="black", capsize=2.5, linewidth=1)
-            edge = max(start, end) + reach[1, 0]
+            edge = max(start, end + reach[1, 0])
             ax.annotate(f"{row[part]:.2f}", (edge, y), (4, 0), va="center", fontsize=8, **OFFSET)
             start = end
         ax.vlines(row["bits"], g - 0.45, g + 0.45, color="black", linewidth=1.4)
@@ -191,9 +192,6 @@ def map_figure(results: dict, columns: dict):
         for axis in (ax.xaxis, ax.yaxis):
             proportion_axis(axis, 1)
         ax.set_aspect("equal")
-        box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1}
-        ax.text(0.03, 0.9, "memory", fontsize=9, color="0.25", bbox=box, transform=ax.transAxes)
-        ax.text(0.8, 0.68, "rule", fontsize=9, color="0.25", bbox=box, transform=ax.transAxes)
         mean_out, mean_in = counts @ at / counts.sum()
         title = f"{name} (n = {counts.sum():,}): IN {mean_in:.0%}, OUT {mean_out:.0%}"
         y = "exact match, IN replicas" if ax is axes[0] else ""
@@ -204,8 +202,8 @@ def map_figure(results: dict, columns: dict):
     replicas = results["panel"]["replicas"]
     caption(
         fig,
-        "A dot is one example or several. On the diagonal having seen it adds nothing; in the "
-        "upper left only those know it that saw it. About "
+        "A dot is one example or several. On the dashed line having seen it adds nothing, the rule "
+        "answers; in the upper left only those know it that saw it, from memory. About "
         f"{replicas * results['panel']['share']:.0f} replicas IN, the others OUT.",
     )
     return fig
@@ -245,7 +243,8 @@ def repeats_figure(results: dict, columns: dict):
         f"{first['repeat_count']} row, {100 * last['exact']['memory']:.0f} at "
         f"{last['repeat_count']}"
     )
-    label_axes(axes[0], title, "rows of the example", "memory: exact match, IN minus OUT")
+    points_axis(axes[0].yaxis)
+    label_axes(axes[0], title, "rows of the example", "memory, points of exact match")
     label_axes(axes[1], "The same in bits", "rows of the example", "memory, bits")
     axes[1].legend(fontsize=8.5, loc="upper left", bbox_to_anchor=(1.01, 1))
     caption(fig, f"Intervals: {unit(results)}. Bands around 0: 95 % of permuted masks.")

@@ -102,12 +102,14 @@ def budget_lines(results: dict) -> list[str]:
     ]
     names = ("group", "n", "bits", "rule", "memory", "unexplained", "rule over a 3-gram")
     legal = {row["baseline"] for row in results["budget"]}
+    left_out = sum(row["n_left_out"] for row in results["budget"])
     return [
         "Bit budget: bits of an answer = rule (known without having seen it) + memory (added by "
         "having seen it) + unexplained",
         *table(names, rows),
         f"  bits: the answer's under an even guess among {' or a '.join(sorted(legal))}; mean of "
         "an example",
+        f"  n: without examples that every replica trained on, or none did: {left_out:,}",
     ]
 
 
@@ -210,8 +212,8 @@ def extraction_lines(results: dict) -> list[str]:
         slope = found["slope"]
         if slope["slope"] is not None:
             lines.append(
-                f"  {kind} answers: memory grows as the repeat count to the power of "
-                f"{with_ends(slope, 'slope')} ({slope['n_counts']} counts)"
+                f"  {kind} answers: exact match IN minus OUT grows as repeat count to the power "
+                f"of {with_ends(slope, 'slope')} ({slope['n_counts']} counts)"
             )
     names = ("answers", "samples", "IN", "OUT", "memory")
     return [
