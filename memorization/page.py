@@ -102,14 +102,15 @@ def budget_lines(results: dict) -> list[str]:
     ]
     names = ("group", "n", "bits", "rule", "memory", "unexplained", "rule over a 3-gram")
     legal = {row["baseline"] for row in results["budget"]}
-    left_out = sum(row["n_left_out"] for row in results["budget"])
+    n_left_out = sum(row["n_left_out"] for row in results["budget"])
+    left_out = f"  n: without examples that every replica trained on, or none did: {n_left_out:,}"
     return [
         "Bit budget: bits of an answer = rule (known without having seen it) + memory (added by "
         "having seen it) + unexplained",
         *table(names, rows),
         f"  bits: the answer's under an even guess among {' or a '.join(sorted(legal))}; mean of "
         "an example",
-        f"  n: without examples that every replica trained on, or none did: {left_out:,}",
+        *([left_out] if n_left_out else []),
     ]
 
 
