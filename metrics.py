@@ -992,8 +992,10 @@ def memorization_by_group(
     """Mean `counterfactual_memorization` of each group of examples, with intervals over replicas.
 
     One dict a group: {"group", "n", "n_left_out", and "in", "out", "memory", each with "_low" and
-    "_high"}; groups, examples left out and intervals as in `bit_budget_by_group`. With exact match
-    of greedy decoding, memory is what can be extracted because it was trained on: IN minus OUT.
+    "_high"}; groups, left-out examples and intervals as in `bit_budget_by_group`. Those of outcomes
+    0 and 1 stay within what rates can be, and have a width where all replicas agree. With exact
+    match of greedy decoding, memory is what can be extracted because it was trained on: IN minus
+    OUT.
     """
     outcome, members = _panel(outcome, members)
     names, place = _places(groups, outcome.shape[1])
@@ -1007,7 +1009,36 @@ def memorization_by_group(
         "out": (mean_out, left_out),
         "memory": (mean_in - mean_out, left_in - left_out),
     }
-    return _group_rows(names=names, place=place, counted=n, parts=parts)
+    rows = _group_rows(names=names, place=place, counted=n, parts=parts)
+    if np.isin(outcome, (0, 1)).all():
+        for row in rows:
+            _bound_rates(row, n_replicas=len(outcome))
+    return rows
+
+
+def _bound_rates(row: dict, n_replicas: int) -> None:
+    """Keep the intervals of rates within what rates can be, and no surer than the replicas are.
+
+    Where all replicas are right, or all wrong, their spread is 0. The next one may be otherwise:
+    Wilson's bound for as many trials as replicas stands in.
+    """
+    alike = False
+    for key in ("in", "out"):
+        low, high = row[f"{key}_low"], row[f"{key}_high"]
+        if low is None:
+            continue
+        if high - low < 1e-9 and min(row[key], 1 - row[key]) < 1e-9:
+            alike = True
+            low, high = wilson_interval(round(row[key]) * n_replicas, n_replicas)
+        row[f"{key}_low"], row[f"{key}_high"] = max(low, 0.0), min(high, 1.0)
+    low, high = row["memory_low"], row["memory_high"]
+    if low is None:
+        return
+    if alike and row["in_low"] is not None and row["out_low"] is not None:  # MOVER
+        below = math.hypot(row["in"] - row["in_low"], row["out_high"] - row["out"])
+        above = math.hypot(row["in_high"] - row["in"], row["out"] - row["out_low"])
+        low, high = min(low, row["memory"] - below), max(high, row["memory"] + above)
+    row["memory_low"], row["memory_high"] = max(low, -1.0), min(high, 1.0)
 
 
 def repeat_slope(

@@ -320,7 +320,8 @@ def out_answers(counts: dict) -> str:
 def sentences(results: dict) -> list[str]:
     """One verdict a group, canaries last."""
     rows = sorted(results["budget"], key=lambda row: row["group"].endswith((WRONG, CANARIES)))
-    return ["In one sentence:", *(f"  {sentence(row)}" for row in rows)]
+    few = "" if results["claims"]["group_means"] else " (too few replicas to claim it)"
+    return [f"In one sentence{few}:", *(f"  {sentence(row)}" for row in rows)]
 
 
 def sentence(row: dict) -> str:

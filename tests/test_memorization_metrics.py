@@ -25,6 +25,7 @@ from metrics import (
     order_effect,
     permuted_members,
     spearman,
+    wilson_interval,
 )
 
 
@@ -390,3 +391,18 @@ def test_the_errors_that_the_claims_rest_on():
         found = counterfactual_memorization(rng.random(rate.shape) < rate, members)["memory"]
         error = found - 0.8 * memorized
         assert np.sqrt(np.nanmean(error**2)) == pytest.approx(stated, rel=0.2)
+
+
+def test_rates_stay_within_what_they_can_be_and_replicas_that_agree_are_not_certain():
+    members = np.random.default_rng(0).random((12, 40)) < 0.5
+    (row,) = memorization_by_group(members.astype(float), members)  # a lookup table
+    low = wilson_interval(12, 12)[0]
+    assert (row["in"], row["out"], row["memory"]) == (1, 0, 1)
+    assert (row["in_low"], row["in_high"]) == pytest.approx((low, 1))
+    assert (row["out_low"], row["out_high"]) == pytest.approx((0, 1 - low))
+    assert row["memory_low"] == pytest.approx(1 - 2**0.5 * (1 - low))
+    assert row["memory_high"] == 1
+    half = np.where(np.arange(12)[:, None] < 6, members, 0.0)  # half of the replicas memorize
+    (row,) = memorization_by_group(half, members)
+    assert 0 <= row["in_low"] < row["in"] < row["in_high"] <= 1
+    assert row["memory_high"] <= 1
