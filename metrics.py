@@ -1020,16 +1020,16 @@ def _bound_rates(row: dict, n_replicas: int) -> None:
     """Keep the intervals of rates within what rates can be, and no surer than the replicas are.
 
     Where all replicas are right, or all wrong, their spread is 0. The next one may be otherwise:
-    Wilson's bound for as many trials as replicas stands in.
+    Wilson's bound for as many trials as replicas, or examples if those are more, stands in.
     """
-    alike = False
+    alike, n = False, max(n_replicas, row["n"])
     for key in ("in", "out"):
         low, high = row[f"{key}_low"], row[f"{key}_high"]
         if low is None:
             continue
         if high - low < 1e-9 and min(row[key], 1 - row[key]) < 1e-9:
             alike = True
-            low, high = wilson_interval(round(row[key]) * n_replicas, n_replicas)
+            low, high = wilson_interval(round(row[key]) * n, n)
         row[f"{key}_low"], row[f"{key}_high"] = max(low, 0.0), min(high, 1.0)
     low, high = row["memory_low"], row["memory_high"]
     if low is None:

@@ -396,7 +396,7 @@ def test_the_errors_that_the_claims_rest_on():
 def test_rates_stay_within_what_they_can_be_and_replicas_that_agree_are_not_certain():
     members = np.random.default_rng(0).random((12, 40)) < 0.5
     (row,) = memorization_by_group(members.astype(float), members)  # a lookup table
-    low = wilson_interval(12, 12)[0]
+    low = wilson_interval(40, 40)[0]  # 12 replicas, 40 examples
     assert (row["in"], row["out"], row["memory"]) == (1, 0, 1)
     assert (row["in_low"], row["in_high"]) == pytest.approx((low, 1))
     assert (row["out_low"], row["out_high"]) == pytest.approx((0, 1 - low))
