@@ -2811,6 +2811,15 @@ def read_report(replica: Replica) -> dict | None:
     return report
 
 
+def gather_reports(reports: list, stop: StopSignals, world: World) -> list:
+    """The reports of all processes, for which this one waits. A signal to all ends the wait."""
+    try:
+        return [report for some in gather(world, reports) for report in some]
+    except RuntimeError:  # another process has gone
+        stop.leave_if_asked("while other processes trained")
+        raise
+
+
 def report_runs(
     work: Work,
     data: Data,
@@ -2836,7 +2845,7 @@ def report_runs(
         report = report or write_memorization(replica, data, plan.device)
         if report:
             reports.append((replica.seed, report))
-    reports = [report for some in gather(world, reports) for report in some]
+    reports = gather_reports(reports, stop, world)
     if not reports or not world.main:
         return
     seeds, reports = zip(*sorted(reports, key=lambda pair: pair[0]), strict=True)

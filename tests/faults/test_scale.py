@@ -181,6 +181,28 @@ def test_sigterm_saves_on_all_processes_at_one_step(sets, tmp_path):
     assert stops >= 1
 
 
+def test_sigterm_while_one_process_waits_for_the_other(sets, tmp_path):
+    """Seed 0 is finished, seed 1 trains anew: nothing else would keep one waiting for long."""
+    arguments = ["--seeds", "0-1", "--epochs", "60", "--save_every", "1000", "--resume"]
+    for run in ("calm", "stopped"):
+        code, _, err = finished(torchrun(flags(sets, tmp_path / run, *arguments)))
+        assert code == 0, err
+    folder = tmp_path / "stopped/seed_1"
+    (folder / "last.pth").unlink()  # previous.pth is of step 0
+    process = torchrun(flags(sets, tmp_path / "stopped", *arguments))
+    while process.poll() is None and not 0 < lines_in(folder) < 30:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, _, err = finished(process)
+    assert err.count("stopped: SIGTERM came while other processes trained") == 1, err
+    assert err.count("stopped: SIGTERM came and the run is saved") == 1
+    assert "Connection closed" not in err
+    code, _, err = finished(torchrun(flags(sets, tmp_path / "stopped", *arguments)))
+    assert code == 0, err
+    for seed in ("seed_0", "seed_1"):
+        assert_same_run(tmp_path / "calm" / seed, tmp_path / "stopped" / seed)
+
+
 def lines_in(folder):
     path = folder / "metrics.jsonl"
     return path.read_text().count("\n") if path.exists() else 0

@@ -160,3 +160,24 @@ def test_signal_during_the_report_is_made_up_for(uninterrupted, world, monkeypat
     assert resume(world, *LONG) == 0
     assert "the report and figures it lacks are made" in capsys.readouterr().out
     assert_same_run(uninterrupted / "run", world / "run", range(3))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="os.kill ends the process on Windows")
+def test_signal_to_processes_of_which_one_waits_for_the_others(world, monkeypatch, capsys):
+    """The others have saved and gone: who waits for their reports ends as they do, in one line."""
+    original, calls = t.gather, []
+
+    def others_go(everybody, value):
+        calls.append(value)
+        if len(calls) == 1:  # whether the run is over
+            return original(everybody, value)
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise RuntimeError("Connection closed by peer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(t, "gather", others_go)
+        assert go(world, "--epochs", "1") == 128 + signal.SIGTERM
+    error = capsys.readouterr().err
+    assert error.startswith("stopped: SIGTERM came while other processes trained; go on with: ")
+    assert error.count("\n") == 1
+    assert resume(world, "--epochs", "1") == 0
