@@ -347,7 +347,7 @@ def draw_strings(n: int, seed: int, device: torch.device) -> Strings:
     return Strings(examples, GPT(config, [seed]).to(device), device)
 
 
-def train_on_strings(strings: Strings, steps: int, batch_size: int = 300, peak: float = 3e-3):
+def train_on_strings(strings: Strings, steps: int, batch_size: int = 256, peak: float = 3e-3):
     """Adam without weight decay, a cosine from `peak` to 0, whole epochs in random order, fp32."""
     model, n = strings.model, len(strings.examples)
     data, rng = resident(strings.examples, strings.device), np.random.default_rng(0)
@@ -405,7 +405,7 @@ FIRST_PANEL = {  # arguments of train_minigpt_4070.py
     "dropout": 0,
     "epochs": 20,
     "eval_every": 20,
-    "save_every": 10,
+    "save_every": 2,
 }
 
 
@@ -459,7 +459,7 @@ def build_parser() -> Parser:
         help="train a model on random strings instead, and print the bits that it stored",
     )
     g.add_argument(
-        "--strings", type=bounded(int, 2, 10**6), default=300, help="random strings to store"
+        "--strings", type=bounded(int, 2, 10**6), default=100, help="random strings to store"
     )
     g.add_argument("--steps", type=bounded(int, 1, 10**7), default=1500, help="optimizer steps")
     return parser
