@@ -3114,6 +3114,8 @@ def train(
         checkpoints, notes = [], []
         if args.resume and team.main:
             checkpoints, notes = find_resumable([replica.folder for replica in replicas], read)
+            for replica in replicas if data.panel is not None else ():
+                open_ledger(data, replica)  # training would fail only at the next kept epoch
         barrier(world)
         standing.started(team)
         checkpoints = from_first(team, checkpoints)

@@ -6,7 +6,9 @@ function of these arrays, of the membership beside them, and of nothing else.
 """
 
 import io
+import tokenize
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,19 @@ FILE = "ledger.npz"
 FORMAT = 1
 MAX_BYTES = 2**30  # of one seed's file, and of the arrays in it
 FIXED = ("format", "seed", "share", "n_train", "n_canaries", "keys", "members", "canary_counts")
+# What zipfile and numpy raise for damaged bytes. RuntimeError: an archive that is encrypted, or
+# (NotImplementedError) packed in an unknown way. TokenError: a header is no Python literal.
+DAMAGE = (
+    ValueError,
+    KeyError,
+    TypeError,
+    OSError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    tokenize.TokenError,
+)
 SERIES = ("epochs", "steps", "bits", "exact")
 
 
@@ -104,8 +119,11 @@ def read_ledger(path: Path) -> Ledger:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in (*FIXED, *SERIES)}
         ledger = _checked(found)
-    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is no ledger of this program, or damaged ({error})") from None
+    except DAMAGE as error:
+        raise UserError(
+            f"{path} is no ledger of this program, or damaged ({error}); restore it, or train the "
+            "panel again in another --out_dir"
+        ) from None
     return ledger
 
 

@@ -104,6 +104,24 @@ def test_a_pickle_inside_is_never_loaded(tmp_path):
         read_ledger(tmp_path / FILE)
 
 
+def test_a_byte_changed_anywhere_is_refused_or_changes_nothing(tmp_path):
+    """zipfile, zlib and numpy raise nine kinds of error between them."""
+    make_ledger().write(tmp_path)
+    path = tmp_path / FILE
+    whole, before, refused = path.read_bytes(), read_ledger(path), 0
+    for i in range(len(whole)):
+        for changed in (whole[i] ^ 0xFF, whole[i] ^ 1):
+            path.write_bytes(whole[:i] + bytes([changed]) + whole[i + 1 :])
+            try:
+                after = read_ledger(path)
+            except UserError as error:
+                refused += "restore it" in str(error)
+                continue
+            assert np.array_equal(after.bits, before.bits)
+            assert np.array_equal(after.exact, before.exact)
+    assert refused > len(whole)
+
+
 def write_all(tmp_path, ledgers):
     folders = [tmp_path / f"seed_{i}" for i in range(len(ledgers))]
     for folder, made in zip(folders, ledgers, strict=True):

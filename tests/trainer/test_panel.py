@@ -153,6 +153,23 @@ def test_an_epoch_that_a_killed_panel_had_kept_already_is_scored_again(panel_wor
     assert read_ledger(panel_world / "run/ledger.npz").epochs.tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("step", [11, 10**6])  # stopped, and finished
+def test_a_damaged_ledger_is_told_before_training(panel_world, monkeypatch, capsys, step):
+    with monkeypatch.context() as patch:
+        interrupt_at_step(patch, step)
+        start(panel_world, "--seed", "3")
+    path = panel_world / "run/ledger.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    lines = (panel_world / "run/metrics.jsonl").read_bytes()
+    paths = ["--data", panel_world / "train.txt", "--val_data", panel_world / "val.pkl"]
+    capsys.readouterr()
+    assert resume(panel_world, *PANEL, "--seed", "3", *paths) == 2
+    said = capsys.readouterr()
+    assert "ledger.npz is no ledger of this program, or damaged" in said.err
+    assert "resuming" not in said.out
+    assert (panel_world / "run/metrics.jsonl").read_bytes() == lines
+
+
 def test_a_panel_never_stops_early(panel_world):
     assert start(panel_world, "--seed", "3", "--patience", "1", "--min_delta", "100") == 0
     assert len(lines_of(panel_world / "run" / "metrics.jsonl")) == 6
@@ -214,7 +231,7 @@ def test_a_panel_without_held_out_examples_is_refused(panel_world, capsys):
     (panel_world / "other.txt").write_text(ROWS[0] + "\n[mul] 2 3 | 6\n")
     paths = ["--data", panel_world / "train.txt", "--val_data", panel_world / "other.txt"]
     assert go(panel_world, *PANEL, *paths) == 2
-    assert "every validation example is in the training set" in capsys.readouterr().err
+    assert "each validation example is in the training set or of a tag" in capsys.readouterr().err
     assert not (panel_world / "run").exists()
 
 
