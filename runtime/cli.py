@@ -13,6 +13,12 @@ def outcome(work):
 
     An exception that is none of these is a bug and keeps its traceback.
     """
+    # A stream that was closed at the start (`>&-`) is None. Opened at once, os.devnull takes its
+    # number, which otherwise the next file would get, and with it what a library prints.
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if hasattr(sys.stdout, "reconfigure"):  # a redirected Windows console lacks many characters
         sys.stdout.reconfigure(errors="replace")
     try:

@@ -97,6 +97,16 @@ def test_a_closed_pipe_is_quiet(n):
         assert (failed.returncode, failed.stderr) == (2, "error: told all the same\n")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has another way to close a stream")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_stream_that_is_closed_from_the_start_is_no_fault(closed):
+    script = ROOT / "train_minigpt_4070.py"
+    command = f'exec "{sys.executable}" "{script}" --data nothere.txt {closed}'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    said = "" if "2>&-" in closed else "error: the training set nothere.txt does not exist; "
+    assert (done.returncode, done.stderr[: len(said) or None]) == (2, said)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_behind_stdout_is_one_line():
     with open("/dev/full", "w") as full:
