@@ -29,6 +29,7 @@ DEFAULT_TAG = "task"  # of records that name no task
 RIGHT_LINE = "a right line is `[add] 12 + 5 | 17`"
 RIGHT_RECORD = 'a right line is {"task": "add", "prompt": "12 + 5", "answer": "17"}'
 RIGHT_CSV = "right lines are `prompt,answer` and below it `12 + 5,17`"
+KIND_WORDS = {"dict": "an object (dict)", "int": "an integer", "NoneType": "null"}
 MAX_JSON_BYTES = 2**28
 SCAN = re.compile(r"IN: (.*) OUT: (.*)")
 EQUATION = re.compile(r"([^=|]*[^=|\s])\s*=\s*([^=|]+)")
@@ -36,7 +37,10 @@ EQUATION = re.compile(r"([^=|]*[^=|\s])\s*=\s*([^=|]+)")
 
 def shown(value):
     """A bad row or value in an error message: short, and never spelled out in depth."""
-    return ascii(value[:60]) if isinstance(value, str) else f"a {type(value).__name__}"
+    if isinstance(value, str):
+        return ascii(value[:60])
+    kind = type(value).__name__
+    return KIND_WORDS.get(kind, f"a {kind}")
 
 
 def unprintable(text):
@@ -84,6 +88,8 @@ def columns_flag(text):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not prompt=COLUMN,answer=COLUMN[,task=COLUMN]"
         )
+    if len({*named.values()}) < len(named):
+        raise argparse.ArgumentTypeError(f"{text!r} names one column twice; give each its own")
     return named
 
 
@@ -157,15 +163,22 @@ def utf8_error(path):
 def lines_of(path):
     """(number, line) for each line of a UTF-8 file that is not blank, counted from 1.
 
-    Only a newline ends a line; `str.splitlines` would cut at other characters too.
+    Only a newline ends a line; `str.splitlines` would cut at other characters too. UserError for a
+    carriage return elsewhere: some spreadsheets end each line so, and the file would be one row.
     """
     with open(path, "rb") as file:
         refuse_other_encodings(path, file.read(4))
     try:
         with open(path, encoding="utf-8-sig", newline="\n") as file:
             for number, line in enumerate(file, 1):
+                line = line.rstrip("\r\n")
+                if "\r" in line:
+                    raise UserError(
+                        f"{path}: line {number} has a carriage return within; save the file with a "
+                        "newline at the end of each line"
+                    )
                 if line.strip():
-                    yield number, line.rstrip("\r\n")
+                    yield number, line
     except UnicodeDecodeError:
         raise utf8_error(path) from None
 

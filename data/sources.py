@@ -31,6 +31,10 @@ def require_file(path: str | Path, what: str) -> Path:
         print(f"made the standard data in {path.parent}", flush=True)
     if path.is_dir():
         raise UserError(f"{what} {path} is a folder; give the path of a file in it")
+    if path.exists() and not path.is_file():  # `<(zcat …)` of a shell: it can be read only once
+        raise UserError(
+            f"{what} {path} is a pipe or a device; write it to a file, and give its path"
+        )
     if not path.is_file():
         raise UserError(f"{what} {path} does not exist; give the path of an existing file")
     return path

@@ -6,6 +6,7 @@ make of it, is memory. So every draw here is a pure function of the data, the sh
 resumed run, a process of torchrun and a later reader find the same one.
 """
 
+import math
 import random
 from dataclasses import dataclass
 from functools import cached_property
@@ -267,10 +268,12 @@ def check_canary_rows(panel: PanelData) -> None:
 
     if n and rows_of(n) > CANARY_SHARE * n_rows:
         most = max(m for m in range(n) if rows_of(m) <= CANARY_SHARE * n_rows)
+        needed = math.ceil(rows_of(1) / CANARY_SHARE)
+        few = f"one canary needs {needed:,} rows: leave --canaries out, or give"
         raise UserError(
-            f"--canaries {n} would be {rows_of(n):,} of a seed's {n_rows:,} rows, more than "
+            f"--canaries {n} adds {rows_of(n):,} rows to a seed's {n_rows:,}, more than "
             f"{100 * CANARY_SHARE:.0f} %; "
-            + (f"give at most {most}, or a larger training set" if most else "that is too few rows")
+            f"{f'give at most {most}, or' if most else few} a larger training set"
         )
 
 
@@ -286,8 +289,8 @@ def make_panel(
         )
     if not (val.tags.isin(train.tags.names) & ~np.isin(val.keys, train.keys)).any():
         raise UserError(
-            "--subset compares with examples that no seed trains on, but every validation example "
-            "is in the training set; give --val_data of others"
+            "--subset compares with examples that no seed trains on, but each validation example "
+            "is in the training set or of a tag that is not; give --val_data of others"
         )
     canaries = draw_canaries(train, val, n_canaries, tokenizer) if n_canaries else []
     examples = train

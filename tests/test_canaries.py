@@ -103,7 +103,18 @@ def test_too_many_canaries_are_refused_with_a_number_that_fits():
         panel_of(train, most + 1)
 
 
+def test_where_not_one_canary_fits_the_rows_that_it_needs_are_told():
+    train = draw(1000, 1, tasks=("add",))
+    with pytest.raises(UserError, match="leave --canaries out, or give a larger") as refused:
+        panel_of(train, 1)
+    assert "adds 32 rows to a seed's" in str(refused.value)
+    assert "one canary needs 1,600 rows" in str(refused.value)
+
+
 def test_tags_of_no_known_rule_have_no_canaries():
-    train = build_examples([f"[mine] {i} | {i}" for i in range(100)], TOKENIZER, "rows")
+    def build_mine(start, end):
+        return build_examples([f"[mine] {i} | {i}" for i in range(start, end)], TOKENIZER, "rows")
+
+    train = build_mine(0, 100)
     with pytest.raises(UserError, match="but the training set has only mine"):
-        panel_of(train, 3)
+        make_panel(train, build_mine(100, 120), share=0.5, n_canaries=3, tokenizer=TOKENIZER)

@@ -1,5 +1,6 @@
 """Data files of every kind: what loads, and what a message says so that the user can go on."""
 
+import argparse
 import json
 import pickle
 
@@ -10,7 +11,7 @@ from data import formats
 from data.audit import load_data
 from data.formats import Tokenizer, load_examples, load_tokenizer
 from data.generate import build_tokenizer
-from data.readers import RowFormat, read_rows
+from data.readers import RowFormat, columns_flag, read_rows
 from data.tasks import TASKS
 from runtime.errors import UserError
 
@@ -150,9 +151,9 @@ def test_a_record_that_is_no_row_says_what_is_wrong_with_it(tmp_path, line, fact
 
 
 def test_a_json_file_that_is_no_list_of_records_is_told(tmp_path):
-    refused(tmp_path / "a.json", '{"a": 1}', "holds a dict, not a list of objects")
+    refused(tmp_path / "a.json", '{"a": 1}', "holds an object (dict), not a list")
     refused(tmp_path / "a.json", '[\n  {"a" 1}]', "Expecting ':' delimiter at line 2, column 8")
-    refused(tmp_path / "a.json", json.dumps([RECORDS[0], 5]), "row 1 is a int, not an object")
+    refused(tmp_path / "a.json", json.dumps([RECORDS[0], 5]), "row 1 is an integer, not an object")
 
 
 @pytest.mark.parametrize(
@@ -192,6 +193,18 @@ def test_a_byte_that_is_no_utf8_is_named_with_its_line(tmp_path):
     tokenizer.write_bytes(b'{"stoi\xff": 1}')
     with pytest.raises(UserError, match="byte 7 is 0xff, which is not UTF-8"):
         load_tokenizer(tokenizer)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_lines_that_end_with_a_carriage_return_alone_are_refused(tmp_path, name):
+    """Such a file would be one row, whose answer holds all others."""
+    lines = [json.dumps(record) if name == "a.jsonl" else "[add] 1 + 1 | 2" for record in RECORDS]
+    refused(tmp_path / name, "\r".join(lines), f"{name}: line 1 has a carriage return", "newline")
+
+
+def test_one_column_cannot_be_prompt_and_answer():
+    with pytest.raises(argparse.ArgumentTypeError, match="names one column twice"):
+        columns_flag("prompt=q,answer=q")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])

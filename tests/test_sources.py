@@ -45,6 +45,11 @@ def test_a_standard_set_is_found_from_any_folder_and_the_folder_wins(tmp_path, m
     assert require_file(STANDARD, "the training set") == Path(STANDARD)
 
 
+def test_a_device_or_pipe_is_called_what_it_is():
+    with pytest.raises(UserError, match=f"{os.devnull} is a pipe or a device; write it to a file"):
+        require_file(os.devnull, "the training set")
+
+
 def test_standard_sets_train_from_any_folder_with_the_tokenizer_beside(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for data in (STANDARD, "data/processed/train_normal.pkl"):
