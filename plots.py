@@ -14,6 +14,7 @@ One run writes into --out_dir (by default `<run>/plots`):
     task_epoch_heatmap.png  the same as a map
     learning_rate.png       learning rate over optimizer steps
     repeat_count.png        exact match and loss by repeat count in the training set (0 = unseen)
+    repeat_count_over_epochs.png  exact match at each repeat count over training
     repeat_effects.png      what repetition is worth: the differences described below
     ood_by_category.png     exact match per category and suite; oracle-length exact match beside it
     ood_by_level.png        exact match over length, digits and hops, training range shaded
@@ -708,6 +709,36 @@ def draw_repeat_counts(ax, points: dict[str, dict[int, Point]], unit: str) -> No
     label_axes(ax, title, "times in the training set", unit)
 
 
+def repeat_count_curves(run: Run, x: str) -> dict[str, Curve]:
+    """Exact match over training at each repeat count, which stands for those up to its double."""
+    key, n = "train_exact_match_by_repeat_count", "train_n_by_repeat_count"
+    counts = {int(count) for row in chain(*run.seeds) for count in row.get(key, {})}
+    curves = {}
+    for count in sorted(counts):
+        name = "once" if count == 1 else f"{count}–{2 * count - 1} times"
+        curves[name] = curve(run, x, key, str(count), n=(n, str(count)))
+    return curves
+
+
+def repeat_counts_over_epochs_figure(run: Run):
+    """Exact match over training, a line for each repeat count; unseen examples beside them."""
+    key = examples_or_epoch([run])
+    curves = {name: c for name, c in repeat_count_curves(run, key).items() if len(c.x)}
+    if not curves:
+        return None
+    unseen = curve(run, key, "val_exact_match", n=("val_n",))
+    curves = ({"unseen": unseen} if len(unseen.x) else {}) | curves
+    fig, (ax,) = new_figure([run], 9.5, 4.2)
+    draw_curves(ax, curves)
+    proportion_axis(ax.yaxis)
+    ends = ", ".join(f"{name} {percent(c.value[-1])}" for name, c in curves.items())
+    title = f"Exact match by repeat count, at the end: {ends}"
+    label_axes(ax, title, number_axis(ax, key), "exact match")
+    ax.legend(title="in the training set", loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=9)
+    caption(fig, interval_words([run], "Bands"))
+    return fig
+
+
 def repeat_effects_figure(runs: list[Run]):
     """What repetition is worth: differences within each model, with interval and each seed."""
     effects = {run.name: effects_of(run) for run in runs}
@@ -1200,6 +1231,7 @@ RUN_FIGURES = {
     "task_epoch_heatmap.png": heatmap_figure,
     "learning_rate.png": learning_rate_figure,
     "repeat_count.png": lambda run: repeat_count_figure([run]),
+    "repeat_count_over_epochs.png": repeat_counts_over_epochs_figure,
     "repeat_effects.png": lambda run: repeat_effects_figure([run]),
     "ood_by_category.png": ood_category_figure,
     "ood_by_level.png": level_figure,

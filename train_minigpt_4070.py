@@ -1664,6 +1664,21 @@ def validation_records(scores, sample_scores, in_sample, seen_rows, data, predic
     return records
 
 
+def repeat_count_record(exact, trained_on, data, tasks):
+    """Exact match of one replica by repeat count, as keys of its line in metrics.jsonl.
+
+    `exact`, bool [n], is of the training rows of `data.by_count`. Those count that the replica
+    trains on, `trained_on` bool [n], and whose task is trained so far. Without any, no key.
+    """
+    rows, counts = data.by_count
+    counted = trained_on & data.train.tasks.isin(tasks)[rows]
+    table = metrics.by_group(counts[counted].tolist(), exact[counted])
+    if not table:
+        return {}
+    ends = {"train_exact_match_by_repeat_count": "exact_match", "train_n_by_repeat_count": "n"}
+    return {name: {str(row["group"]): row[key] for row in table} for name, key in ends.items()}
+
+
 def headline_of(record):
     """("unseen", exact match, loss) of a validation; of "seen" examples where none is unseen."""
     kind = "seen" if record["val_exact_match"] is None else "unseen"
@@ -2436,24 +2451,29 @@ def validate(
     that stay, and the places in the stack of those that left.
     """
 
-    def both():
-        val = score(state.model, data.val, np.arange(len(data.val)), plan.device)
-        return val, score(state.model, data.train, data.sample, plan.device)
+    def score_all():
+        sets = [(data.val, np.arange(len(data.val)))]
+        sets += [(data.train, rows) for rows in (data.sample, data.by_count[0])]
+        return [score(state.model, examples, rows, plan.device) for examples, rows in sets]
 
-    scores, sample_scores = both()
+    scores, sample_scores, count_scores = score_all()
+    # An example of `by_count` that overflows counts as wrong. Its loss is not recorded.
     finite = np.isfinite(scores.loss).all(1) & np.isfinite(sample_scores.loss).all(1)
     sick = np.flatnonzero(~finite).tolist()
     if sick:
         set_aside(plan, state, sick, ["its validation loss is not finite"] * len(sick))
         if not state.replicas:
             return [], [], sick
-        scores, sample_scores = both()
+        scores, sample_scores, count_scores = score_all()
     # Without --autoreg_eval only the samples to show are generated.
     rows = data.headline if plan.autoreg_eval else data.shown
     texts = predict_texts(state.model, data.tokenizer, data.val, rows, scores.exact, plan.device)
     in_sample = [data.in_sample(replica.seed) for replica in state.replicas]
     seen_rows = [data.seen_by(replica.seed) for replica in state.replicas]
     records = validation_records(scores, sample_scores, in_sample, seen_rows, data, texts, tasks)
+    for record, replica, exact in zip(records, state.replicas, count_scores.exact, strict=True):
+        trained_on = data.trains_on(replica.seed, data.by_count[0])
+        record |= repeat_count_record(exact, trained_on, data, tasks)
     # One decision for all processes, whatever the last bits of their scores are.
     return from_first(state.team, records), texts, sick
 

@@ -71,6 +71,8 @@ EPOCH = {
     "tasks": [TEXT],
     **{f"val_exact_match_by_task{end}": {EACH: RATE} for end in ("", "_seen")},
     **{f"val_n_by_task{end}": {EACH: COUNT} for end in ("", "_seen")},
+    "train_exact_match_by_repeat_count": {EACH: RATE},
+    "train_n_by_repeat_count": {EACH: COUNT},
     **{f"val_failures{end}": {EACH: AMOUNT} for end in ("", "_seen")},
 }
 RATES = {"n": COUNT, **with_ends(RATE, "exact_match"), "loss": NUMBER}

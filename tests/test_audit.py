@@ -1,11 +1,12 @@
 """Samples of the training set, by hand-worked cases."""
 
 import random
+from collections import Counter
 
 import numpy as np
 import pytest
 
-from data.audit import key_texts, matched_sample, sample_by_count
+from data.audit import key_texts, matched_sample, sample_by_count, validated_by_count
 from data.formats import Tokenizer, build_examples
 from data.generate import build_tokenizer
 from data.tasks import TASKS
@@ -86,6 +87,41 @@ def test_sample_by_count_leaves_out_a_count_that_a_task_lacks():
     assert sorted(chosen.tolist()) == [0, 1]
     assert counts == [1, 1]
     assert not grouped
+
+
+def test_validation_takes_sixty_examples_of_each_repeat_count():
+    rows = [f"[{tag}] {i} | {i}" for tag in ("copy", "rev") for i in range(200)]
+    often = [f"[{tag}] {i} | {i}" for tag in ("copy", "rev") for i in range(200, 240)]
+    train = build(rows + 2 * often + 3 * often[:20] + 3 * often[40:60])  # twice, or five times
+    chosen, counts = validated_by_count(train)
+    cells = Counter(zip(counts.tolist(), train.tasks[chosen].tolist(), strict=True))
+    assert cells == {
+        **{(1, task): 30 for task in ("copy", "rev")},
+        **{(count, task): 20 for count in (2, 4) for task in ("copy", "rev")},
+    }
+    first, repeats = train.distinct()
+    of_row = dict(zip(first.tolist(), repeats.tolist(), strict=True))
+    assert {(count, of_row[row]) for row, count in zip(chosen.tolist(), counts, strict=True)} == {
+        (1, 1),
+        (2, 2),
+        (4, 5),
+    }
+
+
+@pytest.mark.parametrize(
+    ("rows", "n"),
+    [
+        ([f"[copy] {i} | {i}" for i in range(100)] + ["[copy] 0 | 0"], 0),  # 1 % stands twice
+        ([f"[copy] {i} | {i}" for i in range(99)] + ["[copy] 0 | 0"], 61),
+        (
+            ["[copy] 1 | 1", *2 * ["[copy] 2 | 2"], "[rev] 1 | 1"],
+            0,
+        ),  # nothing of [rev] stands twice
+    ],
+)
+def test_validation_scores_repeat_counts_only_where_examples_repeat(rows, n):
+    chosen, counts = validated_by_count(build(rows))
+    assert len(chosen) == len(counts) == n
 
 
 def test_two_data_sets_that_share_examples_sample_the_same_ones():

@@ -216,6 +216,54 @@ def test_levels_shade_the_training_range_and_average_either_side_of_it(five_task
     assert fig.axes[1].get_title("left").replace("\n", " ") == title
 
 
+def repeat_count_rows(epochs=6, seed=0):
+    """Of 60 examples, 10 an epoch are learned where they stand once, 20 where four times."""
+    rows = add_only_rows(epochs, seed)
+    for row in rows:
+        right = {"1": min(60, 10 * row["epoch"] - seed), "4": min(60, 20 * row["epoch"])}
+        row["train_exact_match_by_repeat_count"] = {count: k / 60 for count, k in right.items()}
+        row["train_n_by_repeat_count"] = {"1": 60, "4": 60}
+    return rows
+
+
+def test_repeat_counts_over_epochs_have_wilson_intervals_beside_unseen(tmp_path):
+    rows = repeat_count_rows()
+    write_rows(tmp_path, rows)
+    fig = plots.draw_figures([load(tmp_path)])["repeat_count_over_epochs.png"]
+    (ax,) = fig.axes
+    assert list(lines(ax)) == ["unseen", "once", "4–7 times"]
+    expected = {"once": np.arange(1, 7) / 6, "4–7 times": [1 / 3, 2 / 3, 1, 1, 1, 1]}
+    expected["unseen"] = column(rows, "val_exact_match")
+    for name, values in expected.items():
+        np.testing.assert_allclose(lines(ax)[name].get_xdata(), column(rows, "examples_seen"))
+        np.testing.assert_allclose(lines(ax)[name].get_ydata(), values)
+    once = bands(ax)[1]
+    wilson = [wilson_interval(10 * epoch, 60) for epoch in range(1, 7)]
+    np.testing.assert_allclose(np.array(once[1:]).T, wilson)
+    title = ax.get_title("left").replace("\n", " ")
+    assert title.endswith("once 100.0 %, 4–7 times 100.0 %")
+    assert "4–7 times (n = 60)" in [t.get_text() for t in ax.get_legend().get_texts()]
+    assert_readable(fig)
+
+
+def test_repeat_counts_of_several_seeds_are_their_mean_and_missing_ones_are_left_out(tmp_path):
+    for seed in (0, 6):
+        rows = repeat_count_rows(seed=seed)
+        if seed:
+            del rows[2]["train_exact_match_by_repeat_count"]["4"]
+            rows[3]["train_exact_match_by_repeat_count"] = None
+        write_rows(tmp_path / f"seed_{seed}", rows)
+        write_json(tmp_path / f"seed_{seed}" / "config.json", {"seed": seed})
+    (ax,) = plots.repeat_counts_over_epochs_figure(load(tmp_path)).axes
+    once, often = lines(ax)["once"], lines(ax)["4–7 times"]
+    np.testing.assert_allclose(once.get_ydata(), (10 * np.array([1, 2, 3, 5, 6]) - 3) / 60)
+    assert often.get_xdata().tolist() == [5000, 10_000, 25_000, 30_000]
+
+
+def test_without_repeat_counts_there_is_no_figure_of_them(add_only):
+    assert "repeat_count_over_epochs.png" not in plots.draw_figures([load(add_only)])
+
+
 def test_levels_weigh_by_their_number_of_examples(tmp_path):
     results = ood_results(add_only=True)
     levels = [(1, 1, 10), (2, 99, 100), (4, 0, 30), (5, 10, 10)]
