@@ -43,10 +43,11 @@ KINDS = {  # in words -> whether a value is one
     "a whole number from 0 on": lambda v: is_number(v) and v >= 0 and v == int(v),
     "a pair of numbers": lambda v: isinstance(v, list) and len(v) == 2 and all(map(is_number, v)),
     "a text of 0 and 1": lambda v: isinstance(v, str) and set(v) <= set("01"),
+    "a whole number from 1 on as a text": lambda v: re.fullmatch("[1-9][0-9]{0,14}", v) is not None,
     "a text": lambda v: isinstance(v, str) and v.isprintable(),
 }
-NUMBER, RATE, DIFFERENCE, AMOUNT, COUNT, PAIR, BITS, TEXT = KINDS
-EACH = object()  # stands for every key
+NUMBER, RATE, DIFFERENCE, AMOUNT, COUNT, PAIR, BITS, COUNT_KEY, TEXT = KINDS
+EACH, EACH_COUNT = object(), object()  # stand for every key, which is a text or a COUNT_KEY
 
 
 def with_ends(kind, *names):
@@ -71,8 +72,8 @@ EPOCH = {
     "tasks": [TEXT],
     **{f"val_exact_match_by_task{end}": {EACH: RATE} for end in ("", "_seen")},
     **{f"val_n_by_task{end}": {EACH: COUNT} for end in ("", "_seen")},
-    "train_exact_match_by_repeat_count": {EACH: RATE},
-    "train_n_by_repeat_count": {EACH: COUNT},
+    "train_exact_match_by_repeat_count": {EACH_COUNT: RATE},
+    "train_n_by_repeat_count": {EACH_COUNT: COUNT},
     **{f"val_failures{end}": {EACH: AMOUNT} for end in ("", "_seen")},
 }
 RATES = {"n": COUNT, **with_ends(RATE, "exact_match"), "loss": NUMBER}
@@ -111,11 +112,12 @@ def check(value, shape, where):
         for i, item in enumerate(value):
             check(item, shape[0], f"{where}[{i}]")
     elif isinstance(shape, dict):
+        every = next((each for each in (EACH, EACH_COUNT) if each in shape), None)
         for key, item in value.items():
-            if EACH in shape:
-                check(key, TEXT, f"{where}: a key")
-            if key in shape or EACH in shape:
-                check(item, shape.get(key, shape.get(EACH)), f"{where}: {key}")
+            if every is not None:
+                check(key, TEXT if every is EACH else COUNT_KEY, f"{where}: a key")
+            if key in shape or every is not None:
+                check(item, shape.get(key, shape.get(every)), f"{where}: {key}")
 
 
 # ----------------------------------------------------------------------------------------------

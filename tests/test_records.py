@@ -57,6 +57,13 @@ def test_the_good_ones_load(tmp_path):
         ("metrics", {"tasks": "add"}, "tasks should be a list, not 'add'"),
         ("metrics", {"val_exact_match_by_task": [1]}, "should be an object, not [1]"),
         ("metrics", {"val_n_by_task": {"a\nb": 1}}, "a key should be a text"),
+        (
+            "metrics",
+            {"train_exact_match_by_repeat_count": {"often": 0.5}},
+            "a key should be a whole number from 1 on as a text, not 'often'",
+        ),
+        ("metrics", {"train_n_by_repeat_count": {"0": 1}}, "from 1 on as a text, not '0'"),
+        ("metrics", {"train_n_by_repeat_count": {"1": 0.5}}, "should be a whole number"),
         ("memorization", {"last": []}, "last should be an object, not []"),
         ("memorization", {"best": {"by_repeat_count": {}}}, "by_repeat_count should be a list"),
         ("memorization", {"last": {"by_repeat_count": ["x"]}}, "by_repeat_count[0] should be an"),
