@@ -1318,9 +1318,10 @@ def rmia_scores(log2_probs: np.ndarray, members: np.ndarray, gamma: float = 2.0)
 
     P_z(ratio(x) / ratio(z) >= gamma), where ratio(x) = p_target(x) / ((p_in(x) + p_out(x)) / 2),
     p_in and p_out are the mean probabilities of the other IN and OUT replicas, and z runs over the
-    target's non-members other than x: online RMIA (Zarifzadeh et al. 2024, arXiv:2312.03262).
-    It estimates no variance, so it needs few replicas. log2_probs float [R, N], bits; gamma > 0.
-    nan where no other replica is IN, or none OUT, and for a target without other non-members.
+    target's non-members: online RMIA (Zarifzadeh et al. 2024, arXiv:2312.03262). x is not left out
+    of them: a share of one fewer would tell non-members from members of the same ratio. It
+    estimates no variance, so it needs few replicas. log2_probs float [R, N], bits; gamma > 0. nan
+    where no other replica is IN, or none OUT, and for a target without such non-members.
     """
     log2_probs, members = _panel(log2_probs, members)
     # Probabilities relative to the example's largest, since 2^l underflows for long answers.
@@ -1336,9 +1337,8 @@ def rmia_scores(log2_probs: np.ndarray, members: np.ndarray, gamma: float = 2.0)
         known = ~np.isnan(ratio)
         population = np.sort(ratio[known & ~trained])
         least = _without_rounding_errors(ratio[known] - math.log2(gamma))
-        is_own = ~trained[known]  # a non-member stands in the population itself
-        beaten = np.searchsorted(population, least, side="right") - (is_own & (gamma <= 1))
-        scores[target, known] = _divide(beaten, len(population) - is_own)
+        beaten = np.searchsorted(population, least, side="right")
+        scores[target, known] = _divide(beaten, len(population))
     return scores
 
 

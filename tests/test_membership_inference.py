@@ -193,7 +193,7 @@ def naive_scores(outcome, members, gamma):
             i: 2.0 ** outcome[target, i] / ((p_mean[True, i] + p_mean[False, i]) / 2) for i in known
         }
         for i in known:
-            population = [z for z in known if not members[target, z] and z != i]
+            population = [z for z in known if not members[target, z]]
             if population:
                 wins = [ratio[i] / gamma >= ratio[z] for z in population]
                 rmia[target, i] = np.mean(wins)
@@ -225,6 +225,21 @@ def test_attacks_find_a_lookup_table_and_nothing_in_a_rule():
     ):
         assert membership_inference(scores(lookup), members)["auc"] > 0.999
         assert membership_inference(scores(rule), members)["auc"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_rmia_scores_a_member_and_a_non_member_of_one_ratio_alike():
+    """Replica 0 knows half of the examples, whether it trained on them or not."""
+    rng = np.random.default_rng(6)
+    members = random_members(8, 300, rng)
+    outcome = np.full(members.shape, -10.0)
+    known = rng.random(300) < 0.5
+    outcome[0, known] = -2.0
+    scores, trained = rmia_scores(outcome, members)[0], members[0]
+    defined = ~np.isnan(scores)
+    beaten = (defined & ~trained & ~known).sum() / (defined & ~trained).sum()
+    for side in (trained, ~trained):
+        assert scores[defined & side & known] == pytest.approx(beaten)
+        assert not scores[defined & side & ~known].any()
 
 
 def test_attacks_that_know_the_example_beat_the_loss():
