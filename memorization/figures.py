@@ -264,10 +264,10 @@ def exposure_figure(results: dict, columns: dict):
     ax.plot(x, column(rows, "expected"), color="0.4", linestyle="--", label="their mean")
     style = {"capsize": 3, "markersize": 6, "label": "canaries", **look(1)}
     ax.errorbar(x, column(rows, "exposure"), yerr=ends(rows, "exposure"), **style)
-    top = np.log2(found["most_candidates"])
-    ax.axhline(top, color="0.4", linestyle=":", label=f"most: log2({found['most_candidates']:,})")
+    most = column(rows, "most")
+    ax.plot(x, most, color="0.4", linestyle=":", label="most: all canaries at rank 1")
     ax.set_xticks(x, [str(row["repeat_count"]) for row in rows])
-    ax.set_ylim(0, 1.06 * top)
+    ax.set_ylim(0, 1.06 * most.max())
     last = rows[-1]
     title = (
         f"Exposure: {last['exposure']:.1f} bits at {last['repeat_count']} repeats, where "

@@ -381,9 +381,10 @@ def exposure_table(
 
     exposures float [R, n], bits; counts int [R, n], rows in that replica's training; n_candidates
     int [n]. Each row: {"repeat_count", "n" (pairs of replica and canary), "n_canaries",
-    "exposure" with ends over replicas, "expected" of canaries that were not trained on, "null_low"
-    and "null_high"}. The null's band has the distinct canaries as units, since replicas rank one
-    canary alike. The second value is the row of those that were not trained on.
+    "exposure" with ends over replicas, "most" (what it is where every canary has rank 1),
+    "expected" of canaries that were not trained on, "null_low" and "null_high"}. The null's band
+    has the distinct canaries as units, since replicas rank one canary alike. The second value is
+    the row of those that were not trained on.
     """
     rows = []
     for count in np.unique(counts):
@@ -403,6 +404,7 @@ def exposure_table(
                 "exposure": float(mean),
                 "exposure_low": _known(low),
                 "exposure_high": _known(high),
+                "most": float(weights @ np.log2(n_candidates[columns])),
                 "expected": float(expected),
                 "null_low": float(max(0.0, expected - 1.96 * sd)),
                 "null_high": float(expected + 1.96 * sd),

@@ -149,12 +149,14 @@ def exposure_lines(results: dict) -> list[str]:
             f"{row['n']:,}",
             row["n_canaries"],
             with_ends(row, "exposure"),
+            bits(row["most"]),
             bits(row["expected"]),
             f"{bits(row['null_low'])} to {bits(row['null_high'])}",
         )
         for row in found["rows"]
     ]
-    names = ("repeats", "pairs", "canaries", "exposure", "without memory", "95 % of those")
+    names = ("repeats", "pairs", "canaries", "exposure", "at most", "without memory")
+    names += ("95 % of those",)
     how = f"all {found['most_candidates']:,} at most"
     if found["n_sampled"]:
         how = f"for {found['n_sampled']} canaries {found['sample']:,} of them drawn at random"

@@ -292,6 +292,15 @@ def test_exposure_of_uniform_ranks_is_inside_its_band_and_that_of_trained_canari
     assert (rows[0]["n"], rows[1]["n"]) == (320, 320)
 
 
+def test_the_most_that_exposure_can_be_is_the_mean_over_its_canaries():
+    """One of 899 candidates and three of 89: no mean over them reaches log2(899)."""
+    n_candidates = np.array([899, 89, 89, 89])
+    exposures = np.tile(np.log2(n_candidates), (6, 1))
+    (row,), _ = measures.exposure_table(exposures, np.ones((6, 4), int), n_candidates)
+    assert row["most"] == pytest.approx((np.log2(899) + 3 * np.log2(89)) / 4)
+    assert row["exposure"] == pytest.approx(row["most"])
+
+
 def test_limem_table_is_the_mean_difference_within_replicas():
     trained = [{"limem": v, "n": 10} for v in (0.8, 0.9, 1.0)]
     unseen = [{"limem": v, "n": 12} for v in (0.1, 0.2, 0.3)]
