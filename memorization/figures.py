@@ -199,12 +199,14 @@ def map_figure(results: dict, columns: dict):
     bar = fig.colorbar(ScalarMappable(norm, density), ax=list(axes), shrink=0.75)
     log_axis(bar.ax.yaxis, 1, max(most, 2))
     bar.set_label("examples at one place")
-    replicas = results["panel"]["replicas"]
+    replicas, unsure = results["panel"]["replicas"], ""
+    if not results["claims"]["distributions"]:
+        unsure = " So few carry no distributions: noise spreads the dots too."
     caption(
         fig,
         "A dot is one example or several. On the dashed line having seen it adds nothing, the rule "
         "answers; in the upper left only those know it that saw it, from memory. About "
-        f"{replicas * results['panel']['share']:.0f} replicas IN, the others OUT.",
+        f"{replicas * results['panel']['share']:.0f} replicas IN, the others OUT.{unsure}",
     )
     return fig
 

@@ -253,13 +253,18 @@ def dynamics_lines(results: dict) -> list[str]:
         for row in results["dynamics"]
     ]
     names = ("group", "learned IN", "epoch", "learned OUT", "epoch", "forgotten", "by chance")
-    kept = results["panel"]["epochs"]
+    kept, replicas, unsure = results["panel"]["epochs"], results["panel"]["replicas"], []
+    if not results["claims"]["distributions"]:
+        unsure = [
+            f"  {replicas} replicas carry no distributions: noise takes examples over the half"
+        ]
     return [
         "Dynamics: examples that half of the replicas get right from some kept epoch on, and its "
         "median",
         *table(names, rows),
         f"  kept epochs: {', '.join(map(str, kept))}; forgotten: turns from right to wrong between "
         "them, per IN replica",
+        *unsure,
     ]
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import evaluate_memorization as script
 import metrics
 from memorization import measures
-from memorization.figures import FIGURES
+from memorization.figures import FIGURES, map_figure
 from memorization.page import page, sentence
 from memorization.panel import follows_rule, read
 from panels import (
@@ -417,6 +417,19 @@ def test_the_page_names_examples_only_with_interval_and_null(evaluated):
     assert head.index("memory, bits") < head.index("null maximum")
     few = {**results, "claims": metrics.allowed_claims(8)}
     assert "Examples most memorized: none is named from fewer than 16 replicas." in page(few)
+
+
+@pytest.mark.parametrize(("n_replicas", "unsure"), [(63, True), (64, False)])
+def test_distributions_over_examples_say_where_replicas_do_not_carry_them(
+    evaluated, n_replicas, unsure
+):
+    _, results = evaluated
+    results = {**results, "claims": metrics.allowed_claims(n_replicas)}
+    columns = {"exact_in": [1.0], "exact_out": [0.5], "canary": [False], "wrong_answer": [False]}
+    said = "carry no distributions"
+    assert any(said in line for line in page(results)) is unsure
+    fig = map_figure(results, columns)
+    assert (said in " ".join(fig.get_supxlabel().split())) is unsure
 
 
 def test_the_page_ends_in_a_sentence_a_group_and_the_self_tests(evaluated):
