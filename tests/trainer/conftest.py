@@ -2,12 +2,22 @@
 
 import io
 import json
+import signal
 
 import pytest
 
 import plots
 from reference import TOKENIZER_JSON
-from trainer.helpers import LONG, TRAIN_ROWS, VAL_ROWS, encode_all, go, words, write_pickle
+from trainer.helpers import (
+    LONG,
+    SIGNALS,
+    TRAIN_ROWS,
+    VAL_ROWS,
+    encode_all,
+    go,
+    words,
+    write_pickle,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -49,3 +59,16 @@ def uninterrupted(tmp_path_factory):
         patch.setattr(plots, "write_figures", lambda *args, **kwargs: [])
         assert go(world, *LONG) == 0
     return world
+
+
+@pytest.fixture(autouse=True)
+def no_ignored_signals():
+    """The program leaves ignored signals be: nohup ignores SIGHUP, a background shell SIGINT."""
+    before = {n: signal.getsignal(n) for n in (getattr(signal, name) for name in SIGNALS)}
+    for number, handler in before.items():
+        if handler == signal.SIG_IGN:
+            default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, default)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import random
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from reference import TOKENIZER
 
 SCRIPT = Path(t.__file__)
 CPU = torch.device("cpu")
+SIGNALS = [n for n in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, n)]
 POSITIONS = ("rope", "nope", "alibi", "learned")
 
 torch.set_num_threads(1)  # the models here are too small for more

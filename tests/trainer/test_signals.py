@@ -11,7 +11,17 @@ import pytest
 import torch
 
 import train_minigpt_4070 as t
-from trainer.helpers import LONG, SCRIPT, assert_same_run, at_step, command, go, resume, words
+from trainer.helpers import (
+    LONG,
+    SCRIPT,
+    SIGNALS,
+    assert_same_run,
+    at_step,
+    command,
+    go,
+    resume,
+    words,
+)
 
 
 def test_a_signal_waits_for_the_report_that_is_made_again(world, monkeypatch):
@@ -33,22 +43,6 @@ def test_a_signal_waits_for_the_report_that_is_made_again(world, monkeypatch):
     assert [report.exists() for report in reports] == [True, False]
     assert resume(world, *flags) == 0
     assert all(report.exists() for report in reports)
-
-
-@pytest.fixture(autouse=True)
-def nothing_ignored():
-    """Under nohup SIGHUP is ignored, and the program leaves ignored signals alone."""
-    numbers = [getattr(signal, name) for name in SIGNALS]
-    before = {number: signal.getsignal(number) for number in numbers}
-    for number, handler in before.items():
-        if handler == signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-SIGNALS = [n for n in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, n)]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="os.kill ends the process on Windows")
