@@ -797,7 +797,7 @@ def _in_and_out(outcome: np.ndarray, members: np.ndarray) -> tuple[np.ndarray, .
     return n_in, len(members) - n_in, sum_in, outcome.sum(axis=0, where=~members)
 
 
-def _student_95(degrees: int) -> float:
+def student_95(degrees: int) -> float:
     """Two-sided 95 % quantile of Student's t, within 0.001."""
     return T_95[degrees - 1] if degrees <= len(T_95) else 1.96 + 2.46 / degrees
 
@@ -822,7 +822,7 @@ def jackknife_interval(estimate: float, left_out: Sequence[float]) -> tuple[floa
     n = len(left_out)
     if n < 2 or not np.isfinite(left_out).all():
         return math.nan, math.nan
-    half = _student_95(n - 1) * math.sqrt(n - 1) * left_out.std()
+    half = student_95(n - 1) * math.sqrt(n - 1) * left_out.std()
     return float(estimate - half), float(estimate + half)
 
 
@@ -1394,7 +1394,7 @@ def _auc_interval(scores: np.ndarray, members: np.ndarray) -> tuple[float, float
         np.repeat((below_in - auc) / n_out.sum(), sizes),
     )
     own = np.bincount(replica[order], weights, minlength=n)  # what each replica adds to the auc
-    half = _student_95(n - 1) * math.sqrt(n / (n - 1) * (own**2).sum())
+    half = student_95(n - 1) * math.sqrt(n / (n - 1) * (own**2).sum())
     return auc, max(0.0, auc - half), min(1.0, auc + half)
 
 
@@ -1634,7 +1634,7 @@ def order_effect(
             values.append(sum(rho * n for rho, n in found) / sum(n for _, n in found))
     mean = float(np.mean(values)) if values else math.nan
     n = len(values)
-    half = _student_95(n - 1) * np.std(values, ddof=1) / math.sqrt(n) if n > 1 else math.nan
+    half = student_95(n - 1) * np.std(values, ddof=1) / math.sqrt(n) if n > 1 else math.nan
     return {
         "n_replicas": n,
         "mean": _or_none(mean),

@@ -512,7 +512,8 @@ def most_memorized(panel: MeasuredPanel, columns: dict[str, list], n: int = 10) 
     """The training examples with most memory bits, each with its interval, beside the null.
 
     {"null_maximum", "null_maximum_high" (bits: the largest memory of any example that noise gives,
-    mean and 95 % quantile), "examples"}. An interval is ∓ 1.96 standard errors over replicas.
+    mean and 95 % quantile), "examples"}. An interval is Student's t over replicas, with the degrees
+    of freedom of the smaller side, IN or OUT, which are never more than Welch's.
     """
     trained = panel.n_train
     memory = np.array(columns["memory_bits"][:trained], dtype=np.float64)
@@ -521,7 +522,8 @@ def most_memorized(panel: MeasuredPanel, columns: dict[str, list], n: int = 10) 
     found = []
     for i in order.tolist():
         error = columns["memory_bits_standard_error"][i]
-        half = math.nan if error is None else 1.96 * error
+        degrees = min(columns["n_in"][i], columns["n_out"][i]) - 1
+        half = math.nan if error is None or degrees < 1 else metrics.student_95(degrees) * error
         row = {key: values[i] for key, values in columns.items()}
         ends = {"low": _known(memory[i] - half), "high": _known(memory[i] + half)}
         found.append(row | {f"memory_bits_{end}": v for end, v in ends.items()} | {"column": i})

@@ -11,9 +11,11 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -621,3 +623,14 @@ def test_a_panel_of_own_data_is_read_as_it_was_trained(tmp_path):
     assert len(panel.columns.tags) == 40
     assert (panel.n_train, set(panel.columns.tags)) == (36, {"add"})
     assert sorted(panel.columns.prompts) == sorted(f"{a} + 1" for a in range(40))
+
+
+def test_a_named_example_has_the_interval_of_its_few_replicas(monkeypatch):
+    """With 4 replicas on the smaller side the normal's 1.96 would be too narrow: t is 3.18."""
+    monkeypatch.setattr(measures, "null_of", lambda *_: {"all": {"maximum": 1, "maximum_high": 2}})
+    columns = {"memory_bits": [5.0], "memory_bits_standard_error": [0.5], "n_in": [9], "n_out": [4]}
+    panel = SimpleNamespace(n_train=1, log2_probs=None)
+    (row,) = measures.most_memorized(panel, columns)["examples"]
+    t = scipy.stats.t.ppf(0.975, 3)
+    assert row["memory_bits_low"] == pytest.approx(5 - 0.5 * t, abs=1e-3)
+    assert row["memory_bits_high"] == pytest.approx(5 + 0.5 * t, abs=1e-3)
