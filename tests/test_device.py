@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 import torch
 
 from runtime import device
@@ -18,3 +19,19 @@ def test_memory_is_what_the_machine_has_or_its_container_may_take(tmp_path, monk
         assert device.total_memory_bytes(cpu, limit) == expected
     monkeypatch.setattr(os, "sysconf_names", {})
     assert device.total_memory_bytes(cpu, limit) is None
+
+
+@pytest.mark.parametrize(
+    ("features", "isa"),
+    [
+        ({"amx_bf16": True, "avx512_bf16": True, "cpu_name": "Intel Xeon"}, "amx"),
+        ({"amx_bf16": False, "avx512_bf16": True, "cpu_name": "Intel Xeon"}, ""),
+        ({"amx_bf16": False, "avx512_bf16": True, "cpu_name": "AMD Zen 5"}, "avx512"),
+        ({"avx512_bf16": True}, "avx512"),  # torch before it told the name
+        ({"avx512_bf16": False, "cpu_name": "AMD Zen 3"}, ""),
+        ({}, ""),
+    ],
+)
+def test_bf16_is_for_processors_that_multiply_faster_in_it(monkeypatch, features, isa):
+    monkeypatch.setattr(device, "cpu_features", lambda: features)
+    assert device.cpu_bf16_instructions() == isa
