@@ -1,0 +1,83 @@
+"""Runs the project's own commands for a study, and says how long they took and where."""
+
+import json
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.errors import EXIT_CODES, Halt, UserError
+from runtime.files import ROOT, write_atomically
+
+STOPPED = {128 + number for number in (1, 2, 10, 15)}  # by a signal, and saved
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """A folder for the runs of one part of a study. Everything in it may be made again."""
+
+    folder: Path
+
+    def call(self, script: str, *flags) -> None:
+        """Run one of the project's scripts; its output goes to commands.log in the folder.
+
+        UserError where it fails. A command stopped by a signal stops the study with its exit code:
+        both go on where they were when they are given again.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        words = [script, *map(str, flags)]
+        print("$ python", shlex.join(words), flush=True)
+        log, start = self.folder / "commands.log", time.monotonic()
+        try:
+            with open(log, "a") as out:
+                print("$ python", shlex.join(words), file=out, flush=True)
+                command = [sys.executable, str(ROOT / script), *words[1:]]
+                code = subprocess.run(command, stdout=out, stderr=out, check=False).returncode
+        finally:
+            seconds = round(time.monotonic() - start, 1)
+            with open(self.folder / "durations.jsonl", "a") as out:
+                out.write(json.dumps({"command": shlex.join(words), "seconds": seconds}) + "\n")
+        if code in STOPPED or code < 0:
+            raise Halt(code if code > 0 else 128 - code, "give the same command again to go on")
+        if code:
+            last = (log.read_text(errors="replace").strip().splitlines() or [""])[-1]
+            raise UserError(
+                f"python {shlex.join(words)} ended with exit code {code} "
+                f"({EXIT_CODES.get(code, 'unknown')}): {last}; all it printed is in {log}"
+            )
+
+    def seconds(self) -> float:
+        """How long the commands of this folder took, interrupted ones too."""
+        path = self.folder / "durations.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return round(sum(json.loads(line)["seconds"] for line in lines), 1)
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def write_json(path: Path, content: dict) -> None:
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def processor() -> str:
+    """The processor's name, as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def made_by(run_folder: Path) -> dict:
+    """What config.json of a run says of its making: device, precision, threads, commit."""
+    config = read_json(run_folder / "config.json")
+    return {
+        "device": processor() if config["device"] == "cpu" else config["device"],
+        "threads": config["threads"],
+        "commit": config["git_commit"],
+        "torch": config["versions"]["torch"],
+    }

@@ -1,0 +1,494 @@
+"""The study: where memory ends and the rule begins, and what a repetition is worth.
+
+    python studies/memory_or_rule.py --list       # the cells and what each took
+    python studies/memory_or_rule.py              # all cells, then table, figure and sentences
+    python studies/memory_or_rule.py --only sums  # those whose name holds the word
+    python studies/memory_or_rule.py --summary    # from the committed table; nothing is trained
+
+A cell is a panel: replicas of one small model, each trained for the same number of steps on its own
+random half of a training set. From cell to cell the number of distinct examples changes, and how
+they repeat. What a replica knows of examples that it never saw is rule; what having seen them adds
+is memory (docs/memorization.md). Give the same command again after an interruption: finished cells
+are kept and the one at work goes on.
+
+Every cell adds its lines to studies/memory_or_rule.csv, from which --summary draws
+docs/memory_or_rule.png and writes the sentences of studies/memory_or_rule.md.
+"""
+
+import csv
+import io
+import math
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+if __name__ == "__main__":  # Python looks for modules beside the script, not above it
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import metrics
+from memorization.figures import PARTS as BUDGET_PARTS
+from plots import DPI, caption, label_axes, legend_below, own_style
+from runtime.cli import Parser, bounded, path, run_main
+from runtime.errors import UserError
+from runtime.files import ROOT, write_atomically
+from studies.commands import Workshop, made_by, read_json, write_json
+
+HOME = Path(__file__).resolve().parent
+TABLE, TEXT, FIGURE = HOME / "memory_or_rule.csv", HOME / "memory_or_rule.md", "memory_or_rule.png"
+STEPS, BATCH, SHARE, REPLICAS = 4000, 32, 0.5, 16
+MODEL = ["--d_model", "64", "--n_layers", "2", "--n_heads", "2", "--lr", "1e-4"]
+TRAINING = ["--patience", "0", "--no-autoreg_eval", "--no-show_samples"]
+
+# ------------------------------------------------------------------------------------------------
+# The cells
+# ------------------------------------------------------------------------------------------------
+
+TASKS = {  # name -> flags of data/generate.py, and the rows of the cells
+    "sums": ("--tasks add --sizes 1-2", (250, 500, 1000, 2000, 3600)),
+    "sort": ("--tasks sort --sizes 3-4", (500, 2000, 8000, 32000)),
+}
+REPETITIONS = {  # name -> flags of data/generate.py
+    "once": "",
+    "tenth 16 times": "--repeat_fraction 0.1 --repeat_count 16",
+    "all twice": "--repeat_counts 2",
+}
+VARIANTS = {  # at the most telling cell: name -> flags of data/generate.py, of the trainer
+    "dropout 0.1": ("", "--dropout 0.1"),
+    "weight decay 0.1": ("", "--weight_decay 0.1"),
+    "a tenth wrong": ("--corrupt 0.1", ""),
+}
+TELLING = ("sums", 2000)  # where rule and memory are of one size
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One panel of the study."""
+
+    task: str
+    rows: int
+    repetition: str = "once"
+    variant: str = ""  # "" is the plain one: no dropout, weight decay 0.01, every answer right
+
+    @property
+    def name(self) -> str:
+        return "_".join(str(v).replace(" ", "-") for v in vars(self).values() if v)
+
+    @property
+    def data_flags(self) -> list[str]:
+        parts = TASKS[self.task][0], REPETITIONS[self.repetition], self.variant_flags[0]
+        return [*" ".join(parts).split(), "--rows", str(self.rows), "--val_rows", "300"]
+
+    @property
+    def variant_flags(self) -> tuple[str, str]:
+        return VARIANTS.get(self.variant, ("", ""))
+
+    @property
+    def training_flags(self) -> list[str]:
+        dropout = [] if "--dropout" in self.variant_flags[1] else ["--dropout", "0"]
+        return [*MODEL, *TRAINING, *dropout, *self.variant_flags[1].split()]
+
+    @property
+    def epochs(self) -> int:
+        """As many passes over half of the rows as make STEPS, nearly."""
+        return round(STEPS / max(1, self.rows * SHARE / BATCH))
+
+
+def all_cells() -> list[Cell]:
+    """In the order in which they tell most: an interrupted study has an answer too."""
+    cells = {
+        repetition: [
+            Cell(task, rows, repetition) for task, (_, sizes) in TASKS.items() for rows in sizes
+        ]
+        for repetition in REPETITIONS
+    }
+    variants = [Cell(*TELLING, variant=variant) for variant in VARIANTS]
+    return [*cells["once"], *cells["tenth 16 times"], *variants, *cells["all twice"]]
+
+
+# ------------------------------------------------------------------------------------------------
+# Running one
+# ------------------------------------------------------------------------------------------------
+
+PARTS = ("rule", "memory", "unexplained")
+COLUMNS = {  # of the table: one line a cell, group of examples and kept epoch
+    "cell": str,
+    "task": str,
+    "rows": int,  # of the training set; a replica trains on half of its distinct examples
+    "repetition": str,
+    "variant": str,
+    "group": str,  # right answers, or wrong ones
+    "replicas": int,
+    "distinct": int,  # examples that a replica trains on
+    "trained_rows": int,  # with their copies
+    "epoch": int,
+    "step": int,
+    "bits": float,
+    **{f"{part}{end}": float for part in PARTS for end in ("", "_low", "_high")},
+    "seconds": float,  # of the whole cell
+    "commit": str,
+    "device": str,
+}
+
+
+def run_cell(cell: Cell, out: Path, seeds: str) -> list[dict]:
+    """Make the data, train the panel, measure it; the lines of the table."""
+    shop = Workshop(out / cell.name)
+    home, done = shop.folder, shop.folder / "cell.json"
+    command = {"data": cell.data_flags, "training": cell.training_flags, "epochs": cell.epochs}
+    command["seeds"] = seeds
+    if done.exists():
+        made = read_json(done)
+        if made["command"] != command:
+            raise UserError(f"{home} holds a cell of another study; take another --out")
+        return made["lines"]
+    data, run = home / "data", home / "run"
+    shop.call("data/generate.py", *cell.data_flags, "--out", data)
+    panel = ["--subset", SHARE, "--seeds", seeds, "--epochs", cell.epochs]
+    shop.call(
+        "train_minigpt_4070.py",
+        *("--data", data / "train.pkl", "--out_dir", run, *panel, *cell.training_flags),
+        *("--eval_every", cell.epochs, "--save_every", max(1, cell.epochs // 8), "--resume"),
+    )
+    shop.call("evaluate_memorization.py", "--model", run, "--ledger_only")
+    results = read_json(run / "memorization/memorization_results.json")
+    lines = lines_of(cell, results, made_by(run / "seed_0"), shop.seconds())
+    write_json(done, {"command": command, "lines": lines})
+    return lines
+
+
+def lines_of(cell: Cell, results: dict, made: dict, seconds: float) -> list[dict]:
+    """The table's lines of one measured panel."""
+    panel = results["panel"]
+    about = {
+        "cell": cell.name,
+        **vars(cell),
+        "replicas": panel["replicas"],
+        "distinct": panel["n_members"],
+        "trained_rows": round(cell.rows * SHARE),
+        "seconds": seconds,
+        "commit": made["commit"],
+        "device": made["device"],
+    }
+    return [
+        {name: {**about, "group": group, **row}[name] for name in COLUMNS}
+        for group, rows in results["budget_over_epochs"].items()
+        for row in rows
+    ]
+
+
+def read_table(file: Path = TABLE) -> list[dict]:
+    """The committed table, each column of its type."""
+    with open(file, newline="") as lines:
+        return [{n: COLUMNS[n](v) for n, v in row.items()} for row in csv.DictReader(lines)]
+
+
+def write_table(lines: list[dict], file: Path = TABLE) -> None:
+    """Replace what the table has of the same cells, keep the rest; in the order of all_cells."""
+    cells = {line["cell"] for line in lines}
+    kept = [line for line in read_table(file) if line["cell"] not in cells] if file.exists() else []
+    order = {cell.name: i for i, cell in enumerate(all_cells())}
+    rows = sorted(kept + lines, key=lambda line: order.get(line["cell"], len(order)))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+        {n: f"{v:.6g}" if isinstance(v, float) else v for n, v in row.items()} for row in rows
+    )
+    write_atomically(file, text.getvalue().encode())
+
+
+# ------------------------------------------------------------------------------------------------
+# What the table says
+# ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Bits over the number of distinct examples, of one task and repetition, after the last step.
+
+    `means` and `errors` are {part: float [n]}; an error is a standard error over replicas.
+    """
+
+    distinct: np.ndarray  # int [n], ascending
+    trained_rows: np.ndarray  # int [n]
+    bits: np.ndarray  # float [n]: of an answer
+    means: dict[str, np.ndarray] = field(default_factory=dict)
+    errors: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def last_lines(lines: list[dict], **wanted) -> list[dict]:
+    """Of each cell and group the line after the last step, by distinct examples."""
+    last = {}
+    for line in lines:
+        if all(line[name] == value for name, value in wanted.items()):
+            last[line["cell"], line["group"]] = line
+    return sorted(last.values(), key=lambda line: line["distinct"])
+
+
+def curve_of(lines: list[dict], task: str, repetition: str) -> Curve | None:
+    """The curve of the plain cells; None where there are not two."""
+    group = {"sums": "add"}.get(task, task)
+    found = last_lines(lines, task=task, repetition=repetition, variant="", group=group)
+    if len(found) < 2:
+        return None
+
+    def column(name):
+        return np.array([line[name] for line in found])
+
+    degrees = column("replicas") - 1
+    return Curve(
+        distinct=column("distinct"),
+        trained_rows=column("trained_rows"),
+        bits=column("bits"),
+        means={part: column(part) for part in PARTS},
+        errors={
+            part: (column(f"{part}_high") - column(f"{part}_low")) / 2 / student_95_of(degrees)
+            for part in PARTS
+        },
+    )
+
+
+def student_95_of(degrees: np.ndarray) -> np.ndarray:
+    return np.array([metrics.student_95(d) for d in degrees])
+
+
+DRAWS = 10_000  # of the intervals of crossings and of what a copy is worth
+
+
+def drawn(curve: Curve, part: str, rng: np.random.Generator) -> np.ndarray:
+    """float [1 + DRAWS, n]: the means first, then normal draws with their standard errors."""
+    noise = rng.standard_normal((DRAWS, len(curve.distinct))) * curve.errors[part]
+    return np.vstack([curve.means[part], curve.means[part] + noise])
+
+
+def interval_of(values: np.ndarray) -> tuple[float, float, float]:
+    """(estimate, low, high) of [estimate, draws]; infinite where a draw has no finite value."""
+    low, high = np.quantile(values[1:], (0.025, 0.975), method="nearest")
+    return float(values[0]), float(low), float(high)
+
+
+def crossing(curve: Curve, rng: np.random.Generator) -> tuple[float, float, float]:
+    """The number of distinct examples from which on rule is more than memory, with its interval.
+
+    Between two cells the bits are taken as straight over the logarithm of the number. 0 where rule
+    is more from the first cell on, infinite where it is not more in the last.
+    """
+    excess = drawn(curve, "rule", rng) - drawn(curve, "memory", rng)
+    x = np.log2(curve.distinct)
+    found = np.full(len(excess), np.inf)
+    for row, values in enumerate(excess):
+        below = np.flatnonzero(values <= 0)
+        if not len(below):
+            found[row] = 0.0
+        elif (i := below[-1]) + 1 < len(x):
+            share = -values[i] / (values[i + 1] - values[i])
+            found[row] = 2 ** (x[i] + share * (x[i + 1] - x[i]))
+    return interval_of(found)
+
+
+def worth_of_a_copy(once: Curve, repeated: Curve, i: int, rng) -> tuple[float, float, float] | None:
+    """How many distinct examples each further copy in cell i of `repeated` stands for.
+
+    The rule bits of that cell are those of some number of distinct examples without repetition.
+    What this number has above the cell's own, divided by its further copies, is the worth of one:
+    1 where a copy teaches the rule as a new example would, 0 where it teaches nothing, below 0
+    where it does harm. None where the rule bits are outside what was measured without repetition.
+    """
+    levels = np.maximum.accumulate(drawn(once, "rule", rng), axis=1)
+    wanted = drawn(repeated, "rule", rng)[:, i]
+    if not levels[0, 0] <= wanted[0] <= levels[0, -1]:
+        return None
+    x = np.log2(once.distinct)
+    same = 2 ** np.array([np.interp(w, row, x) for w, row in zip(wanted, levels, strict=True)])
+    copies = repeated.trained_rows[i] - repeated.distinct[i]
+    return interval_of((same - repeated.distinct[i]) / copies)
+
+
+def count_words(value: tuple[float, float, float]) -> str:
+    def word(n):
+        return "none measured" if math.isinf(n) else "the fewest" if n == 0 else f"{n:,.0f}"
+
+    return f"{word(value[0])} [{word(value[1])}, {word(value[2])}]"
+
+
+def sentences(lines: list[dict]) -> list[str]:
+    """What the table says, one sentence each."""
+    said = []
+    for task in TASKS:
+        once = curve_of(lines, task, "once")
+        if once is None:
+            continue
+        for repetition in REPETITIONS:
+            curve = curve_of(lines, task, repetition)
+            if curve is None:
+                continue
+            found = crossing(curve, np.random.default_rng(0))
+            said.append(
+                f"{task}, {repetition}: rule is more than memory from {count_words(found)} "
+                "distinct examples on."
+            )
+            if repetition == "once":
+                continue
+            for i, n in enumerate(curve.distinct):
+                worth = worth_of_a_copy(once, curve, i, np.random.default_rng(0))
+                if worth is not None:
+                    copies = curve.trained_rows[i] - n
+                    said.append(
+                        f"{task}, {repetition}, {n:,} distinct examples: to the rule each of "
+                        f"{copies:,} further copies is worth {worth[0]:.2f} "
+                        f"[{worth[1]:.2f}, {worth[2]:.2f}] distinct examples."
+                    )
+    return said
+
+
+def budget_rows(lines: list[dict]) -> list[list[str]]:
+    """The cells after their last step, as a table for people."""
+
+    def ends(line, part):
+        return f"{line[part]:.2f} [{line[f'{part}_low']:.2f}, {line[f'{part}_high']:.2f}]"
+
+    return [
+        [
+            line["group"],
+            line["repetition"] + (f", {line['variant']}" if line["variant"] else ""),
+            f"{line['distinct']:,}",
+            f"{line['trained_rows']:,}",
+            f"{line['bits']:.2f}",
+            *(ends(line, part) for part in PARTS),
+        ]
+        for line in last_lines(lines)
+    ]
+
+
+HEADS = ["group", "repetition", "distinct", "rows", "bits", *PARTS]
+
+
+def markdown(lines: list[dict]) -> str:
+    """studies/memory_or_rule.md."""
+    devices = ", ".join(sorted({line["device"] for line in lines}))
+    hours = sum({line["cell"]: line["seconds"] for line in lines}.values()) / 3600
+    rows = [HEADS, ["---"] * len(HEADS), *budget_rows(lines)]
+    return "\n".join(
+        [
+            "# Where memory ends and the rule begins",
+            "",
+            f"Written by `python studies/memory_or_rule.py`, from `{TABLE.name}`: "
+            f"{len({line['cell'] for line in lines})} of {len(all_cells())} cells; {devices}; "
+            f"{hours:.1f} hours in all. A model has width 64 and 2 layers and trains for about "
+            f"{STEPS:,} steps of {BATCH}; {REPLICAS} replicas a cell, each on its own half of the "
+            "examples. Bits of an answer and its end, with 95 % intervals over replicas.",
+            "",
+            *(f"- {sentence}" for sentence in sentences(lines)),
+            "",
+            *("| " + " | ".join(row) + " |" for row in rows),
+            "",
+        ]
+    )
+
+
+# ------------------------------------------------------------------------------------------------
+# The figure
+# ------------------------------------------------------------------------------------------------
+
+
+def figure(lines: list[dict]):
+    """Rule, memory and unexplained bits as areas: tasks down, repetitions across."""
+    curves = {
+        (task, repetition): curve
+        for task in TASKS
+        for repetition in REPETITIONS
+        if (curve := curve_of(lines, task, repetition))
+    }
+    tasks = [task for task in TASKS if any(of == task for of, _ in curves)]
+    repetitions = [name for name in REPETITIONS if any(of == name for _, of in curves)]
+    from matplotlib.figure import Figure
+
+    fig = Figure(
+        figsize=(1.5 + 3.4 * len(repetitions), 1.2 + 2.9 * len(tasks)), layout="constrained"
+    )
+    axes = fig.subplots(len(tasks), len(repetitions), squeeze=False, sharex="row", sharey="row")
+    for row, task in zip(axes, tasks, strict=True):
+        for ax, repetition in zip(row, repetitions, strict=True):
+            if curve := curves.get((task, repetition)):
+                draw_areas(ax, curve)
+                label_axes(ax, f"{task}, {repetition}", "distinct examples a model trains on", "")
+            else:
+                ax.set_visible(False)
+        row[0].set_ylabel("bits of an answer")
+    legend_below(axes[-1][0])
+    caption(fig, "What a model makes of an answer beside chance. Error bars: 95 % over replicas.")
+    return fig
+
+
+def draw_areas(ax, curve: Curve) -> None:
+    """Three areas from 0 to all bits, each from where the one below ends; a rule below 0 shows."""
+    x, start = curve.distinct, np.zeros(len(curve.distinct))
+    t = student_95_of(np.full(len(x), REPLICAS - 1))
+    for part, (colour, hatch) in BUDGET_PARTS.items():
+        end = start + curve.means[part]
+        ax.fill_between(x, start, end, color=colour, hatch=hatch, edgecolor="white", label=part)
+        if part != "unexplained":
+            reach = t * curve.errors[part]
+            ax.errorbar(x, end, yerr=reach, color="black", linewidth=1, capsize=2.5)
+        start = end
+    ax.axhline(0, color="0.4", linewidth=0.8)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(x, [f"{n:,}" for n in x])
+    ax.minorticks_off()
+    ax.margins(x=0)
+
+
+# ------------------------------------------------------------------------------------------------
+# Command line
+# ------------------------------------------------------------------------------------------------
+
+
+def summarize(figure_folder: Path) -> None:
+    """Sentences and figure from the table."""
+    if not TABLE.exists():
+        raise UserError(f"{TABLE} is not there yet; run a cell first")
+    lines = read_table()
+    write_atomically(TEXT, markdown(lines).encode())
+    print(*sentences(lines), sep="\n")
+    picture = io.BytesIO()
+    with own_style():
+        figure(lines).savefig(picture, dpi=DPI, metadata={"Software": None})
+    write_atomically(figure_folder / FIGURE, picture.getvalue())
+    print(f"wrote {TEXT} and {figure_folder / FIGURE}")
+
+
+def build_parser() -> Parser:
+    parser = Parser(__doc__)
+    flag = parser.add_argument
+    flag("--only", metavar="WORD", help="run the cells whose name holds this")
+    flag("--out", type=path, default=ROOT / "runs/memory_or_rule", help="folder for the runs")
+    flag("--replicas", type=bounded(int, 4, 1024), default=REPLICAS, help="models a cell")
+    flag("--list", action="store_true", help="print the cells and stop")
+    flag("--summary", action="store_true", help="train nothing; from the table alone")
+    return parser
+
+
+def study(args) -> None:
+    cells = [cell for cell in all_cells() if (args.only or "") in cell.name]
+    if not cells:
+        raise UserError(f"no cell's name holds {args.only!r}; --list shows them")
+    if args.list:
+        done = {line["cell"]: line["seconds"] for line in (read_table() if TABLE.exists() else [])}
+        for cell in cells:
+            state = f"{done[cell.name] / 60:.0f} min" if cell.name in done else "not run"
+            print(f"{cell.name:32} {cell.epochs:>5} epochs  {state}")
+        return
+    if not args.summary:
+        for cell in cells:
+            write_table(run_cell(cell, args.out, f"0-{args.replicas - 1}"))
+    summarize(ROOT / "docs")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_main(lambda: study(build_parser().parse_args(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
