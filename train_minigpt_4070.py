@@ -1042,6 +1042,14 @@ class Plan:
         """Index of the stage that `epoch` belongs to."""
         return max(i for i, stage in enumerate(self.stages) if stage.first_epoch <= epoch)
 
+    def examples_at(self, step: int) -> int:
+        """Examples that a replica has seen in `step` steps."""
+        epoch, done = self.place(step)
+        before = int(self.examples_before[epoch - 1])
+        if not done:
+            return before
+        return min(before + done * self.effective_batch, int(self.examples_before[epoch]))
+
     def lr_at(self, step: int) -> float:
         return learning_rate(
             step,
@@ -2296,14 +2304,20 @@ def time_line(seconds: float, n_steps: int) -> str:
 MEASURED = 3  # steps that an estimate of the time goes by, after a first one that warms up
 
 
+SECONDS_A_LINE = 30  # between two lines of progress, at least
+
+
 class Progress:
-    """A bar where stdout is a terminal. Elsewhere a line, at most one a minute, says how much is
-    done and what time is left. After the first steps a line estimates the time of all.
+    """A bar where stdout is a terminal. Elsewhere a line, at most one in SECONDS_A_LINE, says how
+    much is done, how fast it goes since the line before, and what time is left. After the first
+    steps a line estimates the time of all.
     """
 
     def __init__(self, plan: Plan, state: TrainingState, clock: Callable = time.perf_counter):
         self.total, self.first, self.device = plan.total_steps, state.step, plan.device
-        self.clock, self.done, self.began, self.said = clock, 0, clock(), clock()
+        self.examples_at, self.state = plan.examples_at, state
+        self.clock, self.done, self.began = clock, 0, clock()
+        self.said, self.said_at = self.began, state.step
         self.terminal = sys.stdout.isatty()
         self.bar = tqdm(
             total=self.total,
@@ -2332,13 +2346,21 @@ class Progress:
                 tqdm.write(time_line((now - self.warm) / MEASURED, left))
             self.warm = now
         now = self.clock()
-        if not self.terminal and left and now - self.said >= 60:
-            self.said = now
-            share, rest = 1 - left / self.total, (now - self.began) / self.done * left
-            tqdm.write(
-                f"step {self.total - left:,} of {self.total:,} ({share:.0%}), about "
-                f"{duration(rest)} left"
-            )
+        if not self.terminal and left and now - self.said >= SECONDS_A_LINE:
+            tqdm.write(self.line(now, left))
+            self.said, self.said_at = now, self.total - left
+
+    def line(self, now: float, left: int) -> str:
+        """How much is done with `left` steps to go, examples a second of a seed, and time left."""
+        step = self.total - left
+        n_examples = self.examples_at(step) - self.examples_at(self.said_at)
+        speed, rest = n_examples / (now - self.said), (now - self.began) / self.done * left
+        n_seeds = len(self.state.replicas)
+        each = f" for each of {n_seeds} seeds" if n_seeds > 1 else ""
+        return (
+            f"step {step:,} of {self.total:,} ({step / self.total:.0%}), "
+            f"{speed:,.{0 if speed >= 10 else 1}f} examples/s{each}, about {duration(rest)} left"
+        )
 
     def clear(self) -> None:
         self.bar.clear()
