@@ -35,6 +35,57 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
+from runtime.cli import Parser, path_text, run_main
+
+# ----------------------------------------------------------------------------------------------
+# Command line
+# ----------------------------------------------------------------------------------------------
+
+
+def build_parser() -> Parser:
+    parser = Parser(__doc__)
+    g = parser.add_argument_group("model")
+    g.add_argument(
+        "--model",
+        type=path_text,
+        required=True,
+        help="checkpoint, run folder, or folder of seeds",
+    )
+    g.add_argument(
+        "--tokenizer",
+        type=path_text,
+        help="tokenizer JSON that must agree with the checkpoint (default: none is needed)",
+    )
+    g.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
+
+    g = parser.add_argument_group("data")
+    g.add_argument(
+        "--ood_dir",
+        type=path_text,
+        help="folder of suites, .pkl, .jsonl, .txt, .csv or .tsv (default: the standard suites, "
+        "ood_data_complete/ beside this script, made if it has none)",
+    )
+    g.add_argument(
+        "--canonical_tags",
+        action="store_true",
+        help="read untrained tags of the earlier program as trained ones: sorting_extrap as sort, "
+        "copy_then_sort as [sort] [copy]",
+    )
+    g.add_argument(
+        "--train_data",
+        type=path_text,
+        help="training set to look for overlap with (default: the one the checkpoint names)",
+    )
+
+    g = parser.add_argument_group("results")
+    g.add_argument("--out_dir", type=path_text, help="folder to write (default: see above)")
+    return parser
+
+
+# ----------------------------------------------------------------------------------------------
+# Imports that take seconds
+# ----------------------------------------------------------------------------------------------
+
 import numpy as np
 import torch
 
@@ -65,7 +116,6 @@ from data.sources import require_file, standard_path
 from data.subsets import Subsets
 from data.tasks import TASKS, canonical_tags, size_of, spaced
 from plots import figures_or_notice, remove_figures
-from runtime.cli import Parser, path_text, run_main
 from runtime.device import choose_device
 from runtime.errors import NotFinite, UserError
 from runtime.files import ROOT, check_writable, sha256_of, write_atomically, write_json
@@ -822,48 +872,8 @@ def evaluate(args) -> dict:
 
 
 # ----------------------------------------------------------------------------------------------
-# Command line
+# Main
 # ----------------------------------------------------------------------------------------------
-
-
-def build_parser() -> Parser:
-    parser = Parser(__doc__)
-    g = parser.add_argument_group("model")
-    g.add_argument(
-        "--model",
-        type=path_text,
-        required=True,
-        help="checkpoint, run folder, or folder of seeds",
-    )
-    g.add_argument(
-        "--tokenizer",
-        type=path_text,
-        help="tokenizer JSON that must agree with the checkpoint (default: none is needed)",
-    )
-    g.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
-
-    g = parser.add_argument_group("data")
-    g.add_argument(
-        "--ood_dir",
-        type=path_text,
-        help="folder of suites, .pkl, .jsonl, .txt, .csv or .tsv (default: the standard suites, "
-        "ood_data_complete/ beside this script, made if it has none)",
-    )
-    g.add_argument(
-        "--canonical_tags",
-        action="store_true",
-        help="read untrained tags of the earlier program as trained ones: sorting_extrap as sort, "
-        "copy_then_sort as [sort] [copy]",
-    )
-    g.add_argument(
-        "--train_data",
-        type=path_text,
-        help="training set to look for overlap with (default: the one the checkpoint names)",
-    )
-
-    g = parser.add_argument_group("results")
-    g.add_argument("--out_dir", type=path_text, help="folder to write (default: see above)")
-    return parser
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -32,6 +32,170 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from data.readers import RowFormat, columns_flag, tag_flag
+from runtime.cli import Parser, bounded, leave, outcome, path_text
+from runtime.errors import Halt, NotFinite, UserError
+
+# ----------------------------------------------------------------------------------------------
+# Command line
+# ----------------------------------------------------------------------------------------------
+
+
+POSITIONS = ("rope", "nope", "alibi", "learned")
+MAX_SEED = 2**32 - 1
+
+
+def seed_list(text):
+    """`0-3`, `1,5,9` or a mixture -> a list of distinct seeds."""
+    seeds = []
+    for part in text.split(","):
+        ends = part.split("-")
+        if len(ends) > 2 or not all(end.isdecimal() and len(end) < 11 for end in ends):
+            raise argparse.ArgumentTypeError(f"{text!r} is no list of seeds; write 0-3 or 1,5,9")
+        first, last = int(ends[0]), int(ends[-1])
+        if last < first or last > MAX_SEED or last - first >= 4096:
+            raise argparse.ArgumentTypeError(
+                f"{part!r} must count up, to at most {MAX_SEED}, over at most 4,096 seeds"
+            )
+        seeds.extend(range(first, last + 1))
+    if len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"{text!r} names a seed twice")
+    return seeds
+
+
+def build_parser():
+    parser = Parser(
+        "Train a small GPT and measure whether it memorizes or learns the rule. Without arguments\n"
+        "it learns two-operand sums: a few minutes on two CPU cores."
+    )
+    count, natural = bounded(int, 1, 10**9), bounded(int, 0, 10**9)
+    positive, share = bounded(float, 1e-12, 1e12), bounded(float, 0, 1)
+    switch = argparse.BooleanOptionalAction
+    # fmt: off
+    flag = parser.add_argument_group("data").add_argument
+    flag("--data", default="data/add_only/train.pkl", type=path_text, metavar="FILE",
+         help="training set: .txt, .jsonl, .json, .csv, .tsv or .pkl")
+    flag("--val_data", type=path_text, metavar="FILE",
+         help="validation set (default: val.* beside --data, or else a held-out tenth of --data)")
+    flag("--tokenizer", type=path_text, metavar="FILE",
+         help="tokenizer JSON (default: tokenizer.json beside --data, or else one made of the data "
+              "and kept in --out_dir)")
+    flag("--columns", type=columns_flag, metavar="prompt=COLUMN,answer=COLUMN[,task=COLUMN]",
+         help="columns of a .csv, .tsv, .json or .jsonl (default: told by their names)")
+    flag("--task", type=tag_flag, metavar="NAME",
+         help="tag of the rows that name no task; it also reads lines without a tag: `12 + 5 | 17`,"
+              " `12+5=17` and SCAN's `IN: … OUT: …`")
+    flag("--out_dir", type=path_text, metavar="DIR",
+         help="run folder to write (default: runs/<name of --data>; of the standard sums "
+              "runs/step1_add_only)")
+
+    flag = parser.add_argument_group("panel: what the models that saw an example know of it, "
+                                     "beside those that did not").add_argument
+    flag("--subset", type=bounded(float, 1e-6, 1), metavar="SHARE",
+         help="each seed trains on its own random SHARE of the distinct examples; a ledger keeps "
+              "what it knows of all of them (evaluate_memorization.py)")
+    flag("--canaries", type=natural, default=0, metavar="N",
+         help="plant N examples whose answer breaks the rule, each 0 to 32 times a seed; needs "
+              "--subset")
+
+    flag = parser.add_argument_group("model").add_argument
+    flag("--d_model", type=count, default=128, help="width, channels")
+    flag("--n_layers", type=bounded(int, 1, 1000), default=4, help="transformer blocks")
+    flag("--n_heads", type=count, default=4,
+         help="attention heads; d_model must be a multiple of twice as many")
+    flag("--d_ff", type=count,
+         help="hidden channels of the MLP (default: 4 x d_model; with SwiGLU 8/3 x d_model)")
+    flag("--max_len", type=count,
+         help="longest example allowed, characters (default: what the data needs)")
+    flag("--pos", choices=POSITIONS, default="rope",
+         help="position encoding")
+    flag("--use_swiglu", action="store_true", help="SwiGLU instead of GELU in the MLP")
+    flag("--dropout", type=bounded(float, 0, 0.99), default=0.1,
+         help="dropout probability on embeddings and block outputs; regularizes")
+
+    flag = parser.add_argument_group("optimization").add_argument
+    flag("--epochs", type=bounded(int, 1, 10**6), default=30, help="passes over the training set")
+    flag("--lr", type=positive, default=1e-4,
+         help="peak learning rate at width 1024; scaled by 1024 / d_model")
+    flag("--no_lr_scaling", action="store_true", help="take --lr literally at any width")
+    flag("--warmup_steps", type=natural, default=200,
+         help="steps of linear warm-up; at most a tenth of the run is taken")
+    flag("--min_lr_ratio", type=share, default=0.1,
+         help="learning rate at the end of the cosine, as a share of the peak")
+    flag("--batch_size", type=count, default=32, help="examples in a micro-batch")
+    flag("--accumulation_steps", type=count, default=1,
+         help="micro-batches in an optimizer step; run at once where memory allows")
+    flag("--weight_decay", type=bounded(float, 0, 1e6), default=0.01,
+         help="AdamW's, on matrices only")
+    flag("--max_grad_norm", type=positive, default=1.0,
+         help="clip each model's gradient to this norm")
+    flag("--label_smoothing", type=bounded(float, 0, 0.99), default=0.0,
+         help="share of the target's probability spread over all tokens")
+    flag("--patience", type=natural, default=10,
+         help="stop after this many epochs in which neither unseen exact match nor loss improved, "
+              "or when every unseen example is right in two validations running; 0 never does")
+    flag("--min_delta", type=bounded(float, 0, 1e6), default=1e-3,
+         help="least improvement that counts: a share (exact match) or nats (loss)")
+
+    flag = parser.add_argument_group("curriculum").add_argument
+    flag("--task_curriculum", action="store_true",
+         help="add the tasks one by one: copy, rev, add, sort, rel")
+    flag("--task_curriculum_epochs", type=natural,
+         help="epochs the stages are spread over (default: the first 40 %% of --epochs)")
+
+    flag = parser.add_argument_group("evaluation").add_argument
+    flag("--show_samples", action=switch, default=True,
+         help="print a prediction for each task after each validation")
+    flag("--autoreg_eval", action=switch, default=True,
+         help="generate what failed: token accuracy, edit distance, kinds of failure")
+    flag("--eval_every", type=count, default=1, help="epochs between validations")
+
+    flag = parser.add_argument_group("system").add_argument
+    flag("--seed", type=bounded(int, 0, MAX_SEED), default=0,
+         help="of initialisation, data order and dropout")
+    flag("--seeds", type=seed_list, metavar="0-3",
+         help="train these seeds side by side, each in its own folder; overrides --seed")
+    flag("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
+    flag("--amp", choices=("auto", "fp32", "bf16", "fp16"), default="auto",
+         help="precision of matrix products; auto takes the fastest safe one")
+    flag("--cuda_graph", action=switch, default=True,
+         help="launch a GPU's training step as one CUDA graph, where the other flags allow it")
+    flag("--use_checkpoint", action="store_true",
+         help="recompute activations in the backward pass: less memory, slower")
+    flag("--deterministic", action="store_true",
+         help="on a GPU too the same bits each time, at some cost in speed")
+    flag("--save_every", type=count, default=1, help="epochs between checkpoints to resume from")
+    flag("--save_every_steps", type=natural, default=0,
+         help="optimizer steps between further checkpoints, within an epoch; 0 makes none")
+    flag("--resume", action="store_true",
+         help="go on with the run in --out_dir, same arguments, or begin it if there is none; a "
+              "finished one is left as it is")
+    flag("--overwrite", action="store_true", help="replace the run in --out_dir")
+    flag("--tensorboard", action="store_true", help="write scalars for TensorBoard too")
+    flag("--dry_run", action="store_true",
+         help="print model size, memory, steps, time and the data audit, and stop")
+    # fmt: on
+    return parser
+
+
+def check_flags(args):
+    """Raise UserError where flags need or exclude one another."""
+    if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("--tensorboard needs the package tensorboard; pip install tensorboard")
+    if args.task_curriculum_epochs is not None and not args.task_curriculum:
+        raise UserError(
+            "--task_curriculum_epochs needs --task_curriculum; add it, or leave both out"
+        )
+    if args.canaries and args.subset is None:
+        raise UserError("--canaries needs --subset; add it (--subset 0.5), or leave --canaries out")
+    if args.resume and args.overwrite:
+        raise UserError("--resume goes on with a run and --overwrite replaces it; give one of them")
+
+
+# ----------------------------------------------------------------------------------------------
+# Imports that take seconds
+# ----------------------------------------------------------------------------------------------
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -49,11 +213,9 @@ from data.audit import (
 )
 from data.baselines import chance_exact_match, lookup_words, mean_lookup
 from data.formats import Examples, Tokenizer
-from data.readers import RowFormat, columns_flag, tag_flag
 from data.sources import default_out_dir
 from data.subsets import CANARY_COUNTS, make_panel
 from data.tasks import TASKS
-from runtime.cli import Parser, bounded, leave, outcome, path_text
 from runtime.device import (
     DTYPES,
     choose_device,
@@ -78,7 +240,6 @@ from runtime.distributed import (
     share_work,
     sum_over_processes,
 )
-from runtime.errors import Halt, NotFinite, UserError
 from runtime.files import ROOT, check_archive, write_atomically, write_json
 from runtime.ledger import FILE as LEDGER_FILE
 from runtime.ledger import Ledger, kept_epochs, read_ledger
@@ -286,9 +447,6 @@ def fixed_slots(examples, orders, batch_size):
 #          N  positions of a batch         D  channels of a head, C / H
 #          T  positions of an example      V  tokens of the vocabulary
 #          M  answer tokens of a batch
-
-
-POSITIONS = ("rope", "nope", "alibi", "learned")
 
 
 @dataclass(frozen=True)
@@ -2947,20 +3105,6 @@ def restore_best(replica: Replica, checkpoint: dict) -> None:
     write_checkpoint(path, content)
 
 
-def check_flags(args):
-    """Raise UserError where flags need or exclude one another."""
-    if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise UserError("--tensorboard needs the package tensorboard; pip install tensorboard")
-    if args.task_curriculum_epochs is not None and not args.task_curriculum:
-        raise UserError(
-            "--task_curriculum_epochs needs --task_curriculum; add it, or leave both out"
-        )
-    if args.canaries and args.subset is None:
-        raise UserError("--canaries needs --subset; add it (--subset 0.5), or leave --canaries out")
-    if args.resume and args.overwrite:
-        raise UserError("--resume goes on with a run and --overwrite replaces it; give one of them")
-
-
 def restore_replicas(
     replicas: list[Replica], checkpoints: list[dict], plan: Plan, files: dict
 ) -> None:
@@ -3217,144 +3361,8 @@ def train(
 
 
 # ----------------------------------------------------------------------------------------------
-# Command line
+# Main
 # ----------------------------------------------------------------------------------------------
-
-
-MAX_SEED = 2**32 - 1
-
-
-def seed_list(text):
-    """`0-3`, `1,5,9` or a mixture -> a list of distinct seeds."""
-    seeds = []
-    for part in text.split(","):
-        ends = part.split("-")
-        if len(ends) > 2 or not all(end.isdecimal() and len(end) < 11 for end in ends):
-            raise argparse.ArgumentTypeError(f"{text!r} is no list of seeds; write 0-3 or 1,5,9")
-        first, last = int(ends[0]), int(ends[-1])
-        if last < first or last > MAX_SEED or last - first >= 4096:
-            raise argparse.ArgumentTypeError(
-                f"{part!r} must count up, to at most {MAX_SEED}, over at most 4,096 seeds"
-            )
-        seeds.extend(range(first, last + 1))
-    if len(set(seeds)) < len(seeds):
-        raise argparse.ArgumentTypeError(f"{text!r} names a seed twice")
-    return seeds
-
-
-def build_parser():
-    parser = Parser(
-        "Train a small GPT and measure whether it memorizes or learns the rule. Without arguments\n"
-        "it learns two-operand sums: a few minutes on two CPU cores."
-    )
-    count, natural = bounded(int, 1, 10**9), bounded(int, 0, 10**9)
-    positive, share = bounded(float, 1e-12, 1e12), bounded(float, 0, 1)
-    switch = argparse.BooleanOptionalAction
-    # fmt: off
-    flag = parser.add_argument_group("data").add_argument
-    flag("--data", default="data/add_only/train.pkl", type=path_text, metavar="FILE",
-         help="training set: .txt, .jsonl, .json, .csv, .tsv or .pkl")
-    flag("--val_data", type=path_text, metavar="FILE",
-         help="validation set (default: val.* beside --data, or else a held-out tenth of --data)")
-    flag("--tokenizer", type=path_text, metavar="FILE",
-         help="tokenizer JSON (default: tokenizer.json beside --data, or else one made of the data "
-              "and kept in --out_dir)")
-    flag("--columns", type=columns_flag, metavar="prompt=COLUMN,answer=COLUMN[,task=COLUMN]",
-         help="columns of a .csv, .tsv, .json or .jsonl (default: told by their names)")
-    flag("--task", type=tag_flag, metavar="NAME",
-         help="tag of the rows that name no task; it also reads lines without a tag: `12 + 5 | 17`,"
-              " `12+5=17` and SCAN's `IN: … OUT: …`")
-    flag("--out_dir", type=path_text, metavar="DIR",
-         help="run folder to write (default: runs/<name of --data>; of the standard sums "
-              "runs/step1_add_only)")
-
-    flag = parser.add_argument_group("panel: what the models that saw an example know of it, "
-                                     "beside those that did not").add_argument
-    flag("--subset", type=bounded(float, 1e-6, 1), metavar="SHARE",
-         help="each seed trains on its own random SHARE of the distinct examples; a ledger keeps "
-              "what it knows of all of them (evaluate_memorization.py)")
-    flag("--canaries", type=natural, default=0, metavar="N",
-         help="plant N examples whose answer breaks the rule, each 0 to 32 times a seed; needs "
-              "--subset")
-
-    flag = parser.add_argument_group("model").add_argument
-    flag("--d_model", type=count, default=128, help="width, channels")
-    flag("--n_layers", type=bounded(int, 1, 1000), default=4, help="transformer blocks")
-    flag("--n_heads", type=count, default=4,
-         help="attention heads; d_model must be a multiple of twice as many")
-    flag("--d_ff", type=count,
-         help="hidden channels of the MLP (default: 4 x d_model; with SwiGLU 8/3 x d_model)")
-    flag("--max_len", type=count,
-         help="longest example allowed, characters (default: what the data needs)")
-    flag("--pos", choices=POSITIONS, default="rope",
-         help="position encoding")
-    flag("--use_swiglu", action="store_true", help="SwiGLU instead of GELU in the MLP")
-    flag("--dropout", type=bounded(float, 0, 0.99), default=0.1,
-         help="dropout probability on embeddings and block outputs; regularizes")
-
-    flag = parser.add_argument_group("optimization").add_argument
-    flag("--epochs", type=bounded(int, 1, 10**6), default=30, help="passes over the training set")
-    flag("--lr", type=positive, default=1e-4,
-         help="peak learning rate at width 1024; scaled by 1024 / d_model")
-    flag("--no_lr_scaling", action="store_true", help="take --lr literally at any width")
-    flag("--warmup_steps", type=natural, default=200,
-         help="steps of linear warm-up; at most a tenth of the run is taken")
-    flag("--min_lr_ratio", type=share, default=0.1,
-         help="learning rate at the end of the cosine, as a share of the peak")
-    flag("--batch_size", type=count, default=32, help="examples in a micro-batch")
-    flag("--accumulation_steps", type=count, default=1,
-         help="micro-batches in an optimizer step; run at once where memory allows")
-    flag("--weight_decay", type=bounded(float, 0, 1e6), default=0.01,
-         help="AdamW's, on matrices only")
-    flag("--max_grad_norm", type=positive, default=1.0,
-         help="clip each model's gradient to this norm")
-    flag("--label_smoothing", type=bounded(float, 0, 0.99), default=0.0,
-         help="share of the target's probability spread over all tokens")
-    flag("--patience", type=natural, default=10,
-         help="stop after this many epochs in which neither unseen exact match nor loss improved, "
-              "or when every unseen example is right in two validations running; 0 never does")
-    flag("--min_delta", type=bounded(float, 0, 1e6), default=1e-3,
-         help="least improvement that counts: a share (exact match) or nats (loss)")
-
-    flag = parser.add_argument_group("curriculum").add_argument
-    flag("--task_curriculum", action="store_true",
-         help="add the tasks one by one: copy, rev, add, sort, rel")
-    flag("--task_curriculum_epochs", type=natural,
-         help="epochs the stages are spread over (default: the first 40 %% of --epochs)")
-
-    flag = parser.add_argument_group("evaluation").add_argument
-    flag("--show_samples", action=switch, default=True,
-         help="print a prediction for each task after each validation")
-    flag("--autoreg_eval", action=switch, default=True,
-         help="generate what failed: token accuracy, edit distance, kinds of failure")
-    flag("--eval_every", type=count, default=1, help="epochs between validations")
-
-    flag = parser.add_argument_group("system").add_argument
-    flag("--seed", type=bounded(int, 0, MAX_SEED), default=0,
-         help="of initialisation, data order and dropout")
-    flag("--seeds", type=seed_list, metavar="0-3",
-         help="train these seeds side by side, each in its own folder; overrides --seed")
-    flag("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
-    flag("--amp", choices=("auto", "fp32", "bf16", "fp16"), default="auto",
-         help="precision of matrix products; auto takes the fastest safe one")
-    flag("--cuda_graph", action=switch, default=True,
-         help="launch a GPU's training step as one CUDA graph, where the other flags allow it")
-    flag("--use_checkpoint", action="store_true",
-         help="recompute activations in the backward pass: less memory, slower")
-    flag("--deterministic", action="store_true",
-         help="on a GPU too the same bits each time, at some cost in speed")
-    flag("--save_every", type=count, default=1, help="epochs between checkpoints to resume from")
-    flag("--save_every_steps", type=natural, default=0,
-         help="optimizer steps between further checkpoints, within an epoch; 0 makes none")
-    flag("--resume", action="store_true",
-         help="go on with the run in --out_dir, same arguments, or begin it if there is none; a "
-              "finished one is left as it is")
-    flag("--overwrite", action="store_true", help="replace the run in --out_dir")
-    flag("--tensorboard", action="store_true", help="write scalars for TensorBoard too")
-    flag("--dry_run", action="store_true",
-         help="print model size, memory, steps, time and the data audit, and stop")
-    # fmt: on
-    return parser
 
 
 def resume_command(argv, world=ALONE):
