@@ -171,7 +171,8 @@ def build_parser():
          help="go on with the run in --out_dir, same arguments, or begin it if there is none; a "
               "finished one is left as it is")
     flag("--overwrite", action="store_true", help="replace the run in --out_dir")
-    flag("--tensorboard", action="store_true", help="write scalars for TensorBoard too")
+    flag("--tensorboard", action="store_true",
+         help="write the numbers of metrics.jsonl for TensorBoard too")
     flag("--dry_run", action="store_true",
          help="print model size, memory, steps, time and the data audit, and stop")
     # fmt: on
@@ -2739,19 +2740,40 @@ def checkpoint_facts(plan: Plan, data: Data, step: int) -> dict:
 
 
 def scalar_writers(plan: Plan, state: TrainingState) -> dict:
-    """TensorBoard's writer of each seed; {} without --tensorboard."""
+    """TensorBoard's writer of each seed; {} without --tensorboard.
+
+    What a stopped run wrote of later steps is hidden: it is written again.
+    """
     if not plan.tensorboard or not state.team.main:
         return {}
     from torch.utils.tensorboard import SummaryWriter
 
-    return {r.seed: SummaryWriter(r.folder / "tensorboard") for r in state.replicas}
+    again = state.step + 1 if state.step else None
+    return {
+        r.seed: SummaryWriter(r.folder / "tensorboard", purge_step=again) for r in state.replicas
+    }
 
 
-def add_scalars(writer, record: dict, epoch: int) -> None:
-    """Write the numbers of one seed's validation for TensorBoard."""
+def scalars_of(record: dict, inside: str = "") -> dict[str, float]:
+    """The numbers of a line of metrics.jsonl by their keys, those in an object by both keys.
+
+    >>> scalars_of({"lr": 0.1, "best": True, "tasks": ["add"], "val_n_by_task": {"add": 7}})
+    {'lr': 0.1, 'best': 1.0, 'val_n_by_task/add': 7.0}
+    """
+    scalars = {}
     for name, value in record.items():
-        if isinstance(value, (int, float)):
-            writer.add_scalar(name, value, epoch)
+        if isinstance(value, dict):
+            scalars |= scalars_of(value, f"{inside}{name}/")
+        elif isinstance(value, (int, float)):
+            scalars[f"{inside}{name}"] = float(value)
+    return scalars
+
+
+def add_scalars(writer, record: dict) -> None:
+    """Write one seed's line of metrics.jsonl for TensorBoard, over the optimizer's steps."""
+    for name, value in scalars_of(record).items():
+        writer.add_scalar(name, value, record["step"])
+    writer.flush()  # what waits in its queue is lost where the process is killed
 
 
 def optimize(
@@ -2841,7 +2863,7 @@ def optimize(
             line = {**base, "seed": replica.seed, "optimized_loss": mean_loss, **records[r]}
             append_lines(replica.folder / "metrics.jsonl", [line])
             if replica.seed in writers:
-                add_scalars(writers[replica.seed], records[r], epoch)
+                add_scalars(writers[replica.seed], line)
 
         # Whether to save: a signal may have come meanwhile.
         stopping = stop.agreed(state.team)
