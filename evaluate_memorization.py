@@ -26,7 +26,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.cli import Parser, bounded, path, run_main
+from runtime.cli import Parser, answer_early, bounded, path, run_main
+from runtime.errors import Halt, UserError
 
 # ----------------------------------------------------------------------------------------------
 # Command line
@@ -73,6 +74,17 @@ def build_parser() -> Parser:
     return parser
 
 
+def read_flags(argv=None):
+    args = build_parser().parse_args(argv)
+    if args.capacity and args.model:
+        raise UserError("--capacity trains a model of its own; leave --model out")
+    return args
+
+
+if __name__ == "__main__":  # --help and mistakes in flags need not wait for the imports below
+    answer_early(read_flags)
+
+
 # ----------------------------------------------------------------------------------------------
 # Imports that take seconds
 # ----------------------------------------------------------------------------------------------
@@ -89,7 +101,6 @@ from memorization.measures import exposure_table, limem_table, measure, self_tes
 from memorization.page import page
 from memorization.panel import MeasuredPanel, read
 from runtime.device import choose_device
-from runtime.errors import Halt, UserError
 from runtime.files import check_writable, write_atomically, write_json
 from runtime.records import seed_folder
 from train_minigpt_4070 import (
@@ -476,8 +487,6 @@ def first_panel(args) -> Path:
 
 
 def run(args) -> None:
-    if args.capacity and args.model:
-        raise UserError("--capacity trains a model of its own; leave --model out")
     if args.capacity:
         measure_capacity(args)
         return
@@ -485,7 +494,7 @@ def run(args) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return run_main(lambda: run(build_parser().parse_args(argv)))
+    return run_main(lambda: run(read_flags(argv)))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from runtime.cli import Parser, path_text, run_main
+from runtime.cli import Parser, answer_early, path_text, run_main
 
 # ----------------------------------------------------------------------------------------------
 # Command line
@@ -80,6 +80,10 @@ def build_parser() -> Parser:
     g = parser.add_argument_group("results")
     g.add_argument("--out_dir", type=path_text, help="folder to write (default: see above)")
     return parser
+
+
+if __name__ == "__main__":  # --help and mistakes in flags need not wait for the imports below
+    answer_early(build_parser().parse_args)
 
 
 # ----------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from data.readers import RowFormat, columns_flag, tag_flag
-from runtime.cli import Parser, bounded, leave, outcome, path_text
+from runtime.cli import Parser, answer_early, bounded, leave, outcome, path_text
 from runtime.errors import Halt, NotFinite, UserError
 
 # ----------------------------------------------------------------------------------------------
@@ -191,6 +191,22 @@ def check_flags(args):
         raise UserError("--canaries needs --subset; add it (--subset 0.5), or leave --canaries out")
     if args.resume and args.overwrite:
         raise UserError("--resume goes on with a run and --overwrite replaces it; give one of them")
+    if args.d_model % (2 * args.n_heads):
+        raise UserError(
+            f"--d_model {args.d_model} must be a multiple of 2 x --n_heads {args.n_heads}: "
+            "each head has an even number of channels"
+        )
+
+
+def read_flags(argv=None):
+    """The arguments on the command line, checked as far as they can be without the data."""
+    args = build_parser().parse_args(argv)
+    check_flags(args)
+    return args
+
+
+if __name__ == "__main__":  # --help and mistakes in flags need not wait for the imports below
+    answer_early(read_flags)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -1080,12 +1096,7 @@ def memory_bytes(
 
 
 def model_config(args: argparse.Namespace, data: Data) -> GPTConfig:
-    """The model that the arguments and the data ask for; UserError where its heads do not fit."""
-    if args.d_model % (2 * args.n_heads):
-        raise UserError(
-            f"--d_model {args.d_model} must be a multiple of 2 x --n_heads {args.n_heads}: "
-            "each head has an even number of channels"
-        )
+    """The model that the arguments and the data ask for."""
     ff = args.d_ff or (
         4 * args.d_model if not args.use_swiglu else 32 * math.ceil(args.d_model / 12)
     )
@@ -3280,7 +3291,6 @@ def train(
     In one of several processes, train this one's part of the work (see `share_work`).
     """
     standing = standing or Standing.of(world)
-    check_flags(args)
     if args.deterministic:
         make_deterministic()
 
@@ -3396,7 +3406,7 @@ def resume_command(argv, world=ALONE):
 
 
 def run_training(argv: list[str], world: World, standing: Standing) -> None:
-    args = build_parser().parse_args(argv)
+    args = read_flags(argv)
     args.out_dir = args.out_dir or default_out_dir(args.data)
     try:
         with StopSignals(answers=world.main) as stop:
