@@ -95,7 +95,7 @@ import torch
 import metrics
 from data.formats import Tokenizer, build_examples
 from data.tasks import TASKS, row
-from evaluate_ood import load_replicas
+from evaluation.models import load_replicas
 from memorization.figures import write_figures
 from memorization.measures import exposure_table, limem_table, measure, self_tests
 from memorization.page import page
