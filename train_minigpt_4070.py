@@ -235,6 +235,7 @@ from data.subsets import CANARY_COUNTS, make_panel
 from data.tasks import TASKS
 from runtime.device import (
     DTYPES,
+    CoreWatch,
     choose_device,
     cpu_bf16_instructions,
     git_state,
@@ -2488,6 +2489,8 @@ class Progress:
         self.examples_at, self.state = plan.examples_at, state
         self.clock, self.done, self.began = clock, 0, clock()
         self.said, self.said_at = self.began, state.step
+        waits = plan.device.type == "cpu" and state.team.size == 1  # for its own threads alone
+        self.cores = CoreWatch(torch.get_num_threads() if waits else 1)
         self.terminal = sys.stdout.isatty()
         self.bar = tqdm(
             total=self.total,
@@ -2508,6 +2511,8 @@ class Progress:
         """One step more is done."""
         self.done += 1
         self.bar.update()
+        if crowded := self.cores.step():
+            tqdm.write(crowded)
         left = self.total - self.first - self.done
         if self.done in (1, 1 + MEASURED):
             synchronize(self.device)
@@ -2613,6 +2618,7 @@ def take_steps(
     state.model.train()
     if done == 0:
         state.optimized.zero_()
+    bar.cores.begin()
     for i in range(done, n_steps):
         noise = dropout_noise([replica.seed for replica in state.replicas], state.step)
         loss, norms = stepper.step(i, plan.lr_at(state.step), noise)

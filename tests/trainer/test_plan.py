@@ -5,11 +5,13 @@ import io
 import json
 import math
 import re
+from functools import partial
 
 import numpy as np
 import pytest
 
 import train_minigpt_4070 as t
+from runtime.device import CoreWatch
 from trainer.helpers import all_files, assert_same_weights, command, go, words
 
 
@@ -188,3 +190,13 @@ def test_a_dry_run_estimates_the_time_and_changes_nothing(world, capsys):
     assert all_files(world) == before
     assert go(world, "--epochs", "2", out="after") == 0
     assert_same_weights(world / "plain/last.pth", world / "after/last.pth")
+
+
+def test_a_crowded_machine_is_told_of_in_the_run_once(world, monkeypatch, capsys):
+    """Every step takes ten times its processor time."""
+    now = iter(range(10**6))
+    crowded = partial(CoreWatch, wall=lambda: next(now), processor=lambda: next(now) / 10)
+    monkeypatch.setattr(t, "CoreWatch", lambda threads: crowded(2))
+    assert go(world, *words("--epochs 4")) == 0
+    note = "note    other work takes the cores: a step takes 10 times its processor time"
+    assert capsys.readouterr().out.count(note) == 1
