@@ -1,9 +1,14 @@
-"""Evaluate a trained model out of distribution: results, every prediction, figures.
+"""Evaluate a trained model out of distribution, or ask it one prompt.
 
     python evaluate_ood.py --model runs/step1_add_only/best_model.pth
     python evaluate_ood.py --model runs/normal              # a folder of seeds: means over seeds
     python evaluate_ood.py --model runs/x/best_model.pth --ood_dir my_suites --canonical_tags
+    python evaluate_ood.py --model runs/x --prompt '[add] 12 + 30'    # one question, or - for many
     python evaluate_ood.py --help
+
+--prompt prints each character's probability, whether the example was in training and how often, the
+nearest training example, and in a panel what those models say that did not train on it. Nothing is
+written. Without it the suites are run.
 
 Every example is decoded greedily, character by character, until the model writes `<eos>` or 8
 characters more than the answer has. Files written into --out_dir, by default `ood_results` beside
@@ -30,6 +35,7 @@ whole or not at all.
 import json
 import sys
 from collections import defaultdict
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from runtime.cli import Parser, answer_early, path_text, run_main
@@ -54,6 +60,15 @@ def build_parser() -> Parser:
         help="tokenizer JSON that must agree with the checkpoint (default: none is needed)",
     )
     g.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
+
+    g = parser.add_argument_group("a prompt instead of suites")
+    g.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="ask `[tag] prompt`, or `[tag] prompt | answer` to compare; - reads a line each from "
+        "the terminal or a pipe",
+    )
+    g.add_argument("--json", action="store_true", help="answer with a JSON object a prompt")
 
     g = parser.add_argument_group("data")
     g.add_argument(
@@ -105,6 +120,7 @@ from data.formats import (
 from data.readers import RowFormat
 from data.sources import standard_path
 from data.tasks import TASKS, canonical_tags
+from evaluation.ask import Session, converse
 from evaluation.models import Replicas, agreed_tokenizer, find_checkpoints, load_replicas
 from evaluation.suites import (
     REASONS,
@@ -115,12 +131,12 @@ from evaluation.suites import (
     load_suite,
     suites_written_otherwise,
 )
-from evaluation.training import Training, load_training
+from evaluation.training import Training, index_training, load_training, read_training
 from plots import figures_or_notice, remove_figures
 from runtime.device import choose_device
 from runtime.errors import UserError
 from runtime.files import ROOT, check_writable, sha256_of, write_atomically, write_json
-from runtime.records import CATEGORIES, in_order
+from runtime.records import CATEGORIES, CONFIG, in_order, read_json
 from train_minigpt_4070 import GPT, generate
 
 STANDARD_SUITES = ROOT / "ood_data_complete"
@@ -505,13 +521,18 @@ def usable_replicas(paths: list[Path], device: torch.device) -> Replicas:
     return replicas
 
 
-def print_opening(model: Path, replicas: Replicas, device: torch.device) -> None:
-    """What is evaluated: the checkpoint, its epoch and step, the tags it was trained on."""
+def opening(model: Path, replicas: Replicas, device: torch.device) -> str:
+    """What is asked: the checkpoint, its epoch and step, the tags it was trained on."""
     first, seeds = replicas.checkpoints[0], replicas.seeds
     what = f"{replicas.paths[0]} (epoch {first['epoch']}, step {first['step']:,})"
     if len(seeds) > 1:
-        what = f"{model}, {replicas.paths[0].name} of each seed"
-    print(f"{what}, trained on {in_brackets(first['trained_tags'])}, on {device}")
+        what = f"{model}, {replicas.paths[0].name} of each of {len(seeds)} seeds"
+    return f"{what}, trained on {in_brackets(first['trained_tags'])}, on {device}"
+
+
+def print_opening(model: Path, replicas: Replicas, device: torch.device) -> None:
+    seeds = replicas.seeds
+    print(opening(model, replicas, device))
     if len(seeds) > 1:
         listed = ", ".join(map(str, seeds))
         print(f"means over seeds {listed}; intervals for other seeds and other examples")
@@ -589,12 +610,68 @@ def evaluate(args) -> dict:
 
 
 # ----------------------------------------------------------------------------------------------
+# A prompt instead of suites
+# ----------------------------------------------------------------------------------------------
+
+
+def subset_in_config(folder: Path) -> float | None:
+    """--subset of the run in `folder`: None without it, or where the folder does not say."""
+    return read_json(folder / "config.json", CONFIG).get("arguments", {}).get("subset")
+
+
+def find_canaries(home: Path) -> Path | None:
+    """canaries.jsonl of the run, or of the seed of a run, in `home`; None where it has none."""
+    found = (folder / "canaries.jsonl" for folder in (home, home.parent))
+    return next(filter(Path.is_file, found), None)
+
+
+def open_session(args) -> Session:
+    """Load the models and find their training set, from which all prompts are answered."""
+    model, device = Path(args.model), choose_device(args.device)
+    paths = find_checkpoints(model)
+    if len(paths) > 1 and subset_in_config(model) is not None:  # memory is read at the last step
+        paths = [path.with_name("last.pth") for path in paths]
+    replicas = usable_replicas(paths, device)
+    first = replicas.checkpoints[0]
+    tokenizer = agreed_tokenizer(args.tokenizer, first["vocab"], replicas.paths[0])
+    rows, notice = read_training(first, args.train_data, tokenizer)
+    home = replicas.paths[0].parent
+    share = first.get("subset", subset_in_config(home))
+    index = rows and index_training(rows, replicas.seeds, share, find_canaries(home), tokenizer)
+    if not args.json:
+        said = [opening(model, replicas, device), *([f"note: {notice}"] if notice else [])]
+        print(*said, sep="\n", flush=True)
+    return Session(replicas, tokenizer, device, index, notice, args.canonical_tags)
+
+
+def ask(args) -> None:
+    """Answer --prompt; nothing is written."""
+    if args.ood_dir or args.out_dir:
+        raise UserError(
+            "--prompt asks no suites and writes nothing; leave out --ood_dir, --out_dir"
+        )
+    # What loading says is no answer, for a program that reads the answers.
+    with redirect_stdout(sys.stderr if args.json else sys.stdout):
+        session = open_session(args)
+    converse(session, args.prompt, args.json)
+
+
+# ----------------------------------------------------------------------------------------------
 # Main
 # ----------------------------------------------------------------------------------------------
 
 
+def run(args) -> None:
+    if args.json and args.prompt is None:
+        raise UserError("--json is of --prompt; evaluation writes ood_results.json")
+    if args.prompt is None:
+        evaluate(args)
+    else:
+        ask(args)
+
+
 def main(argv: list[str] | None = None) -> int:
-    return run_main(lambda: evaluate(build_parser().parse_args(argv)))
+    return run_main(lambda: run(build_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Suites of examples, and what can be said of each example before a model is asked."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +72,25 @@ def find_suites(folder: Path) -> list[Path]:
     return files
 
 
+def tags_to_map(tags: Iterable[str], keep: Sequence[str]) -> dict[str, str]:
+    """{tag: the canonical ones that it becomes, as "sort copy"} for those that are not in `keep`.
+
+    >>> tags_to_map(["sorting_extrap", "rev"], keep=["rev"])
+    {'sorting_extrap': 'sort'}
+    """
+    mapped = {tag: spaced(canonical_tags(tag)) for tag in set(tags).difference(keep)}
+    return {tag: to for tag, to in mapped.items() if to != tag}
+
+
+def map_tags(prompt: str, mapped: dict[str, str]) -> str:
+    """The prompt with its tags as `tags_to_map` says."""
+
+    def canonical(match):
+        return in_brackets(mapped[match[1]].split()) if match[1] in mapped else match[0]
+
+    return TAG.sub(canonical, prompt)
+
+
 def load_suite(
     path: Path,
     tokenizer: Tokenizer,
@@ -82,16 +101,9 @@ def load_suite(
     examples, mapped = load_examples(path, tokenizer, row_format), {}
     tags = [list(examples.all_tags[i]) for i in range(len(examples))]
     if map_tags_but:
-        others = {tag for found in tags for tag in found}.difference(map_tags_but)
-        mapped = {tag: spaced(canonical_tags(tag)) for tag in others}
-        mapped = {tag: to for tag, to in mapped.items() if to != tag}
-
-        def canonical(match):
-            return in_brackets(mapped[match[1]].split()) if match[1] in mapped else match[0]
-
+        mapped = tags_to_map((tag for found in tags for tag in found), map_tags_but)
         raws = [
-            TAG.sub(canonical, examples.prompt(i)) + examples.answer(i)
-            for i in range(len(examples))
+            map_tags(examples.prompt(i), mapped) + examples.answer(i) for i in range(len(examples))
         ]
         examples = build_examples(raws, tokenizer, path, examples.levels, examples.category)
         tags = [list(examples.all_tags[i]) for i in range(len(examples))]
