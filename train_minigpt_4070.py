@@ -70,6 +70,7 @@ def build_parser():
     )
     count, natural = bounded(int, 1, 10**9), bounded(int, 0, 10**9)
     positive, share = bounded(float, 1e-12, 1e12), bounded(float, 0, 1)
+    below_one = bounded(float, 0, 1 - 1e-9)
     switch = argparse.BooleanOptionalAction
     # fmt: off
     flag = parser.add_argument_group("data").add_argument
@@ -125,15 +126,18 @@ def build_parser():
     flag("--batch_size", type=count, default=32, help="examples in a micro-batch")
     flag("--accumulation_steps", type=count, default=1,
          help="micro-batches in an optimizer step; run at once where memory allows")
+    flag("--beta1", type=below_one, default=0.9, help="AdamW's decay rate of the first moment")
+    flag("--beta2", type=below_one, default=0.95, help="AdamW's decay rate of the second moment")
     flag("--weight_decay", type=bounded(float, 0, 1e6), default=0.01,
          help="AdamW's, on matrices only")
-    flag("--max_grad_norm", type=positive, default=1.0,
-         help="clip each model's gradient to this norm")
+    flag("--max_grad_norm", type=bounded(float, 0, 1e12), default=1.0,
+         help="clip each model's gradient to this norm; 0 never does")
     flag("--label_smoothing", type=bounded(float, 0, 0.99), default=0.0,
          help="share of the target's probability spread over all tokens")
     flag("--patience", type=natural, default=10,
          help="stop after this many epochs in which neither unseen exact match nor loss improved, "
-              "or when every unseen example is right in two validations running; 0 never does")
+              "or when every unseen example is right in all validations of an epoch, two at least; "
+              "0 never does. An epoch counts as it ends, however often it is validated")
     flag("--min_delta", type=bounded(float, 0, 1e6), default=1e-3,
          help="least improvement that counts: a share (exact match) or nats (loss)")
 
@@ -148,7 +152,14 @@ def build_parser():
          help="print a prediction for each task after each validation")
     flag("--autoreg_eval", action=switch, default=True,
          help="generate what failed: token accuracy, edit distance, kinds of failure")
-    flag("--eval_every", type=count, default=1, help="epochs between validations")
+    flag("--eval_every", type=count, metavar="EPOCHS",
+         help="epochs between validations (default: 1, or none where validation is by steps). Of "
+              "this and the two flags below each adds its own, and the last step is validated")
+    flag("--eval_every_steps", type=natural, default=0, metavar="STEPS",
+         help="optimizer steps between validations; 0 makes none")
+    flag("--eval_log", type=bounded(int, 0, 1000), default=0, metavar="K",
+         help="validate after log-spaced steps, K a decade: 10 ** (i / K), rounded (K = 6: 1, 2, "
+              "3, 5, 7, 10, 15, 22, 32, 46, 68, 100, 147, ...); 0 makes none")
 
     flag = parser.add_argument_group("system").add_argument
     flag("--seed", type=bounded(int, 0, MAX_SEED), default=0,
@@ -1038,6 +1049,17 @@ def learning_rate(
     return peak * (min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
+def log_spaced(last: int, per_decade: int) -> np.ndarray:
+    """The distinct round(10 ** (i / per_decade)), i = 0, 1, 2, …, up to `last`: int64, ascending.
+
+    >>> log_spaced(300, 6).tolist()
+    [1, 2, 3, 5, 7, 10, 15, 22, 32, 46, 68, 100, 147, 215]
+    """
+    exponents = np.arange(per_decade * len(str(last)) + 1) / per_decade
+    steps = np.unique(np.rint(10**exponents).astype(np.int64))
+    return steps[steps <= last]
+
+
 def choose_precision(amp, device, d_model):
     """Return "fp32", "bf16" or "fp16".
 
@@ -1139,11 +1161,14 @@ class Plan:
     min_lr_ratio: float
     warmup_steps: int  # at most a tenth of the run
     warmup_asked: int
+    betas: tuple[float, float]  # AdamW's
     weight_decay: float
-    max_grad_norm: float
+    max_grad_norm: float  # 0: no clipping
     label_smoothing: float
     # Validation and early stopping
-    eval_every: int  # epochs
+    eval_every: int  # epochs; 0: not by epochs
+    eval_every_steps: int  # 0: not every so many steps
+    eval_log: int  # log-spaced steps a decade; 0: none
     autoreg_eval: bool
     show_samples: bool
     patience: int
@@ -1197,6 +1222,12 @@ class Plan:
     def total_steps(self) -> int:
         return int(self.steps_before[-1])
 
+    def examples_after(self, step: int) -> int:
+        """Examples that a replica has seen in `step` steps."""
+        epoch, done = self.place(step)
+        seen = int(self.examples_before[epoch - 1]) + done * self.effective_batch
+        return min(seen, int(self.examples_before[min(epoch, self.epochs)]))
+
     def steps_in(self, epoch: int) -> int:
         return int(self.steps_before[epoch] - self.steps_before[epoch - 1])
 
@@ -1205,9 +1236,49 @@ class Plan:
         epoch = int(np.searchsorted(self.steps_before, step, side="right"))
         return epoch, step - int(self.steps_before[epoch - 1])
 
+    def ended_with(self, step: int) -> int:
+        """The epoch whose last step is `step`, 0 where there is none."""
+        epoch, done = self.place(step)
+        return 0 if done else epoch - 1
+
     def epoch_of(self, step: int) -> int:
         """The epoch of the last of `step` steps, 1 before any."""
         return self.place(max(step - 1, 0))[0]
+
+    @functools.cached_property
+    def eval_steps(self) -> np.ndarray:
+        """int64, ascending: the steps after which there is a validation. The last step is one."""
+        ends, total = self.steps_before[1:], self.total_steps
+        steps = [ends[-1:]]
+        if self.eval_every:
+            steps.append(ends[self.eval_every - 1 :: self.eval_every])
+        if self.eval_every_steps:
+            steps.append(np.arange(self.eval_every_steps, total, self.eval_every_steps))
+        if self.eval_log:
+            steps.append(log_spaced(total, self.eval_log))
+        return np.unique(np.concatenate(steps))
+
+    @property
+    def by_step(self) -> bool:
+        """Whether the steps validated are told by their number, not by epochs alone."""
+        return bool(self.eval_every_steps or self.eval_log)
+
+    def validates_after(self, step: int) -> bool:
+        return step in self.eval_steps[np.searchsorted(self.eval_steps, step) :][:1]
+
+    def epochs_since_validation(self, step: int) -> int:
+        """Epochs that have ended between the validation before `step` and `step`."""
+        before = self.eval_steps[: np.searchsorted(self.eval_steps, step)]
+        return self.place(step)[0] - self.place(int(before[-1]) if len(before) else 0)[0]
+
+    def saves_after(self, step: int) -> bool:
+        """Whether --save_every or --save_every_steps asks for a checkpoint after `step`."""
+        by_steps = self.save_every_steps > 0 and step % self.save_every_steps == 0
+        epoch = self.ended_with(step)
+        return by_steps or (epoch > 0 and epoch % self.save_every == 0)
+
+    def keeps_ledger_after(self, step: int) -> bool:
+        return self.ended_with(step) in self.ledger_epochs
 
     def stage_of(self, epoch: int) -> int:
         """Index of the stage that `epoch` belongs to."""
@@ -1367,10 +1438,13 @@ def make_plan(args: argparse.Namespace, data: Data, n_seeds: int, team: World = 
         min_lr_ratio=args.min_lr_ratio,
         warmup_steps=args.warmup_steps,
         warmup_asked=args.warmup_steps,
+        betas=(args.beta1, args.beta2),
         weight_decay=args.weight_decay,
         max_grad_norm=args.max_grad_norm,
         label_smoothing=args.label_smoothing,
-        eval_every=args.eval_every,
+        eval_every=args.eval_every or (0 if args.eval_every_steps or args.eval_log else 1),
+        eval_every_steps=args.eval_every_steps,
+        eval_log=args.eval_log,
         autoreg_eval=args.autoreg_eval,
         show_samples=args.show_samples,
         # A panel is read at one step of all replicas, so none stops early.
@@ -1479,7 +1553,7 @@ def plan_lines(plan: Plan, data: Data, seeds: list[int]) -> list[str]:
 # ----------------------------------------------------------------------------------------------
 
 
-def make_optimizer(model, weight_decay, lr=0.0):
+def make_optimizer(model, weight_decay, lr=0.0, betas=(0.9, 0.95)):
     """AdamW that decays matrices only. A CUDA graph needs the learning rate as a tensor."""
     matrices, biases = [], []
     for name, p in model.named_parameters():
@@ -1489,7 +1563,7 @@ def make_optimizer(model, weight_decay, lr=0.0):
         {"params": biases, "weight_decay": 0.0},
     ]
     in_graph = isinstance(lr, torch.Tensor)
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True, capturable=in_graph)
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True, capturable=in_graph)
 
 
 def set_learning_rate(optimizer, lr):
@@ -1502,8 +1576,12 @@ def set_learning_rate(optimizer, lr):
 
 @torch.no_grad()
 def clip_gradients(model, max_norm):
-    """Scale each replica's gradients to a norm of at most `max_norm`; return the norms, [R]."""
+    """Scale each replica's gradients to a norm of at most `max_norm`; return the norms, [R].
+
+    A `max_norm` of 0 stands for none.
+    """
     grads = [p.grad for p in model.parameters()]
+    max_norm = max_norm or torch.finfo(torch.float32).max
     # A norm of NaN scales by 0: what was finite stays so, and what was not can be named.
     if model.R == 1:  # torch's own way launches 94 kernels fewer in a step of 6 layers
         norm = nn.utils.get_total_norm(grads)
@@ -2021,7 +2099,7 @@ class Replica:
     top_exact: float = -1.0  # for patience: the exact match and
     low_loss: float = math.inf  # the loss that the next gain is measured from
     stale_epochs: int = 0
-    perfect: int = 0  # validations in a row with exact match 1
+    perfect: int = 0  # where exact match is 1: 1, and the epochs that it has been so
     finished: str = ""  # why training ended, or "" while it goes on
     usable: bool = True  # whether its best model can be reported on
 
@@ -2060,8 +2138,8 @@ class Replica:
         min_delta: float,
         patience: int,
     ) -> bool:
-        """Take in one validation, `epochs_since_last` epochs after the one before. Return whether
-        this is now the best model.
+        """Take in one validation; `epochs_since_last` epochs have ended since the one before.
+        Return whether this is now the best model.
 
         Until every task is in the curriculum the latest model is the best and patience rests.
         """
@@ -2076,8 +2154,10 @@ class Replica:
         self.stale_epochs += epochs_since_last
         if more_exact or less_loss:
             self.stale_epochs = 0
-        self.perfect = self.perfect + 1 if exact == 1.0 else 0
-        if patience and self.perfect == 2:  # one perfect validation may be luck
+        # One perfect validation may be luck, and one a few steps later the same luck.
+        perfect_now = self.perfect + epochs_since_last if self.perfect else 1
+        self.perfect = perfect_now if exact == 1.0 else 0
+        if patience and self.perfect >= 2:
             self.finished = f"learned: every {kind} example right in two validations running"
         elif patience and self.stale_epochs >= patience:
             self.finished = f"no improvement in {self.stale_epochs} epochs"
@@ -2376,14 +2456,16 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def epoch_line(epoch, epochs, tasks, records, seconds):
+def epoch_line(now, end, tasks, records, seconds, unit="epoch"):
     """One line of at most 160 columns for five tasks: means over replicas, in per cent.
+
+    `now` is the epoch, or another `unit`, after which was validated, and `end` the last one.
 
     Behind the exact match on held-out examples stand its interval, or the lowest and the highest
     seed, and the rate of each task that is trained so far.
     """
     kind, exact, _ = headline_of(records[0])
-    end = "_seen" if kind == "seen" else ""
+    seen = "_seen" if kind == "seen" else ""
 
     def mean(key, form):
         values = [record[key] for record in records]
@@ -2392,17 +2474,17 @@ def epoch_line(epoch, epochs, tasks, records, seconds):
     def percent(key):
         return mean(key, ".1%").removesuffix("%")
 
-    line = f"epoch {epoch:>{len(str(epochs))}}/{epochs}"
-    line += f"  loss train {mean('train_loss', '.3f')} {kind} {mean('val_loss' + end, '.3f')}"
+    line = f"{unit} {now:>{len(str(end))}}/{end}"
+    line += f"  loss train {mean('train_loss', '.3f')} {kind} {mean('val_loss' + seen, '.3f')}"
     line += f"  exact match % train {percent('train_exact_match')}"
-    line += f" {kind} {percent('val_exact_match' + end)}"
+    line += f" {kind} {percent('val_exact_match' + seen)}"
     if exact is not None and len(records) == 1:
-        low, high = (100 * records[0][f"val_exact_match{end}_{side}"] for side in ("low", "high"))
+        low, high = (100 * records[0][f"val_exact_match{seen}_{side}"] for side in ("low", "high"))
         line += f" [{low:.1f}, {high:.1f}]"
     elif exact is not None:
         values = [100 * headline_of(record)[1] for record in records]
         line += f" ({len(values)} seeds {min(values):.1f}–{max(values):.1f})"
-    by_task = [record[f"val_exact_match_by_task{end}"] for record in records]
+    by_task = [record[f"val_exact_match_by_task{seen}"] for record in records]
     rates = {
         task: 100 * sum(rates[task] for rates in by_task) / len(records)
         for task in tasks
@@ -2411,8 +2493,8 @@ def epoch_line(epoch, epochs, tasks, records, seconds):
     if len(by_task[0]) > 1 and len(rates) <= 6:
         line += ":" + "".join(f" {task} {rate:.0f}" for task, rate in rates.items())
     elif len(rates) > 6:
-        ends = {"lowest": min(rates, key=rates.get), "highest": max(rates, key=rates.get)}
-        line += ":" + "".join(f" {end} {task} {rates[task]:.0f}" for end, task in ends.items())
+        extremes = {"lowest": min(rates, key=rates.get), "highest": max(rates, key=rates.get)}
+        line += ":" + "".join(f" {e} {task} {rates[task]:.0f}" for e, task in extremes.items())
     return f"{line}  {duration(seconds)} so far"
 
 
@@ -2425,7 +2507,7 @@ def start_run(
     graph_lr = 0.0 if no_graph_because(plan, team) else torch.zeros((), device=plan.device)
     state = TrainingState(
         model=model,
-        optimizer=make_optimizer(model, plan.weight_decay, graph_lr),
+        optimizer=make_optimizer(model, plan.weight_decay, graph_lr, plan.betas),
         scaler=torch.amp.GradScaler(plan.device.type, enabled=plan.precision == "fp16"),
         replicas=replicas,
         optimized=torch.zeros(len(seeds), device=plan.device),
@@ -2609,7 +2691,8 @@ def set_aside(plan: Plan, state: TrainingState, sick: list[int], tensors: list[s
 def take_steps(
     plan: Plan, state: TrainingState, stepper: EagerSteps, stop: StopSignals, bar: Progress
 ) -> list[int]:
-    """Make steps up to the end of the epoch, to where the run is saved or until a replica is sick.
+    """Make steps up to the end of the epoch, to a validation, to where the run is saved or until a
+    replica is sick.
 
     Sick replicas leave; returns their places in the stack that they left.
     """
@@ -2627,9 +2710,11 @@ def take_steps(
         note_sick(state, loss, norms)
         bar.update()
         # All save at the same steps, so that they have one in common to resume from.
-        leaving = stop.agreed(state.team) or at_save_step(plan, state) or i + 1 == n_steps
+        leaving = stop.agreed(state.team) or plan.saves_after(state.step)
+        leaving = leaving or plan.validates_after(state.step)
+        leaving = leaving or plan.keeps_ledger_after(state.step)
         sick = []
-        if leaving or i % plan.check_every == 0:
+        if leaving or state.step % plan.check_every == 0:
             sick = find_sick(state, weights_too=leaving)
         if leaving or sick:
             break
@@ -2723,10 +2808,6 @@ def write_canaries(data: Data, folder: Path) -> None:
     write_atomically(folder / "canaries.jsonl", "".join(lines))
 
 
-def at_save_step(plan: Plan, state: TrainingState) -> bool:
-    return plan.save_every_steps > 0 and state.step % plan.save_every_steps == 0
-
-
 def seconds_a_step(plan: Plan, data: Data, seeds: list[int], team: World = ALONE) -> float:
     """Measured on a throwaway model: nothing is written, and no random state is touched."""
     state = start_run(plan, [Replica(seed, Path()) for seed in seeds], [], team)
@@ -2800,7 +2881,6 @@ def optimize(
     alone, stepper = len(state.replicas) == 1, make_stepper(plan, data, state)
     writers, main = scalar_writers(plan, state), state.team.main
     epoch, _ = plan.place(state.step)
-    last_validation = (epoch - 1) // plan.eval_every * plan.eval_every
     # A checkpoint is there from the start: for --resume, and for a seed that diverges.
     save = not (state.replicas[-1].folder / "last.pth").exists()
     stopping, ordered = False, None
@@ -2822,21 +2902,19 @@ def optimize(
         if stopping:
             stop.leave_if_asked(f"and the run is saved at step {state.step}")
 
-        # The epoch's steps, up to its end or to where the run is saved.
+        # The epoch's steps, up to its end, to a validation or to where the run is saved.
         epoch, _ = plan.place(state.step)
         if ordered != (epoch, len(state.replicas)):
             ordered = epoch, len(state.replicas)
             stepper.begin_epoch(epoch_orders(plan, data, state.replicas, epoch))
         sick = take_steps(plan, state, stepper, stop, bar)
-        save, stopping = True, stop.agreed(state.team)
         if not state.replicas:
             break
-        if state.step < plan.steps_before[epoch]:
-            continue
+        stage, last = plan.stage_of(epoch), state.step == plan.total_steps
+        done = state.step - int(plan.steps_before[epoch - 1])
 
         # Validation.
-        stage, last, lr = plan.stage_of(epoch), epoch == plan.epochs, plan.lr_at(state.step - 1)
-        records, validated = [{} for _ in state.replicas], epoch % plan.eval_every == 0 or last
+        records, validated = [{} for _ in state.replicas], plan.validates_after(state.step)
         if validated:
             tasks = plan.stages[stage].tasks
             records, texts, sick_too = validate(plan, data, state, tasks)
@@ -2844,22 +2922,22 @@ def optimize(
             if not state.replicas:
                 break
             bar.clear()
-            tqdm.write(epoch_line(epoch, plan.epochs, tasks, records, state.seconds))
+            place = (state.step, plan.total_steps) if plan.by_step else (epoch, plan.epochs)
+            unit = "step" if plan.by_step else "epoch"
+            tqdm.write(epoch_line(*place, tasks, records, state.seconds, unit))
             if main:
                 record_samples(data, texts, epoch, state.step, state.replicas, plan.show_samples)
 
         # The ledger of a panel.
-        if epoch in plan.ledger_epochs and state.team.main:
+        if plan.keeps_ledger_after(state.step) and main:
             keep_in_ledger(plan, data, state, epoch)
 
         # Early stopping, and the choice of the best model.
-        since_last = epoch - last_validation
-        last_validation = epoch if validated else last_validation
         for r, replica in enumerate(state.replicas if validated else []):
             records[r]["epoch"] = epoch
             records[r]["best"] = replica.update_early_stopping(
                 records[r],
-                epochs_since_last=since_last,
+                epochs_since_last=plan.epochs_since_validation(state.step),
                 all_tasks_in=stage == len(plan.stages) - 1,
                 min_delta=plan.min_delta,
                 patience=plan.patience,
@@ -2869,13 +2947,14 @@ def optimize(
             if records[r]["best"] and main:
                 save_best(state, r, data.tokenizer, checkpoint_facts(plan, data, state.step))
 
-        # Records: a line for each replica.
+        # Records: a line for each replica. By epochs those without a validation have one too.
+        recorded = validated or (not plan.by_step and plan.ended_with(state.step))
         base = {"epoch": epoch, "step": state.step, "stage": stage}
-        base |= {"tasks": plan.stages[stage].tasks, "lr": lr}
-        base |= {"examples_seen": int(plan.examples_before[epoch])}
+        base |= {"tasks": plan.stages[stage].tasks, "lr": plan.lr_at(state.step - 1)}
+        base |= {"examples_seen": plan.examples_after(state.step)}
         base |= {"seconds": round(state.seconds, 3)}
-        for r, replica in enumerate(state.replicas if main else []):
-            mean_loss = float(state.optimized[r]) / plan.steps_in(epoch)
+        for r, replica in enumerate(state.replicas if recorded and main else []):
+            mean_loss = float(state.optimized[r]) / done
             mean_loss = mean_loss if math.isfinite(mean_loss) else None  # a sum may overflow
             line = {**base, "seed": replica.seed, "optimized_loss": mean_loss, **records[r]}
             append_lines(replica.folder / "metrics.jsonl", [line])
@@ -2885,8 +2964,7 @@ def optimize(
         # Whether to save: a signal may have come meanwhile.
         stopping = stop.agreed(state.team)
         finished = any(replica.finished for replica in state.replicas)
-        save = sick or finished or stopping or epoch % plan.save_every == 0
-        save = save or at_save_step(plan, state)
+        save = sick or finished or stopping or plan.saves_after(state.step)
     for writer in writers.values():
         writer.close()
 
