@@ -26,20 +26,81 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.cli import Parser, answer_early, bounded, path, run_main
+from runtime.errors import Halt, UserError
+
+# ----------------------------------------------------------------------------------------------
+# Command line
+# ----------------------------------------------------------------------------------------------
+
+
+def build_parser() -> Parser:
+    parser = Parser(__doc__)
+    g = parser.add_argument_group("panel")
+    g.add_argument(
+        "--model",
+        type=path,
+        metavar="DIR",
+        help="folder of a panel (default: a small one is trained first, in a few minutes)",
+    )
+    g.add_argument(
+        "--data_dir",
+        type=path,
+        metavar="DIR",
+        help="folder of the panel's data files, where they were moved",
+    )
+    g.add_argument(
+        "--ledger_only",
+        action="store_true",
+        help="read no model: without exposure, LiMem and the answers of OUT replicas",
+    )
+    g.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
+    g.add_argument(
+        "--out_dir",
+        type=path,
+        metavar="DIR",
+        help="folder to write (default: memorization/ in the panel's)",
+    )
+    g = parser.add_argument_group("capacity self-test")
+    g.add_argument(
+        "--capacity",
+        action="store_true",
+        help="train a model on random strings instead, and print the bits that it stored",
+    )
+    g.add_argument(
+        "--strings", type=bounded(int, 2, 10**6), default=100, help="random strings to store"
+    )
+    g.add_argument("--steps", type=bounded(int, 1, 10**7), default=1500, help="optimizer steps")
+    return parser
+
+
+def read_flags(argv=None):
+    args = build_parser().parse_args(argv)
+    if args.capacity and args.model:
+        raise UserError("--capacity trains a model of its own; leave --model out")
+    return args
+
+
+if __name__ == "__main__":  # --help and mistakes in flags need not wait for the imports below
+    answer_early(read_flags)
+
+
+# ----------------------------------------------------------------------------------------------
+# Imports that take seconds
+# ----------------------------------------------------------------------------------------------
+
 import numpy as np
 import torch
 
 import metrics
 from data.formats import Tokenizer, build_examples
 from data.tasks import TASKS, row
-from evaluate_ood import load_replicas
+from evaluation.models import load_replicas
 from memorization.figures import write_figures
 from memorization.measures import exposure_table, limem_table, measure, self_tests
 from memorization.page import page
 from memorization.panel import MeasuredPanel, read
-from runtime.cli import Parser, bounded, path, run_main
 from runtime.device import choose_device
-from runtime.errors import Halt, UserError
 from runtime.files import check_writable, write_atomically, write_json
 from runtime.records import seed_folder
 from train_minigpt_4070 import (
@@ -421,53 +482,11 @@ def first_panel(args) -> Path:
 
 
 # ----------------------------------------------------------------------------------------------
-# Command line
+# Main
 # ----------------------------------------------------------------------------------------------
 
 
-def build_parser() -> Parser:
-    parser = Parser(__doc__)
-    g = parser.add_argument_group("panel")
-    g.add_argument(
-        "--model",
-        type=path,
-        metavar="DIR",
-        help="folder of a panel (default: a small one is trained first, in a few minutes)",
-    )
-    g.add_argument(
-        "--data_dir",
-        type=path,
-        metavar="DIR",
-        help="folder of the panel's data files, where they were moved",
-    )
-    g.add_argument(
-        "--ledger_only",
-        action="store_true",
-        help="read no model: without exposure, LiMem and the answers of OUT replicas",
-    )
-    g.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
-    g.add_argument(
-        "--out_dir",
-        type=path,
-        metavar="DIR",
-        help="folder to write (default: memorization/ in the panel's)",
-    )
-    g = parser.add_argument_group("capacity self-test")
-    g.add_argument(
-        "--capacity",
-        action="store_true",
-        help="train a model on random strings instead, and print the bits that it stored",
-    )
-    g.add_argument(
-        "--strings", type=bounded(int, 2, 10**6), default=100, help="random strings to store"
-    )
-    g.add_argument("--steps", type=bounded(int, 1, 10**7), default=1500, help="optimizer steps")
-    return parser
-
-
 def run(args) -> None:
-    if args.capacity and args.model:
-        raise UserError("--capacity trains a model of its own; leave --model out")
     if args.capacity:
         measure_capacity(args)
         return
@@ -475,7 +494,7 @@ def run(args) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return run_main(lambda: run(build_parser().parse_args(argv)))
+    return run_main(lambda: run(read_flags(argv)))
 
 
 if __name__ == "__main__":

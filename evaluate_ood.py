@@ -1,9 +1,14 @@
-"""Evaluate a trained model out of distribution: results, every prediction, figures.
+"""Evaluate a trained model out of distribution, or ask it one prompt.
 
     python evaluate_ood.py --model runs/step1_add_only/best_model.pth
     python evaluate_ood.py --model runs/normal              # a folder of seeds: means over seeds
     python evaluate_ood.py --model runs/x/best_model.pth --ood_dir my_suites --canonical_tags
+    python evaluate_ood.py --model runs/x --prompt '[add] 12 + 30'    # one question, or - for many
     python evaluate_ood.py --help
+
+--prompt prints each character's probability, whether the example was in training and how often, the
+nearest training example, and in a panel what those models say that did not train on it. Nothing is
+written. Without it the suites are run.
 
 Every example is decoded greedily, character by character, until the model writes `<eos>` or 8
 characters more than the answer has. Files written into --out_dir, by default `ood_results` beside
@@ -29,338 +34,116 @@ whole or not at all.
 
 import json
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import zip_longest
+from collections import defaultdict
+from contextlib import redirect_stdout
 from pathlib import Path
+
+from runtime.cli import Parser, answer_early, path_text, run_main
+
+# ----------------------------------------------------------------------------------------------
+# Command line
+# ----------------------------------------------------------------------------------------------
+
+
+def build_parser() -> Parser:
+    parser = Parser(__doc__)
+    g = parser.add_argument_group("model")
+    g.add_argument(
+        "--model",
+        type=path_text,
+        required=True,
+        help="checkpoint, run folder, or folder of seeds",
+    )
+    g.add_argument(
+        "--tokenizer",
+        type=path_text,
+        help="tokenizer JSON that must agree with the checkpoint (default: none is needed)",
+    )
+    g.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
+
+    g = parser.add_argument_group("a prompt instead of suites")
+    g.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="ask `[tag] prompt`, or `[tag] prompt | answer` to compare; - reads a line each from "
+        "the terminal or a pipe",
+    )
+    g.add_argument("--json", action="store_true", help="answer with a JSON object a prompt")
+
+    g = parser.add_argument_group("data")
+    g.add_argument(
+        "--ood_dir",
+        type=path_text,
+        help="folder of suites, .pkl, .jsonl, .txt, .csv or .tsv (default: the standard suites, "
+        "ood_data_complete/ beside this script, made if it has none)",
+    )
+    g.add_argument(
+        "--canonical_tags",
+        action="store_true",
+        help="read untrained tags of the earlier program as trained ones: sorting_extrap as sort, "
+        "copy_then_sort as [sort] [copy]",
+    )
+    g.add_argument(
+        "--train_data",
+        type=path_text,
+        help="training set to look for overlap with (default: the one the checkpoint names)",
+    )
+
+    g = parser.add_argument_group("results")
+    g.add_argument("--out_dir", type=path_text, help="folder to write (default: see above)")
+    return parser
+
+
+if __name__ == "__main__":  # --help and mistakes in flags need not wait for the imports below
+    answer_early(build_parser().parse_args)
+
+
+# ----------------------------------------------------------------------------------------------
+# Imports that take seconds
+# ----------------------------------------------------------------------------------------------
 
 import numpy as np
 import torch
 
 import metrics
-from data.audit import held_out_rows
 from data.baselines import (
     LOOKUPS,
-    TrainingTexts,
     chance_exact_match,
     look_up,
     lookup_words,
     mean_lookup,
-    training_texts,
 )
-from data.checks import Forms, form_differences, form_notes
+from data.checks import form_notes
 from data.formats import (
-    TAG,
-    Examples,
     Tokenizer,
-    build_examples,
-    load_examples,
-    load_tokenizer,
-    pack,
 )
-from data.generate import make_missing
-from data.readers import PLAIN, RowFormat, read_rows, unprintable
-from data.sources import require_file, standard_path
-from data.subsets import Subsets
-from data.tasks import TASKS, canonical_tags, size_of, spaced
+from data.readers import RowFormat
+from data.sources import standard_path
+from data.tasks import TASKS, canonical_tags
+from evaluation.ask import Session, converse
+from evaluation.models import Replicas, agreed_tokenizer, find_checkpoints, load_replicas
+from evaluation.suites import (
+    REASONS,
+    Suite,
+    audit,
+    find_suites,
+    in_brackets,
+    load_suite,
+    suites_written_otherwise,
+)
+from evaluation.training import Training, index_training, load_training, read_training
 from plots import figures_or_notice, remove_figures
-from runtime.cli import Parser, path_text, run_main
 from runtime.device import choose_device
-from runtime.errors import NotFinite, UserError
+from runtime.errors import UserError
 from runtime.files import ROOT, check_writable, sha256_of, write_atomically, write_json
-from runtime.records import CATEGORIES, CONFIG, check_seeds, in_order, read_json, seed_folders
-from train_minigpt_4070 import GPT, RUN_ON, generate, load_model
+from runtime.records import CATEGORIES, CONFIG, in_order, read_json
+from train_minigpt_4070 import GPT, generate
 
 STANDARD_SUITES = ROOT / "ood_data_complete"
-REASONS = {  # why an example is left out of the headline; of several the first one counts
-    "untrained_tag": "have a tag that was never trained",
-    "unknown_characters": "have characters the vocabulary lacks",
-    "beyond_position_table": "are longer than the table of learned positions and cannot be run",
-    "outside_training_range": "are outside the sizes or lengths trained on, so are no control",
-}
 OF_A_PREDICTION = (
     *("prediction", "correct", "kind", "token_accuracy", "edit_distance"),
     *("log_prob", "entropy"),
 )
-
-# ----------------------------------------------------------------------------------------------
-# Model: one checkpoint, or several seeds stacked as replicas
-# ----------------------------------------------------------------------------------------------
-
-
-def find_checkpoints(model: Path) -> list[Path]:
-    """The checkpoint at `model` itself, in the run folder `model`, or in each of its seed_<s>/."""
-    seeds = seed_folders(model)
-    if seeds:
-        trained = read_json(model / "config.json", CONFIG).get("seeds", [])
-        lost = [f"seed_{seed}" for seed in trained if model / f"seed_{seed}" not in seeds]
-        if lost:
-            raise UserError(
-                f"{model} was trained with seeds whose folders are gone ({', '.join(lost)}); "
-                "restore them, or give the others one by one"
-            )
-        check_seeds(seeds)
-        return [p / "best_model.pth" for p in seeds]
-    return [model / "best_model.pth" if model.is_dir() else model]
-
-
-@dataclass(frozen=True)
-class Replicas:
-    """Checkpoints of one shape, stacked into one model."""
-
-    model: GPT  # [R]
-    paths: list[Path]  # [R]
-    checkpoints: list[dict]  # [R]
-
-    @property
-    def seeds(self) -> list[int]:
-        return [checkpoint["seed"] for checkpoint in self.checkpoints]
-
-
-def load_replicas(paths: Sequence[Path], device: torch.device) -> tuple[Replicas, list[str]]:
-    """Return (the usable checkpoints as Replicas, why each of the other seeds is passed over).
-
-    A seed that diverged before its first validation has no best model, or has one whose weights are
-    not finite. UserError where no checkpoint is usable, or where they are no seeds of one run.
-    """
-    loaded, notes = {}, []
-    for path in paths:
-        try:
-            if len(paths) > 1 and not path.is_file():
-                raise NotFinite(f"{path} does not exist")
-            loaded[path] = load_model(path, device)
-        except NotFinite as error:
-            notes.append(str(error))
-    if not loaded:
-        also = f"; so it is with all {len(paths)} seeds" if len(paths) > 1 else ""
-        raise UserError(f"{notes[0]}{also}; train again with a lower --lr")
-    paths = list(loaded)
-    models = [model for model, *_ in loaded.values()]
-    checkpoints = [checkpoint for *_, checkpoint in loaded.values()]
-    check_checkpoints(paths, checkpoints)
-    stacked = GPT(models[0].config, [0] * len(models)).to(device)
-    for name, p in stacked.named_parameters():
-        p.data = torch.cat([model.get_parameter(name).data for model in models])
-    return Replicas(stacked.eval(), paths, checkpoints), notes
-
-
-def check_checkpoints(paths: Sequence[Path], checkpoints: Sequence[dict]) -> None:
-    """UserError unless the seeds are distinct, and all that decides what is asked is the same."""
-    first, seeds = checkpoints[0], {}
-    for path, checkpoint in zip(paths, checkpoints, strict=True):
-        known = seeds.setdefault(checkpoint["seed"], path)
-        if known != path:
-            raise UserError(
-                f"{path} and {known} are both of seed {checkpoint['seed']}, so a mean would count "
-                "it twice; take one of them away"
-            )
-        for name in ("arch", "vocab", "trained_tags", "trained_length"):
-            if checkpoint[name] != first[name]:
-                raise UserError(
-                    f"{path} differs from {paths[0]} in {name}, so they are not seeds of one run; "
-                    "evaluate each by itself"
-                )
-        if checkpoint["data"]["train"]["sha256"] != first["data"]["train"]["sha256"]:
-            raise UserError(
-                f"{path} was trained on another training set than {paths[0]} (its SHA-256 "
-                "differs), so they are not seeds of one run; evaluate each by itself"
-            )
-
-
-def agreed_tokenizer(path: str | None, vocab: list[str], model_path: Path) -> Tokenizer:
-    """The checkpoint's vocabulary, with which the tokenizer file at `path`, if any, must agree."""
-    if path is not None:
-        given = load_tokenizer(path).itos
-        if given != vocab:
-            odd = [i for i, pair in enumerate(zip_longest(given, vocab)) if len(set(pair)) == 2]
-            raise UserError(
-                f"the tokenizer {path} ({len(given)} tokens) is not the one that {model_path} was "
-                f"trained with ({len(vocab)} tokens): they differ at id {odd[0]}; give that one, "
-                "or leave --tokenizer out"
-            )
-    return Tokenizer(vocab)
-
-
-# ----------------------------------------------------------------------------------------------
-# Suites
-# ----------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Suite:
-    path: Path
-    category: str
-    examples: Examples
-    tags: list  # of each prompt: ["rev", "sort"] for `[rev] [sort] 3 1 2 | 3 2 1`
-    mapped: dict  # tags that --canonical_tags replaced -> those they became, as "sort copy"
-
-
-def in_brackets(tags):
-    return " ".join(f"[{tag}]" for tag in tags)
-
-
-def category_of(given: str, name: str) -> str:
-    """One of CATEGORIES for the category in a file, or else its name; else the file's own word.
-
-    >>> category_of("ext", "ood_x"), category_of("", "ood_extrap_rev"), category_of("", "mine")
-    ('extrapolation', 'extrapolation', 'other')
-    """
-    words = [given.lower(), *name.lower().split("_")]
-    found = [c for word in words for c in CATEGORIES if len(word) > 2 and c.startswith(word)]
-    return found[0] if found else given or "other"
-
-
-def find_suites(folder: Path) -> list[Path]:
-    """Paths of the data files in `folder`; the standard folder is filled if it has none."""
-    if made := make_missing(folder):
-        print(f"made the standard suites in {made[0].parent}", flush=True)
-    if not folder.is_dir():
-        is_what = "is a file" if folder.exists() else "does not exist"
-        raise UserError(
-            f"--ood_dir {folder} {is_what}; give a folder of suites, or leave it out for the "
-            "standard ones"
-        )
-    kinds = (".pkl", ".jsonl", ".txt", ".csv", ".tsv")  # not .json: statistics stand there
-    files = [p for p in sorted(folder.glob("*")) if p.suffix in kinds and p.name[0] != "."]
-    for path in files:
-        if not path.stem.isprintable():
-            raise UserError(f"{folder} has a suite of the name {unprintable(path.stem)}")
-    names = Counter(path.stem for path in files)
-    if not names:
-        raise UserError(f"--ood_dir {folder} holds no suite (no {', '.join(kinds)} file)")
-    if names.most_common(1)[0][1] > 1:
-        raise UserError(f"{folder} has two suites of the name {names.most_common(1)[0][0]}")
-    return files
-
-
-def load_suite(
-    path: Path,
-    tokenizer: Tokenizer,
-    map_tags_but: Sequence[str] | None = None,
-    row_format: RowFormat = PLAIN,
-) -> Suite:
-    """Load a suite; with `map_tags_but` all tags but these become their canonical ones."""
-    examples, mapped = load_examples(path, tokenizer, row_format), {}
-    tags = [list(examples.all_tags[i]) for i in range(len(examples))]
-    if map_tags_but:
-        others = {tag for found in tags for tag in found}.difference(map_tags_but)
-        mapped = {tag: spaced(canonical_tags(tag)) for tag in others}
-        mapped = {tag: to for tag, to in mapped.items() if to != tag}
-
-        def canonical(match):
-            return in_brackets(mapped[match[1]].split()) if match[1] in mapped else match[0]
-
-        raws = [
-            TAG.sub(canonical, examples.prompt(i)) + examples.answer(i)
-            for i in range(len(examples))
-        ]
-        examples = build_examples(raws, tokenizer, path, examples.levels, examples.category)
-        tags = [list(examples.all_tags[i]) for i in range(len(examples))]
-    return Suite(path, category_of(str(examples.category), path.stem), examples, tags, mapped)
-
-
-@dataclass
-class Training:
-    path: str
-    sha256: str
-    keys: np.ndarray  # int64: hashes of the canonical key and the answer of its examples
-    sizes: dict  # task -> [smallest, largest]: items, digits or hops
-    forms: Forms  # how its rows are written
-    lookup: dict[int, TrainingTexts]  # seed -> the rows that lookup looks in
-
-
-def lookup_texts(examples: Examples, checkpoints: Sequence[dict]) -> dict[int, TrainingTexts]:
-    """seed -> the training rows to look in: of a panel the seed's own part, else all, shared."""
-    seeds, share = [c["seed"] for c in checkpoints], checkpoints[0].get("subset")
-    if share is None:
-        return dict.fromkeys(seeds, training_texts(examples))
-    subsets = Subsets(examples, share)
-    return {seed: training_texts(examples.take(subsets.rows(seed))) for seed in seeds}
-
-
-def load_training(
-    checkpoints: Sequence[dict], override: str | None, tokenizer: Tokenizer
-) -> tuple[Training | None, str]:
-    """Return (Training, or None where its file is not at hand, and a notice or "")."""
-    checkpoint = checkpoints[0]
-    known = checkpoint["data"]["train"]
-    path = standard_path(known["path"])
-    if override:
-        path = require_file(override, "the training set")
-    elif not path.is_file():
-        return None, (
-            f"overlap with the training set and the sizes in it are unknown: {path} is not there, "
-            f"as seen from {Path.cwd()}; --train_data says where it is now"
-        )
-    digest, notice = sha256_of(path), ""
-    if digest != known["sha256"]:
-        notice = f"{path} is not the file the model was trained on (its SHA-256 differs)"
-        if not override:
-            return None, f"{notice}; --train_data takes one all the same"
-    examples, sizes = pack(read_rows(path, RowFormat.of(known)), tokenizer, path), {}
-    if checkpoint["data"].get("val", {}).get("held_out_rows") and digest == known["sha256"]:
-        examples = examples.take(np.flatnonzero(~held_out_rows(examples)))  # never trained on
-    for task in TASKS:
-        try:
-            seen = {size_of(examples.raw(i)) for i in np.flatnonzero(examples.tags.isin([task]))}
-        except (ValueError, IndexError):  # prompts of another grammar have no size
-            continue
-        if seen:
-            sizes[task] = [min(seen), max(seen)]
-    forms = Forms("the training set", examples, tokenizer)
-    return Training(
-        path=str(path),
-        sha256=digest,
-        keys=np.unique(examples.keys),
-        sizes=sizes,
-        forms=forms,
-        lookup=lookup_texts(examples, checkpoints),
-    ), notice
-
-
-def suites_written_otherwise(suites, training, tokenizer):
-    """checks.form_differences of every suite but those meant to be written otherwise."""
-    found = []
-    for suite in suites if training else ():
-        if suite.category != "robustness":
-            forms = Forms(suite.path.stem, suite.examples, tokenizer)
-            found += form_differences(training.forms, forms)
-    return [d for d in found if d["other"] == training.forms.name]
-
-
-def within_sizes(suite: Suite, sizes: dict[str, list[int]]) -> np.ndarray:
-    """Whether an example's size is one of those in the training set. bool [n]; True if unknown."""
-    within = np.ones(len(suite.examples), dtype=bool)
-    for i, tags in enumerate(suite.tags):
-        if len(tags) == 1 and tags[0] in sizes:
-            low, high = sizes[tags[0]]
-            try:
-                within[i] = low <= size_of(suite.examples.raw(i)) <= high
-            except (ValueError, IndexError):  # prompts of another grammar have no size
-                continue
-    return within
-
-
-def audit(suite: Suite, checkpoint: dict, training: Training | None) -> dict[str, np.ndarray]:
-    """What can be said of each example before it is run: bool [n] each, by name."""
-    examples, arch = suite.examples, checkpoint["arch"]
-    trained = set(checkpoint["trained_tags"])
-    limit = arch["max_len"] - RUN_ON if arch["pos"] == "learned" else np.inf
-    beyond_length = examples.lengths > checkpoint["trained_length"]
-    in_range = within_sizes(suite, training.sizes if training else {}) & ~beyond_length
-    facts = {
-        "untrained_tag": np.array([not trained.issuperset(tags) for tags in suite.tags]),
-        "unknown_characters": np.isin(np.arange(len(examples)), examples.with_unknown()),
-        "beyond_position_table": examples.lengths > limit,
-        "outside_training_range": ~in_range & (suite.category == "interpolation"),
-        "in_training_range": in_range,
-        "beyond_training_length": beyond_length,
-    }
-    if training is not None:
-        facts["seen_in_training"] = np.isin(examples.keys, training.keys)
-    return facts
-
 
 # ----------------------------------------------------------------------------------------------
 # Predictions: the lines of predictions.jsonl, from which every result is computed
@@ -738,13 +521,18 @@ def usable_replicas(paths: list[Path], device: torch.device) -> Replicas:
     return replicas
 
 
-def print_opening(model: Path, replicas: Replicas, device: torch.device) -> None:
-    """What is evaluated: the checkpoint, its epoch and step, the tags it was trained on."""
+def opening(model: Path, replicas: Replicas, device: torch.device) -> str:
+    """What is asked: the checkpoint, its epoch and step, the tags it was trained on."""
     first, seeds = replicas.checkpoints[0], replicas.seeds
     what = f"{replicas.paths[0]} (epoch {first['epoch']}, step {first['step']:,})"
     if len(seeds) > 1:
-        what = f"{model}, {replicas.paths[0].name} of each seed"
-    print(f"{what}, trained on {in_brackets(first['trained_tags'])}, on {device}")
+        what = f"{model}, {replicas.paths[0].name} of each of {len(seeds)} seeds"
+    return f"{what}, trained on {in_brackets(first['trained_tags'])}, on {device}"
+
+
+def print_opening(model: Path, replicas: Replicas, device: torch.device) -> None:
+    seeds = replicas.seeds
+    print(opening(model, replicas, device))
     if len(seeds) > 1:
         listed = ", ".join(map(str, seeds))
         print(f"means over seeds {listed}; intervals for other seeds and other examples")
@@ -822,52 +610,68 @@ def evaluate(args) -> dict:
 
 
 # ----------------------------------------------------------------------------------------------
-# Command line
+# A prompt instead of suites
 # ----------------------------------------------------------------------------------------------
 
 
-def build_parser() -> Parser:
-    parser = Parser(__doc__)
-    g = parser.add_argument_group("model")
-    g.add_argument(
-        "--model",
-        type=path_text,
-        required=True,
-        help="checkpoint, run folder, or folder of seeds",
-    )
-    g.add_argument(
-        "--tokenizer",
-        type=path_text,
-        help="tokenizer JSON that must agree with the checkpoint (default: none is needed)",
-    )
-    g.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
+def subset_in_config(folder: Path) -> float | None:
+    """--subset of the run in `folder`: None without it, or where the folder does not say."""
+    return read_json(folder / "config.json", CONFIG).get("arguments", {}).get("subset")
 
-    g = parser.add_argument_group("data")
-    g.add_argument(
-        "--ood_dir",
-        type=path_text,
-        help="folder of suites, .pkl, .jsonl, .txt, .csv or .tsv (default: the standard suites, "
-        "ood_data_complete/ beside this script, made if it has none)",
-    )
-    g.add_argument(
-        "--canonical_tags",
-        action="store_true",
-        help="read untrained tags of the earlier program as trained ones: sorting_extrap as sort, "
-        "copy_then_sort as [sort] [copy]",
-    )
-    g.add_argument(
-        "--train_data",
-        type=path_text,
-        help="training set to look for overlap with (default: the one the checkpoint names)",
-    )
 
-    g = parser.add_argument_group("results")
-    g.add_argument("--out_dir", type=path_text, help="folder to write (default: see above)")
-    return parser
+def find_canaries(home: Path) -> Path | None:
+    """canaries.jsonl of the run, or of the seed of a run, in `home`; None where it has none."""
+    found = (folder / "canaries.jsonl" for folder in (home, home.parent))
+    return next(filter(Path.is_file, found), None)
+
+
+def open_session(args) -> Session:
+    """Load the models and find their training set, from which all prompts are answered."""
+    model, device = Path(args.model), choose_device(args.device)
+    paths = find_checkpoints(model)
+    if len(paths) > 1 and subset_in_config(model) is not None:  # memory is read at the last step
+        paths = [path.with_name("last.pth") for path in paths]
+    replicas = usable_replicas(paths, device)
+    first = replicas.checkpoints[0]
+    tokenizer = agreed_tokenizer(args.tokenizer, first["vocab"], replicas.paths[0])
+    rows, notice = read_training(first, args.train_data, tokenizer)
+    home = replicas.paths[0].parent
+    share = first.get("subset", subset_in_config(home))
+    index = rows and index_training(rows, replicas.seeds, share, find_canaries(home), tokenizer)
+    if not args.json:
+        said = [opening(model, replicas, device), *([f"note: {notice}"] if notice else [])]
+        print(*said, sep="\n", flush=True)
+    return Session(replicas, tokenizer, device, index, notice, args.canonical_tags)
+
+
+def ask(args) -> None:
+    """Answer --prompt; nothing is written."""
+    if args.ood_dir or args.out_dir:
+        raise UserError(
+            "--prompt asks no suites and writes nothing; leave out --ood_dir, --out_dir"
+        )
+    # What loading says is no answer, for a program that reads the answers.
+    with redirect_stdout(sys.stderr if args.json else sys.stdout):
+        session = open_session(args)
+    converse(session, args.prompt, args.json)
+
+
+# ----------------------------------------------------------------------------------------------
+# Main
+# ----------------------------------------------------------------------------------------------
+
+
+def run(args) -> None:
+    if args.json and args.prompt is None:
+        raise UserError("--json is of --prompt; evaluation writes ood_results.json")
+    if args.prompt is None:
+        evaluate(args)
+    else:
+        ask(args)
 
 
 def main(argv: list[str] | None = None) -> int:
-    return run_main(lambda: evaluate(build_parser().parse_args(argv)))
+    return run_main(lambda: run(build_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

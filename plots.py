@@ -65,6 +65,7 @@ from runtime.records import (
     in_order,
     is_number,
     load_run,
+    place_of,
     stage_starts,
 )
 
@@ -192,7 +193,7 @@ def gap_point(rows: list[dict], name: str) -> Point:
 
 
 def curve(run: Run, x: str, *path: str, n: tuple[str, ...] = ("none",)) -> Curve:
-    """One number over the epochs for which every seed has it; its n stands at the path `n`."""
+    """One number over the validations for which every seed has it; its n stands at the path `n`."""
 
     def point(rows: list[dict]) -> Point:
         if path[0] in ("generalization_gap", "gap_to_seen"):
@@ -200,11 +201,11 @@ def curve(run: Run, x: str, *path: str, n: tuple[str, ...] = ("none",)) -> Curve
         return combine([read_point(row, *path, n=n) for row in rows], path[0])
 
     seeds = [
-        {r["epoch"]: r for r in rows if math.isfinite(value_at(r, *path))} for rows in run.seeds
+        {place_of(r): r for r in rows if math.isfinite(value_at(r, *path))} for rows in run.seeds
     ]
-    epochs = sorted(set.intersection(*map(set, seeds))) if seeds else []
-    points = [point([rows[e] for rows in seeds]) for e in epochs]
-    xs = [value_at(seeds[0][e], x) for e in epochs]
+    places = sorted(set.intersection(*map(set, seeds))) if seeds else []
+    points = [point([rows[place] for rows in seeds]) for place in places]
+    xs = [value_at(seeds[0][place], x) for place in places]
     return curve_of(xs, points)
 
 
@@ -213,6 +214,12 @@ def examples_or_epoch(runs: list[Run]) -> str:
     return (
         "epoch" if any(math.isnan(value_at(r, "examples_seen")) for r in rows) else "examples_seen"
     )
+
+
+def epoch_or_step(run: Run) -> str:
+    """The key that tells a run's validations apart: "step" where an epoch has several."""
+    epochs = [row["epoch"] for row in chain(*run.seeds[:1])]
+    return "epoch" if len(set(epochs)) == len(epochs) else "step"
 
 
 def task_names(run):
@@ -403,6 +410,19 @@ def points_axis(axis) -> None:
     )
 
 
+def training_axis(ax, key: str, runs: list[Run]) -> str:
+    """number_axis, logarithmic where validation was log-spaced, as grokking is to be seen."""
+    from matplotlib.ticker import NullFormatter
+
+    label = number_axis(ax, key)
+    if key != "epoch" and all(run.config.get("arguments", {}).get("eval_log") for run in runs):
+        ticks = ax.xaxis.get_major_formatter()
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(ticks)
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    return label
+
+
 def number_axis(ax, key: str) -> str:
     """Ticks for examples seen, steps, or small whole numbers; returns the axis label."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -458,10 +478,11 @@ def draw_each(ax, x: np.ndarray, y: np.ndarray, i: int) -> None:
 def mark_stages(ax, run: Run, epochs: np.ndarray, xs: np.ndarray) -> float:
     """A dotted line where a stage begins, and above it what it adds; nothing without curriculum.
 
-    xs [E] are the places of `epochs` [E] on the axis; a stage begins half a place before its first.
-    Returns the room in points that the axes' title has to leave.
+    xs [E] are the places of `epochs` (or steps) [E] on the axis; a stage begins half a place before
+    its first. Returns the room in points that the axes' title has to leave.
     """
-    starts = [(np.searchsorted(epochs, epoch), new) for epoch, new in stage_starts(run)]
+    starts = stage_starts(run, epoch_or_step(run))
+    starts = [(np.searchsorted(epochs, place), new) for place, new in starts]
     starts = [(xs[i] - 0.5, ", ".join(new)) for i, new in starts if i < len(xs)]
     if len(starts) < 2:
         return 6
@@ -498,7 +519,7 @@ def learning_figure(run: Run):
         title = draw_gap(axes[0], matches["train"], matches[held], held)
         draw_curves(axes[0], matches)
         proportion_axis(axes[0].yaxis)
-        label_axes(axes[0], title, number_axis(axes[0], key), "exact match")
+        label_axes(axes[0], title, training_axis(axes[0], key, [run]), "exact match")
         note = spread_words([run]) if len(run.seeds) > 3 and panels[1] else ""
         caption(fig, interval_words([run], "Bands") + note)
     if panels[1]:
@@ -507,7 +528,7 @@ def learning_figure(run: Run):
         if values.min() > 0 and values.max() > 20 * values.min():
             log_axis(axes[-1].yaxis, values.min(), values.max())
         ends = ", ".join(f"{name} {c.value[-1]:.3g}" for name, c in losses.items() if len(c.x))
-        x = number_axis(axes[-1], key)
+        x = training_axis(axes[-1], key, [run])
         label_axes(axes[-1], f"Final loss: {ends}", x, "loss (nats per token)")
     for ax in axes:
         ax.legend(fontsize=9)
@@ -530,21 +551,22 @@ def draw_gap(ax, train: Curve, validation: Curve, held: str) -> str:
 
 
 def task_curves(run: Run) -> dict[str, Curve]:
-    """Unseen exact match of each task, from the epoch in which the curriculum brings it in."""
-    curves, starts = {}, stage_starts(run)
-    first = {task: epoch for epoch, new in starts for task in new}
+    """Unseen exact match of each task, from the validation at which the curriculum has it in."""
+    curves, key = {}, epoch_or_step(run)
+    starts = stage_starts(run, key)
+    first = {task: place for place, new in starts for task in new}
     for task in task_names(run):
         path, n = (
             (held_out_key(run, name), task) for name in ("val_exact_match_by_task", "val_n_by_task")
         )
-        c = curve(run, "epoch", *path, n=n)
+        c = curve(run, key, *path, n=n)
         start = first.get(task, math.inf) if starts else 0
         curves[task] = Curve(*(values[c.x >= start] for values in c))
     return curves
 
 
 def tasks_figure(run: Run):
-    """Unseen exact match per task over epochs."""
+    """Unseen exact match per task over epochs, or steps."""
     curves = task_curves(run)
     last = {task: c.value[-1] for task, c in curves.items() if len(c.x)}
     if not last:
@@ -556,7 +578,8 @@ def tasks_figure(run: Run):
     proportion_axis(ax.yaxis)
     held = held_out([run])
     title = f"{held.capitalize()} exact match at the end: {extremes(last)}"
-    label_axes(ax, title, number_axis(ax, "epoch"), f"exact match, {held}", pad)
+    x = training_axis(ax, epoch_or_step(run), [run])
+    label_axes(ax, title, x, f"exact match, {held}", pad)
     ax.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1))
     note = " Dotted: a curriculum stage begins." if len(stage_starts(run)) > 1 else ""
     caption(fig, interval_words([run], "Bands") + note)
@@ -564,8 +587,8 @@ def tasks_figure(run: Run):
 
 
 def heatmap_figure(run: Run):
-    """Tasks by validated epochs; hatched where the curriculum has not brought the task in."""
-    curves = task_curves(run)
+    """Tasks by validations; hatched where the curriculum has not brought the task in."""
+    curves, key = task_curves(run), epoch_or_step(run)
     epochs = np.unique(np.concatenate([np.empty(0), *(c.x for c in curves.values())]))
     if not len(epochs):
         return None
@@ -579,7 +602,7 @@ def heatmap_figure(run: Run):
     image = ax.imshow(table, aspect="auto", cmap="cividis", vmin=0, vmax=end, interpolation="none")
     proportion_axis(fig.colorbar(image, label="exact match", pad=0.01).ax.yaxis, end)
     image.colorbar.ax.set_ylim(0, end)
-    every = math.ceil(len(epochs) / 17)
+    every = math.ceil(len(epochs) * max(3, len(f"{epochs[-1]:.0f}")) / 51)  # labels have room
     shown = range((len(epochs) - 1) % every, len(epochs), every)
     for (i, j), value in np.ndenumerate(table):
         if j in shown and math.isfinite(value):
@@ -591,15 +614,15 @@ def heatmap_figure(run: Run):
     pad = mark_stages(ax, run, epochs, np.arange(len(epochs)))
     reached = [(task, epochs[row >= 0.9]) for task, row in zip(curves, table, strict=True)]
     reached = " · ".join(f"{task} {e[0]:.0f}" if len(e) else f"{task} –" for task, e in reached)
-    title = f"First epoch with 90 % {held_out([run])} exact match: {reached}"
+    title = f"First {key} with 90 % {held_out([run])} exact match: {reached}"
     if np.nanmax(table) < 0.9:
         highest = {
             task: np.nanmax(row)
             for task, row in zip(curves, table, strict=True)
             if np.isfinite(row).any()
         }
-        title = f"{held_out([run]).capitalize()} exact match of any epoch: {extremes(highest)}"
-    label_axes(ax, title, "epoch", "", pad)
+        title = f"{held_out([run]).capitalize()} exact match of any {key}: {extremes(highest)}"
+    label_axes(ax, title, key, "", pad)
     notes = [f"Mean of {len(run.seeds)} seeds."] * (len(run.seeds) > 1) + ["Numbers in per cent."]
     notes += ["Hatched: task not in the curriculum yet."] * bool(np.isnan(table).any())
     caption(fig, " ".join(notes))
@@ -607,7 +630,7 @@ def heatmap_figure(run: Run):
 
 
 def learning_rate_figure(run: Run):
-    """Learning rate at the last step of each epoch."""
+    """Learning rate at the last step before each validation."""
     rows = list(chain(*run.seeds))
     key = "epoch" if any(math.isnan(value_at(row, "step")) for row in rows) else "step"
     c = curve(run, key, "lr")
@@ -617,8 +640,8 @@ def learning_rate_figure(run: Run):
     draw_curves(ax, {"learning rate": c})
     ax.set_ylim(0, 1.08 * c.value.max() or 1)
     title = f"Learning rate: highest {c.value.max():.2g}, {c.value[-1]:.2g} at the end"
-    label_axes(ax, title, number_axis(ax, key), "learning rate")
-    caption(fig, "At the last step of each epoch.")
+    label_axes(ax, title, training_axis(ax, key, [run]), "learning rate")
+    caption(fig, "At the last step before each validation.")
     return fig
 
 
@@ -733,7 +756,7 @@ def repeat_counts_over_epochs_figure(run: Run):
     proportion_axis(ax.yaxis)
     ends = ", ".join(f"{name} {percent(c.value[-1])}" for name, c in curves.items())
     title = f"Exact match by repeat count, at the end: {ends}"
-    label_axes(ax, title, number_axis(ax, key), "exact match")
+    label_axes(ax, title, training_axis(ax, key, [run]), "exact match")
     ax.legend(title="in the training set", loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=9)
     caption(fig, interval_words([run], "Bands"))
     return fig
@@ -1156,7 +1179,7 @@ def compare_learning_figure(runs: list[Run]):
             ax.axhline(0, color="0.3", lw=1, zorder=1.5)
         at_end = {shorten(name): c.value[-1] for name, c in curves.items() if len(c.x)}
         ends = extremes(at_end, show=points if difference else percent)
-        label_axes(ax, f"At the end: {ends}", number_axis(ax, key), y)
+        label_axes(ax, f"At the end: {ends}", training_axis(ax, key, runs), y)
     axes[0].legend(fontsize=8.5)
     single = any(len(run.seeds) == 1 for run in runs) and len(panels) > 1
     note = " Difference in a single seed: Newcombe." if single else ""

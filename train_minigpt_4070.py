@@ -32,6 +32,198 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from data.readers import RowFormat, columns_flag, tag_flag
+from runtime.cli import Parser, answer_early, bounded, leave, outcome, path_text
+from runtime.errors import Halt, NotFinite, UserError
+
+# ----------------------------------------------------------------------------------------------
+# Command line
+# ----------------------------------------------------------------------------------------------
+
+
+POSITIONS = ("rope", "nope", "alibi", "learned")
+MAX_SEED = 2**32 - 1
+
+
+def seed_list(text):
+    """`0-3`, `1,5,9` or a mixture -> a list of distinct seeds."""
+    seeds = []
+    for part in text.split(","):
+        ends = part.split("-")
+        if len(ends) > 2 or not all(end.isdecimal() and len(end) < 11 for end in ends):
+            raise argparse.ArgumentTypeError(f"{text!r} is no list of seeds; write 0-3 or 1,5,9")
+        first, last = int(ends[0]), int(ends[-1])
+        if last < first or last > MAX_SEED or last - first >= 4096:
+            raise argparse.ArgumentTypeError(
+                f"{part!r} must count up, to at most {MAX_SEED}, over at most 4,096 seeds"
+            )
+        seeds.extend(range(first, last + 1))
+    if len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"{text!r} names a seed twice")
+    return seeds
+
+
+def build_parser():
+    parser = Parser(
+        "Train a small GPT and measure whether it memorizes or learns the rule. Without arguments\n"
+        "it learns two-operand sums: a few minutes on two CPU cores."
+    )
+    count, natural = bounded(int, 1, 10**9), bounded(int, 0, 10**9)
+    positive, share = bounded(float, 1e-12, 1e12), bounded(float, 0, 1)
+    below_one = bounded(float, 0, 1 - 1e-9)
+    switch = argparse.BooleanOptionalAction
+    # fmt: off
+    flag = parser.add_argument_group("data").add_argument
+    flag("--data", default="data/add_only/train.pkl", type=path_text, metavar="FILE",
+         help="training set: .txt, .jsonl, .json, .csv, .tsv or .pkl")
+    flag("--val_data", type=path_text, metavar="FILE",
+         help="validation set (default: val.* beside --data, or else a held-out tenth of --data)")
+    flag("--tokenizer", type=path_text, metavar="FILE",
+         help="tokenizer JSON (default: tokenizer.json beside --data, or else one made of the data "
+              "and kept in --out_dir)")
+    flag("--columns", type=columns_flag, metavar="prompt=COLUMN,answer=COLUMN[,task=COLUMN]",
+         help="columns of a .csv, .tsv, .json or .jsonl (default: told by their names)")
+    flag("--task", type=tag_flag, metavar="NAME",
+         help="tag of the rows that name no task; it also reads lines without a tag: `12 + 5 | 17`,"
+              " `12+5=17` and SCAN's `IN: … OUT: …`")
+    flag("--out_dir", type=path_text, metavar="DIR",
+         help="run folder to write (default: runs/<name of --data>; of the standard sums "
+              "runs/step1_add_only)")
+
+    flag = parser.add_argument_group("panel: what the models that saw an example know of it, "
+                                     "beside those that did not").add_argument
+    flag("--subset", type=bounded(float, 1e-6, 1), metavar="SHARE",
+         help="each seed trains on its own random SHARE of the distinct examples; a ledger keeps "
+              "what it knows of all of them (evaluate_memorization.py)")
+    flag("--canaries", type=natural, default=0, metavar="N",
+         help="plant N examples whose answer breaks the rule, each 0 to 32 times a seed; needs "
+              "--subset")
+
+    flag = parser.add_argument_group("model").add_argument
+    flag("--d_model", type=count, default=128, help="width, channels")
+    flag("--n_layers", type=bounded(int, 1, 1000), default=4, help="transformer blocks")
+    flag("--n_heads", type=count, default=4,
+         help="attention heads; d_model must be a multiple of twice as many")
+    flag("--d_ff", type=count,
+         help="hidden channels of the MLP (default: 4 x d_model; with SwiGLU 8/3 x d_model)")
+    flag("--max_len", type=count,
+         help="longest example allowed, characters (default: what the data needs)")
+    flag("--pos", choices=POSITIONS, default="rope",
+         help="position encoding")
+    flag("--use_swiglu", action="store_true", help="SwiGLU instead of GELU in the MLP")
+    flag("--dropout", type=bounded(float, 0, 0.99), default=0.1,
+         help="dropout probability on embeddings and block outputs; regularizes")
+
+    flag = parser.add_argument_group("optimization").add_argument
+    flag("--epochs", type=bounded(int, 1, 10**6), default=30, help="passes over the training set")
+    flag("--lr", type=positive, default=1e-4,
+         help="peak learning rate at width 1024; scaled by 1024 / d_model")
+    flag("--no_lr_scaling", action="store_true", help="take --lr literally at any width")
+    flag("--warmup_steps", type=natural, default=200,
+         help="steps of linear warm-up; at most a tenth of the run is taken")
+    flag("--min_lr_ratio", type=share, default=0.1,
+         help="learning rate at the end of the cosine, as a share of the peak")
+    flag("--batch_size", type=count, default=32, help="examples in a micro-batch")
+    flag("--accumulation_steps", type=count, default=1,
+         help="micro-batches in an optimizer step; run at once where memory allows")
+    flag("--beta1", type=below_one, default=0.9, help="AdamW's decay rate of the first moment")
+    flag("--beta2", type=below_one, default=0.95, help="AdamW's decay rate of the second moment")
+    flag("--weight_decay", type=bounded(float, 0, 1e6), default=0.01,
+         help="AdamW's, on matrices only")
+    flag("--max_grad_norm", type=bounded(float, 0, 1e12), default=1.0,
+         help="clip each model's gradient to this norm; 0 never does")
+    flag("--label_smoothing", type=bounded(float, 0, 0.99), default=0.0,
+         help="share of the target's probability spread over all tokens")
+    flag("--patience", type=natural, default=10,
+         help="stop after this many epochs in which neither unseen exact match nor loss improved, "
+              "or when every unseen example is right in all validations of an epoch, two at least; "
+              "0 never does. An epoch counts as it ends, however often it is validated")
+    flag("--min_delta", type=bounded(float, 0, 1e6), default=1e-3,
+         help="least improvement that counts: a share (exact match) or nats (loss)")
+
+    flag = parser.add_argument_group("curriculum").add_argument
+    flag("--task_curriculum", action="store_true",
+         help="add the tasks one by one: copy, rev, add, sort, rel")
+    flag("--task_curriculum_epochs", type=natural,
+         help="epochs the stages are spread over (default: the first 40 %% of --epochs)")
+
+    flag = parser.add_argument_group("evaluation").add_argument
+    flag("--show_samples", action=switch, default=True,
+         help="print a prediction for each task after each validation")
+    flag("--autoreg_eval", action=switch, default=True,
+         help="generate what failed: token accuracy, edit distance, kinds of failure")
+    flag("--eval_every", type=count, metavar="EPOCHS",
+         help="epochs between validations (default: 1, or none where validation is by steps). Of "
+              "this and the two flags below each adds its own, and the last step is validated")
+    flag("--eval_every_steps", type=natural, default=0, metavar="STEPS",
+         help="optimizer steps between validations; 0 makes none")
+    flag("--eval_log", type=bounded(int, 0, 1000), default=0, metavar="K",
+         help="validate after log-spaced steps, K a decade: 10 ** (i / K), rounded (K = 6: 1, 2, "
+              "3, 5, 7, 10, 15, 22, 32, 46, 68, 100, 147, ...); 0 makes none")
+
+    flag = parser.add_argument_group("system").add_argument
+    flag("--seed", type=bounded(int, 0, MAX_SEED), default=0,
+         help="of initialisation, data order and dropout")
+    flag("--seeds", type=seed_list, metavar="0-3",
+         help="train these seeds side by side, each in its own folder; overrides --seed")
+    flag("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
+    flag("--amp", choices=("auto", "fp32", "bf16", "fp16"), default="auto",
+         help="precision of matrix products; auto takes the fastest safe one")
+    flag("--cuda_graph", action=switch, default=True,
+         help="launch a GPU's training step as one CUDA graph, where the other flags allow it")
+    flag("--use_checkpoint", action="store_true",
+         help="recompute activations in the backward pass: less memory, slower")
+    flag("--deterministic", action="store_true",
+         help="on a GPU too the same bits each time, at some cost in speed")
+    flag("--save_every", type=count, default=1, help="epochs between checkpoints to resume from")
+    flag("--save_every_steps", type=natural, default=0,
+         help="optimizer steps between further checkpoints, within an epoch; 0 makes none")
+    flag("--resume", action="store_true",
+         help="go on with the run in --out_dir, same arguments, or begin it if there is none; a "
+              "finished one is left as it is")
+    flag("--overwrite", action="store_true", help="replace the run in --out_dir")
+    flag("--tensorboard", action="store_true",
+         help="write the numbers of metrics.jsonl for TensorBoard too")
+    flag("--dry_run", action="store_true",
+         help="print model size, memory, steps, time and the data audit, and stop")
+    # fmt: on
+    return parser
+
+
+def check_flags(args):
+    """Raise UserError where flags need or exclude one another."""
+    if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("--tensorboard needs the package tensorboard; pip install tensorboard")
+    if args.task_curriculum_epochs is not None and not args.task_curriculum:
+        raise UserError(
+            "--task_curriculum_epochs needs --task_curriculum; add it, or leave both out"
+        )
+    if args.canaries and args.subset is None:
+        raise UserError("--canaries needs --subset; add it (--subset 0.5), or leave --canaries out")
+    if args.resume and args.overwrite:
+        raise UserError("--resume goes on with a run and --overwrite replaces it; give one of them")
+    if args.d_model % (2 * args.n_heads):
+        raise UserError(
+            f"--d_model {args.d_model} must be a multiple of 2 x --n_heads {args.n_heads}: "
+            "each head has an even number of channels"
+        )
+
+
+def read_flags(argv=None):
+    """The arguments on the command line, checked as far as they can be without the data."""
+    args = build_parser().parse_args(argv)
+    check_flags(args)
+    return args
+
+
+if __name__ == "__main__":  # --help and mistakes in flags need not wait for the imports below
+    answer_early(read_flags)
+
+
+# ----------------------------------------------------------------------------------------------
+# Imports that take seconds
+# ----------------------------------------------------------------------------------------------
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -49,13 +241,12 @@ from data.audit import (
 )
 from data.baselines import chance_exact_match, lookup_words, mean_lookup
 from data.formats import Examples, Tokenizer
-from data.readers import RowFormat, columns_flag, tag_flag
 from data.sources import default_out_dir
 from data.subsets import CANARY_COUNTS, make_panel
 from data.tasks import TASKS
-from runtime.cli import Parser, bounded, leave, outcome, path_text
 from runtime.device import (
     DTYPES,
+    CoreWatch,
     choose_device,
     cpu_bf16_instructions,
     git_state,
@@ -78,7 +269,6 @@ from runtime.distributed import (
     share_work,
     sum_over_processes,
 )
-from runtime.errors import Halt, NotFinite, UserError
 from runtime.files import ROOT, check_archive, write_atomically, write_json
 from runtime.ledger import FILE as LEDGER_FILE
 from runtime.ledger import Ledger, kept_epochs, read_ledger
@@ -286,9 +476,6 @@ def fixed_slots(examples, orders, batch_size):
 #          N  positions of a batch         D  channels of a head, C / H
 #          T  positions of an example      V  tokens of the vocabulary
 #          M  answer tokens of a batch
-
-
-POSITIONS = ("rope", "nope", "alibi", "learned")
 
 
 @dataclass(frozen=True)
@@ -862,6 +1049,17 @@ def learning_rate(
     return peak * (min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
+def log_spaced(last: int, per_decade: int) -> np.ndarray:
+    """The distinct round(10 ** (i / per_decade)), i = 0, 1, 2, …, up to `last`: int64, ascending.
+
+    >>> log_spaced(300, 6).tolist()
+    [1, 2, 3, 5, 7, 10, 15, 22, 32, 46, 68, 100, 147, 215]
+    """
+    exponents = np.arange(per_decade * len(str(last)) + 1) / per_decade
+    steps = np.unique(np.rint(10**exponents).astype(np.int64))
+    return steps[steps <= last]
+
+
 def choose_precision(amp, device, d_model):
     """Return "fp32", "bf16" or "fp16".
 
@@ -921,12 +1119,7 @@ def memory_bytes(
 
 
 def model_config(args: argparse.Namespace, data: Data) -> GPTConfig:
-    """The model that the arguments and the data ask for; UserError where its heads do not fit."""
-    if args.d_model % (2 * args.n_heads):
-        raise UserError(
-            f"--d_model {args.d_model} must be a multiple of 2 x --n_heads {args.n_heads}: "
-            "each head has an even number of channels"
-        )
+    """The model that the arguments and the data ask for."""
     ff = args.d_ff or (
         4 * args.d_model if not args.use_swiglu else 32 * math.ceil(args.d_model / 12)
     )
@@ -968,11 +1161,14 @@ class Plan:
     min_lr_ratio: float
     warmup_steps: int  # at most a tenth of the run
     warmup_asked: int
+    betas: tuple[float, float]  # AdamW's
     weight_decay: float
-    max_grad_norm: float
+    max_grad_norm: float  # 0: no clipping
     label_smoothing: float
     # Validation and early stopping
-    eval_every: int  # epochs
+    eval_every: int  # epochs; 0: not by epochs
+    eval_every_steps: int  # 0: not every so many steps
+    eval_log: int  # log-spaced steps a decade; 0: none
     autoreg_eval: bool
     show_samples: bool
     patience: int
@@ -1026,6 +1222,12 @@ class Plan:
     def total_steps(self) -> int:
         return int(self.steps_before[-1])
 
+    def examples_after(self, step: int) -> int:
+        """Examples that a replica has seen in `step` steps."""
+        epoch, done = self.place(step)
+        seen = int(self.examples_before[epoch - 1]) + done * self.effective_batch
+        return min(seen, int(self.examples_before[min(epoch, self.epochs)]))
+
     def steps_in(self, epoch: int) -> int:
         return int(self.steps_before[epoch] - self.steps_before[epoch - 1])
 
@@ -1034,13 +1236,61 @@ class Plan:
         epoch = int(np.searchsorted(self.steps_before, step, side="right"))
         return epoch, step - int(self.steps_before[epoch - 1])
 
+    def ended_with(self, step: int) -> int:
+        """The epoch whose last step is `step`, 0 where there is none."""
+        epoch, done = self.place(step)
+        return 0 if done else epoch - 1
+
     def epoch_of(self, step: int) -> int:
         """The epoch of the last of `step` steps, 1 before any."""
         return self.place(max(step - 1, 0))[0]
 
+    @functools.cached_property
+    def eval_steps(self) -> np.ndarray:
+        """int64, ascending: the steps after which there is a validation. The last step is one."""
+        ends, total = self.steps_before[1:], self.total_steps
+        steps = [ends[-1:]]
+        if self.eval_every:
+            steps.append(ends[self.eval_every - 1 :: self.eval_every])
+        if self.eval_every_steps:
+            steps.append(np.arange(self.eval_every_steps, total, self.eval_every_steps))
+        if self.eval_log:
+            steps.append(log_spaced(total, self.eval_log))
+        return np.unique(np.concatenate(steps))
+
+    @property
+    def by_step(self) -> bool:
+        """Whether the steps validated are told by their number, not by epochs alone."""
+        return bool(self.eval_every_steps or self.eval_log)
+
+    def validates_after(self, step: int) -> bool:
+        return step in self.eval_steps[np.searchsorted(self.eval_steps, step) :][:1]
+
+    def epochs_since_validation(self, step: int) -> int:
+        """Epochs that have ended between the validation before `step` and `step`."""
+        before = self.eval_steps[: np.searchsorted(self.eval_steps, step)]
+        return self.place(step)[0] - self.place(int(before[-1]) if len(before) else 0)[0]
+
+    def saves_after(self, step: int) -> bool:
+        """Whether --save_every or --save_every_steps asks for a checkpoint after `step`."""
+        by_steps = self.save_every_steps > 0 and step % self.save_every_steps == 0
+        epoch = self.ended_with(step)
+        return by_steps or (epoch > 0 and epoch % self.save_every == 0)
+
+    def keeps_ledger_after(self, step: int) -> bool:
+        return self.ended_with(step) in self.ledger_epochs
+
     def stage_of(self, epoch: int) -> int:
         """Index of the stage that `epoch` belongs to."""
         return max(i for i, stage in enumerate(self.stages) if stage.first_epoch <= epoch)
+
+    def examples_at(self, step: int) -> int:
+        """Examples that a replica has seen in `step` steps."""
+        epoch, done = self.place(step)
+        before = int(self.examples_before[epoch - 1])
+        if not done:
+            return before
+        return min(before + done * self.effective_batch, int(self.examples_before[epoch]))
 
     def lr_at(self, step: int) -> float:
         return learning_rate(
@@ -1188,10 +1438,13 @@ def make_plan(args: argparse.Namespace, data: Data, n_seeds: int, team: World = 
         min_lr_ratio=args.min_lr_ratio,
         warmup_steps=args.warmup_steps,
         warmup_asked=args.warmup_steps,
+        betas=(args.beta1, args.beta2),
         weight_decay=args.weight_decay,
         max_grad_norm=args.max_grad_norm,
         label_smoothing=args.label_smoothing,
-        eval_every=args.eval_every,
+        eval_every=args.eval_every or (0 if args.eval_every_steps or args.eval_log else 1),
+        eval_every_steps=args.eval_every_steps,
+        eval_log=args.eval_log,
         autoreg_eval=args.autoreg_eval,
         show_samples=args.show_samples,
         # A panel is read at one step of all replicas, so none stops early.
@@ -1300,7 +1553,7 @@ def plan_lines(plan: Plan, data: Data, seeds: list[int]) -> list[str]:
 # ----------------------------------------------------------------------------------------------
 
 
-def make_optimizer(model, weight_decay, lr=0.0):
+def make_optimizer(model, weight_decay, lr=0.0, betas=(0.9, 0.95)):
     """AdamW that decays matrices only. A CUDA graph needs the learning rate as a tensor."""
     matrices, biases = [], []
     for name, p in model.named_parameters():
@@ -1310,7 +1563,7 @@ def make_optimizer(model, weight_decay, lr=0.0):
         {"params": biases, "weight_decay": 0.0},
     ]
     in_graph = isinstance(lr, torch.Tensor)
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True, capturable=in_graph)
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True, capturable=in_graph)
 
 
 def set_learning_rate(optimizer, lr):
@@ -1323,8 +1576,12 @@ def set_learning_rate(optimizer, lr):
 
 @torch.no_grad()
 def clip_gradients(model, max_norm):
-    """Scale each replica's gradients to a norm of at most `max_norm`; return the norms, [R]."""
+    """Scale each replica's gradients to a norm of at most `max_norm`; return the norms, [R].
+
+    A `max_norm` of 0 stands for none.
+    """
     grads = [p.grad for p in model.parameters()]
+    max_norm = max_norm or torch.finfo(torch.float32).max
     # A norm of NaN scales by 0: what was finite stays so, and what was not can be named.
     if model.R == 1:  # torch's own way launches 94 kernels fewer in a step of 6 layers
         norm = nn.utils.get_total_norm(grads)
@@ -1842,7 +2099,7 @@ class Replica:
     top_exact: float = -1.0  # for patience: the exact match and
     low_loss: float = math.inf  # the loss that the next gain is measured from
     stale_epochs: int = 0
-    perfect: int = 0  # validations in a row with exact match 1
+    perfect: int = 0  # where exact match is 1: 1, and the epochs that it has been so
     finished: str = ""  # why training ended, or "" while it goes on
     usable: bool = True  # whether its best model can be reported on
 
@@ -1881,8 +2138,8 @@ class Replica:
         min_delta: float,
         patience: int,
     ) -> bool:
-        """Take in one validation, `epochs_since_last` epochs after the one before. Return whether
-        this is now the best model.
+        """Take in one validation; `epochs_since_last` epochs have ended since the one before.
+        Return whether this is now the best model.
 
         Until every task is in the curriculum the latest model is the best and patience rests.
         """
@@ -1897,8 +2154,10 @@ class Replica:
         self.stale_epochs += epochs_since_last
         if more_exact or less_loss:
             self.stale_epochs = 0
-        self.perfect = self.perfect + 1 if exact == 1.0 else 0
-        if patience and self.perfect == 2:  # one perfect validation may be luck
+        # One perfect validation may be luck, and one a few steps later the same luck.
+        perfect_now = self.perfect + epochs_since_last if self.perfect else 1
+        self.perfect = perfect_now if exact == 1.0 else 0
+        if patience and self.perfect >= 2:
             self.finished = f"learned: every {kind} example right in two validations running"
         elif patience and self.stale_epochs >= patience:
             self.finished = f"no improvement in {self.stale_epochs} epochs"
@@ -2197,14 +2456,16 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def epoch_line(epoch, epochs, tasks, records, seconds):
+def epoch_line(now, end, tasks, records, seconds, unit="epoch"):
     """One line of at most 160 columns for five tasks: means over replicas, in per cent.
+
+    `now` is the epoch, or another `unit`, after which was validated, and `end` the last one.
 
     Behind the exact match on held-out examples stand its interval, or the lowest and the highest
     seed, and the rate of each task that is trained so far.
     """
     kind, exact, _ = headline_of(records[0])
-    end = "_seen" if kind == "seen" else ""
+    seen = "_seen" if kind == "seen" else ""
 
     def mean(key, form):
         values = [record[key] for record in records]
@@ -2213,17 +2474,17 @@ def epoch_line(epoch, epochs, tasks, records, seconds):
     def percent(key):
         return mean(key, ".1%").removesuffix("%")
 
-    line = f"epoch {epoch:>{len(str(epochs))}}/{epochs}"
-    line += f"  loss train {mean('train_loss', '.3f')} {kind} {mean('val_loss' + end, '.3f')}"
+    line = f"{unit} {now:>{len(str(end))}}/{end}"
+    line += f"  loss train {mean('train_loss', '.3f')} {kind} {mean('val_loss' + seen, '.3f')}"
     line += f"  exact match % train {percent('train_exact_match')}"
-    line += f" {kind} {percent('val_exact_match' + end)}"
+    line += f" {kind} {percent('val_exact_match' + seen)}"
     if exact is not None and len(records) == 1:
-        low, high = (100 * records[0][f"val_exact_match{end}_{side}"] for side in ("low", "high"))
+        low, high = (100 * records[0][f"val_exact_match{seen}_{side}"] for side in ("low", "high"))
         line += f" [{low:.1f}, {high:.1f}]"
     elif exact is not None:
         values = [100 * headline_of(record)[1] for record in records]
         line += f" ({len(values)} seeds {min(values):.1f}–{max(values):.1f})"
-    by_task = [record[f"val_exact_match_by_task{end}"] for record in records]
+    by_task = [record[f"val_exact_match_by_task{seen}"] for record in records]
     rates = {
         task: 100 * sum(rates[task] for rates in by_task) / len(records)
         for task in tasks
@@ -2232,8 +2493,8 @@ def epoch_line(epoch, epochs, tasks, records, seconds):
     if len(by_task[0]) > 1 and len(rates) <= 6:
         line += ":" + "".join(f" {task} {rate:.0f}" for task, rate in rates.items())
     elif len(rates) > 6:
-        ends = {"lowest": min(rates, key=rates.get), "highest": max(rates, key=rates.get)}
-        line += ":" + "".join(f" {end} {task} {rates[task]:.0f}" for end, task in ends.items())
+        extremes = {"lowest": min(rates, key=rates.get), "highest": max(rates, key=rates.get)}
+        line += ":" + "".join(f" {e} {task} {rates[task]:.0f}" for e, task in extremes.items())
     return f"{line}  {duration(seconds)} so far"
 
 
@@ -2246,7 +2507,7 @@ def start_run(
     graph_lr = 0.0 if no_graph_because(plan, team) else torch.zeros((), device=plan.device)
     state = TrainingState(
         model=model,
-        optimizer=make_optimizer(model, plan.weight_decay, graph_lr),
+        optimizer=make_optimizer(model, plan.weight_decay, graph_lr, plan.betas),
         scaler=torch.amp.GradScaler(plan.device.type, enabled=plan.precision == "fp16"),
         replicas=replicas,
         optimized=torch.zeros(len(seeds), device=plan.device),
@@ -2296,14 +2557,22 @@ def time_line(seconds: float, n_steps: int) -> str:
 MEASURED = 3  # steps that an estimate of the time goes by, after a first one that warms up
 
 
+SECONDS_A_LINE = 30  # between two lines of progress, at least
+
+
 class Progress:
-    """A bar where stdout is a terminal. Elsewhere a line, at most one a minute, says how much is
-    done and what time is left. After the first steps a line estimates the time of all.
+    """A bar where stdout is a terminal. Elsewhere a line, at most one in SECONDS_A_LINE, says how
+    much is done, how fast it goes since the line before, and what time is left. After the first
+    steps a line estimates the time of all.
     """
 
     def __init__(self, plan: Plan, state: TrainingState, clock: Callable = time.perf_counter):
         self.total, self.first, self.device = plan.total_steps, state.step, plan.device
-        self.clock, self.done, self.began, self.said = clock, 0, clock(), clock()
+        self.examples_at, self.state = plan.examples_at, state
+        self.clock, self.done, self.began = clock, 0, clock()
+        self.said, self.said_at = self.began, state.step
+        waits = plan.device.type == "cpu" and state.team.size == 1  # for its own threads alone
+        self.cores = CoreWatch(torch.get_num_threads() if waits else 1)
         self.terminal = sys.stdout.isatty()
         self.bar = tqdm(
             total=self.total,
@@ -2324,6 +2593,8 @@ class Progress:
         """One step more is done."""
         self.done += 1
         self.bar.update()
+        if crowded := self.cores.step():
+            tqdm.write(crowded)
         left = self.total - self.first - self.done
         if self.done in (1, 1 + MEASURED):
             synchronize(self.device)
@@ -2332,13 +2603,21 @@ class Progress:
                 tqdm.write(time_line((now - self.warm) / MEASURED, left))
             self.warm = now
         now = self.clock()
-        if not self.terminal and left and now - self.said >= 60:
-            self.said = now
-            share, rest = 1 - left / self.total, (now - self.began) / self.done * left
-            tqdm.write(
-                f"step {self.total - left:,} of {self.total:,} ({share:.0%}), about "
-                f"{duration(rest)} left"
-            )
+        if not self.terminal and left and now - self.said >= SECONDS_A_LINE:
+            tqdm.write(self.line(now, left))
+            self.said, self.said_at = now, self.total - left
+
+    def line(self, now: float, left: int) -> str:
+        """How much is done with `left` steps to go, examples a second of a seed, and time left."""
+        step = self.total - left
+        n_examples = self.examples_at(step) - self.examples_at(self.said_at)
+        speed, rest = n_examples / (now - self.said), (now - self.began) / self.done * left
+        n_seeds = len(self.state.replicas)
+        each = f" for each of {n_seeds} seeds" if n_seeds > 1 else ""
+        return (
+            f"step {step:,} of {self.total:,} ({step / self.total:.0%}), "
+            f"{speed:,.{0 if speed >= 10 else 1}f} examples/s{each}, about {duration(rest)} left"
+        )
 
     def clear(self) -> None:
         self.bar.clear()
@@ -2412,7 +2691,8 @@ def set_aside(plan: Plan, state: TrainingState, sick: list[int], tensors: list[s
 def take_steps(
     plan: Plan, state: TrainingState, stepper: EagerSteps, stop: StopSignals, bar: Progress
 ) -> list[int]:
-    """Make steps up to the end of the epoch, to where the run is saved or until a replica is sick.
+    """Make steps up to the end of the epoch, to a validation, to where the run is saved or until a
+    replica is sick.
 
     Sick replicas leave; returns their places in the stack that they left.
     """
@@ -2421,6 +2701,7 @@ def take_steps(
     state.model.train()
     if done == 0:
         state.optimized.zero_()
+    bar.cores.begin()
     for i in range(done, n_steps):
         noise = dropout_noise([replica.seed for replica in state.replicas], state.step)
         loss, norms = stepper.step(i, plan.lr_at(state.step), noise)
@@ -2429,9 +2710,11 @@ def take_steps(
         note_sick(state, loss, norms)
         bar.update()
         # All save at the same steps, so that they have one in common to resume from.
-        leaving = stop.agreed(state.team) or at_save_step(plan, state) or i + 1 == n_steps
+        leaving = stop.agreed(state.team) or plan.saves_after(state.step)
+        leaving = leaving or plan.validates_after(state.step)
+        leaving = leaving or plan.keeps_ledger_after(state.step)
         sick = []
-        if leaving or i % plan.check_every == 0:
+        if leaving or state.step % plan.check_every == 0:
             sick = find_sick(state, weights_too=leaving)
         if leaving or sick:
             break
@@ -2525,10 +2808,6 @@ def write_canaries(data: Data, folder: Path) -> None:
     write_atomically(folder / "canaries.jsonl", "".join(lines))
 
 
-def at_save_step(plan: Plan, state: TrainingState) -> bool:
-    return plan.save_every_steps > 0 and state.step % plan.save_every_steps == 0
-
-
 def seconds_a_step(plan: Plan, data: Data, seeds: list[int], team: World = ALONE) -> float:
     """Measured on a throwaway model: nothing is written, and no random state is touched."""
     state = start_run(plan, [Replica(seed, Path()) for seed in seeds], [], team)
@@ -2559,19 +2838,40 @@ def checkpoint_facts(plan: Plan, data: Data, step: int) -> dict:
 
 
 def scalar_writers(plan: Plan, state: TrainingState) -> dict:
-    """TensorBoard's writer of each seed; {} without --tensorboard."""
+    """TensorBoard's writer of each seed; {} without --tensorboard.
+
+    What a stopped run wrote of later steps is hidden: it is written again.
+    """
     if not plan.tensorboard or not state.team.main:
         return {}
     from torch.utils.tensorboard import SummaryWriter
 
-    return {r.seed: SummaryWriter(r.folder / "tensorboard") for r in state.replicas}
+    again = state.step + 1 if state.step else None
+    return {
+        r.seed: SummaryWriter(r.folder / "tensorboard", purge_step=again) for r in state.replicas
+    }
 
 
-def add_scalars(writer, record: dict, epoch: int) -> None:
-    """Write the numbers of one seed's validation for TensorBoard."""
+def scalars_of(record: dict, inside: str = "") -> dict[str, float]:
+    """The numbers of a line of metrics.jsonl by their keys, those in an object by both keys.
+
+    >>> scalars_of({"lr": 0.1, "best": True, "tasks": ["add"], "val_n_by_task": {"add": 7}})
+    {'lr': 0.1, 'best': 1.0, 'val_n_by_task/add': 7.0}
+    """
+    scalars = {}
     for name, value in record.items():
-        if isinstance(value, (int, float)):
-            writer.add_scalar(name, value, epoch)
+        if isinstance(value, dict):
+            scalars |= scalars_of(value, f"{inside}{name}/")
+        elif isinstance(value, (int, float)):
+            scalars[f"{inside}{name}"] = float(value)
+    return scalars
+
+
+def add_scalars(writer, record: dict) -> None:
+    """Write one seed's line of metrics.jsonl for TensorBoard, over the optimizer's steps."""
+    for name, value in scalars_of(record).items():
+        writer.add_scalar(name, value, record["step"])
+    writer.flush()  # what waits in its queue is lost where the process is killed
 
 
 def optimize(
@@ -2581,7 +2881,6 @@ def optimize(
     alone, stepper = len(state.replicas) == 1, make_stepper(plan, data, state)
     writers, main = scalar_writers(plan, state), state.team.main
     epoch, _ = plan.place(state.step)
-    last_validation = (epoch - 1) // plan.eval_every * plan.eval_every
     # A checkpoint is there from the start: for --resume, and for a seed that diverges.
     save = not (state.replicas[-1].folder / "last.pth").exists()
     stopping, ordered = False, None
@@ -2603,21 +2902,19 @@ def optimize(
         if stopping:
             stop.leave_if_asked(f"and the run is saved at step {state.step}")
 
-        # The epoch's steps, up to its end or to where the run is saved.
+        # The epoch's steps, up to its end, to a validation or to where the run is saved.
         epoch, _ = plan.place(state.step)
         if ordered != (epoch, len(state.replicas)):
             ordered = epoch, len(state.replicas)
             stepper.begin_epoch(epoch_orders(plan, data, state.replicas, epoch))
         sick = take_steps(plan, state, stepper, stop, bar)
-        save, stopping = True, stop.agreed(state.team)
         if not state.replicas:
             break
-        if state.step < plan.steps_before[epoch]:
-            continue
+        stage, last = plan.stage_of(epoch), state.step == plan.total_steps
+        done = state.step - int(plan.steps_before[epoch - 1])
 
         # Validation.
-        stage, last, lr = plan.stage_of(epoch), epoch == plan.epochs, plan.lr_at(state.step - 1)
-        records, validated = [{} for _ in state.replicas], epoch % plan.eval_every == 0 or last
+        records, validated = [{} for _ in state.replicas], plan.validates_after(state.step)
         if validated:
             tasks = plan.stages[stage].tasks
             records, texts, sick_too = validate(plan, data, state, tasks)
@@ -2625,22 +2922,22 @@ def optimize(
             if not state.replicas:
                 break
             bar.clear()
-            tqdm.write(epoch_line(epoch, plan.epochs, tasks, records, state.seconds))
+            place = (state.step, plan.total_steps) if plan.by_step else (epoch, plan.epochs)
+            unit = "step" if plan.by_step else "epoch"
+            tqdm.write(epoch_line(*place, tasks, records, state.seconds, unit))
             if main:
                 record_samples(data, texts, epoch, state.step, state.replicas, plan.show_samples)
 
         # The ledger of a panel.
-        if epoch in plan.ledger_epochs and state.team.main:
+        if plan.keeps_ledger_after(state.step) and main:
             keep_in_ledger(plan, data, state, epoch)
 
         # Early stopping, and the choice of the best model.
-        since_last = epoch - last_validation
-        last_validation = epoch if validated else last_validation
         for r, replica in enumerate(state.replicas if validated else []):
             records[r]["epoch"] = epoch
             records[r]["best"] = replica.update_early_stopping(
                 records[r],
-                epochs_since_last=since_last,
+                epochs_since_last=plan.epochs_since_validation(state.step),
                 all_tasks_in=stage == len(plan.stages) - 1,
                 min_delta=plan.min_delta,
                 patience=plan.patience,
@@ -2650,24 +2947,24 @@ def optimize(
             if records[r]["best"] and main:
                 save_best(state, r, data.tokenizer, checkpoint_facts(plan, data, state.step))
 
-        # Records: a line for each replica.
+        # Records: a line for each replica. By epochs those without a validation have one too.
+        recorded = validated or (not plan.by_step and plan.ended_with(state.step))
         base = {"epoch": epoch, "step": state.step, "stage": stage}
-        base |= {"tasks": plan.stages[stage].tasks, "lr": lr}
-        base |= {"examples_seen": int(plan.examples_before[epoch])}
+        base |= {"tasks": plan.stages[stage].tasks, "lr": plan.lr_at(state.step - 1)}
+        base |= {"examples_seen": plan.examples_after(state.step)}
         base |= {"seconds": round(state.seconds, 3)}
-        for r, replica in enumerate(state.replicas if main else []):
-            mean_loss = float(state.optimized[r]) / plan.steps_in(epoch)
+        for r, replica in enumerate(state.replicas if recorded and main else []):
+            mean_loss = float(state.optimized[r]) / done
             mean_loss = mean_loss if math.isfinite(mean_loss) else None  # a sum may overflow
             line = {**base, "seed": replica.seed, "optimized_loss": mean_loss, **records[r]}
             append_lines(replica.folder / "metrics.jsonl", [line])
             if replica.seed in writers:
-                add_scalars(writers[replica.seed], records[r], epoch)
+                add_scalars(writers[replica.seed], line)
 
         # Whether to save: a signal may have come meanwhile.
         stopping = stop.agreed(state.team)
         finished = any(replica.finished for replica in state.replicas)
-        save = sick or finished or stopping or epoch % plan.save_every == 0
-        save = save or at_save_step(plan, state)
+        save = sick or finished or stopping or plan.saves_after(state.step)
     for writer in writers.values():
         writer.close()
 
@@ -2925,20 +3222,6 @@ def restore_best(replica: Replica, checkpoint: dict) -> None:
     write_checkpoint(path, content)
 
 
-def check_flags(args):
-    """Raise UserError where flags need or exclude one another."""
-    if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise UserError("--tensorboard needs the package tensorboard; pip install tensorboard")
-    if args.task_curriculum_epochs is not None and not args.task_curriculum:
-        raise UserError(
-            "--task_curriculum_epochs needs --task_curriculum; add it, or leave both out"
-        )
-    if args.canaries and args.subset is None:
-        raise UserError("--canaries needs --subset; add it (--subset 0.5), or leave --canaries out")
-    if args.resume and args.overwrite:
-        raise UserError("--resume goes on with a run and --overwrite replaces it; give one of them")
-
-
 def restore_replicas(
     replicas: list[Replica], checkpoints: list[dict], plan: Plan, files: dict
 ) -> None:
@@ -3092,7 +3375,6 @@ def train(
     In one of several processes, train this one's part of the work (see `share_work`).
     """
     standing = standing or Standing.of(world)
-    check_flags(args)
     if args.deterministic:
         make_deterministic()
 
@@ -3195,144 +3477,8 @@ def train(
 
 
 # ----------------------------------------------------------------------------------------------
-# Command line
+# Main
 # ----------------------------------------------------------------------------------------------
-
-
-MAX_SEED = 2**32 - 1
-
-
-def seed_list(text):
-    """`0-3`, `1,5,9` or a mixture -> a list of distinct seeds."""
-    seeds = []
-    for part in text.split(","):
-        ends = part.split("-")
-        if len(ends) > 2 or not all(end.isdecimal() and len(end) < 11 for end in ends):
-            raise argparse.ArgumentTypeError(f"{text!r} is no list of seeds; write 0-3 or 1,5,9")
-        first, last = int(ends[0]), int(ends[-1])
-        if last < first or last > MAX_SEED or last - first >= 4096:
-            raise argparse.ArgumentTypeError(
-                f"{part!r} must count up, to at most {MAX_SEED}, over at most 4,096 seeds"
-            )
-        seeds.extend(range(first, last + 1))
-    if len(set(seeds)) < len(seeds):
-        raise argparse.ArgumentTypeError(f"{text!r} names a seed twice")
-    return seeds
-
-
-def build_parser():
-    parser = Parser(
-        "Train a small GPT and measure whether it memorizes or learns the rule. Without arguments\n"
-        "it learns two-operand sums: a few minutes on two CPU cores."
-    )
-    count, natural = bounded(int, 1, 10**9), bounded(int, 0, 10**9)
-    positive, share = bounded(float, 1e-12, 1e12), bounded(float, 0, 1)
-    switch = argparse.BooleanOptionalAction
-    # fmt: off
-    flag = parser.add_argument_group("data").add_argument
-    flag("--data", default="data/add_only/train.pkl", type=path_text, metavar="FILE",
-         help="training set: .txt, .jsonl, .json, .csv, .tsv or .pkl")
-    flag("--val_data", type=path_text, metavar="FILE",
-         help="validation set (default: val.* beside --data, or else a held-out tenth of --data)")
-    flag("--tokenizer", type=path_text, metavar="FILE",
-         help="tokenizer JSON (default: tokenizer.json beside --data, or else one made of the data "
-              "and kept in --out_dir)")
-    flag("--columns", type=columns_flag, metavar="prompt=COLUMN,answer=COLUMN[,task=COLUMN]",
-         help="columns of a .csv, .tsv, .json or .jsonl (default: told by their names)")
-    flag("--task", type=tag_flag, metavar="NAME",
-         help="tag of the rows that name no task; it also reads lines without a tag: `12 + 5 | 17`,"
-              " `12+5=17` and SCAN's `IN: … OUT: …`")
-    flag("--out_dir", type=path_text, metavar="DIR",
-         help="run folder to write (default: runs/<name of --data>; of the standard sums "
-              "runs/step1_add_only)")
-
-    flag = parser.add_argument_group("panel: what the models that saw an example know of it, "
-                                     "beside those that did not").add_argument
-    flag("--subset", type=bounded(float, 1e-6, 1), metavar="SHARE",
-         help="each seed trains on its own random SHARE of the distinct examples; a ledger keeps "
-              "what it knows of all of them (evaluate_memorization.py)")
-    flag("--canaries", type=natural, default=0, metavar="N",
-         help="plant N examples whose answer breaks the rule, each 0 to 32 times a seed; needs "
-              "--subset")
-
-    flag = parser.add_argument_group("model").add_argument
-    flag("--d_model", type=count, default=128, help="width, channels")
-    flag("--n_layers", type=bounded(int, 1, 1000), default=4, help="transformer blocks")
-    flag("--n_heads", type=count, default=4,
-         help="attention heads; d_model must be a multiple of twice as many")
-    flag("--d_ff", type=count,
-         help="hidden channels of the MLP (default: 4 x d_model; with SwiGLU 8/3 x d_model)")
-    flag("--max_len", type=count,
-         help="longest example allowed, characters (default: what the data needs)")
-    flag("--pos", choices=POSITIONS, default="rope",
-         help="position encoding")
-    flag("--use_swiglu", action="store_true", help="SwiGLU instead of GELU in the MLP")
-    flag("--dropout", type=bounded(float, 0, 0.99), default=0.1,
-         help="dropout probability on embeddings and block outputs; regularizes")
-
-    flag = parser.add_argument_group("optimization").add_argument
-    flag("--epochs", type=bounded(int, 1, 10**6), default=30, help="passes over the training set")
-    flag("--lr", type=positive, default=1e-4,
-         help="peak learning rate at width 1024; scaled by 1024 / d_model")
-    flag("--no_lr_scaling", action="store_true", help="take --lr literally at any width")
-    flag("--warmup_steps", type=natural, default=200,
-         help="steps of linear warm-up; at most a tenth of the run is taken")
-    flag("--min_lr_ratio", type=share, default=0.1,
-         help="learning rate at the end of the cosine, as a share of the peak")
-    flag("--batch_size", type=count, default=32, help="examples in a micro-batch")
-    flag("--accumulation_steps", type=count, default=1,
-         help="micro-batches in an optimizer step; run at once where memory allows")
-    flag("--weight_decay", type=bounded(float, 0, 1e6), default=0.01,
-         help="AdamW's, on matrices only")
-    flag("--max_grad_norm", type=positive, default=1.0,
-         help="clip each model's gradient to this norm")
-    flag("--label_smoothing", type=bounded(float, 0, 0.99), default=0.0,
-         help="share of the target's probability spread over all tokens")
-    flag("--patience", type=natural, default=10,
-         help="stop after this many epochs in which neither unseen exact match nor loss improved, "
-              "or when every unseen example is right in two validations running; 0 never does")
-    flag("--min_delta", type=bounded(float, 0, 1e6), default=1e-3,
-         help="least improvement that counts: a share (exact match) or nats (loss)")
-
-    flag = parser.add_argument_group("curriculum").add_argument
-    flag("--task_curriculum", action="store_true",
-         help="add the tasks one by one: copy, rev, add, sort, rel")
-    flag("--task_curriculum_epochs", type=natural,
-         help="epochs the stages are spread over (default: the first 40 %% of --epochs)")
-
-    flag = parser.add_argument_group("evaluation").add_argument
-    flag("--show_samples", action=switch, default=True,
-         help="print a prediction for each task after each validation")
-    flag("--autoreg_eval", action=switch, default=True,
-         help="generate what failed: token accuracy, edit distance, kinds of failure")
-    flag("--eval_every", type=count, default=1, help="epochs between validations")
-
-    flag = parser.add_argument_group("system").add_argument
-    flag("--seed", type=bounded(int, 0, MAX_SEED), default=0,
-         help="of initialisation, data order and dropout")
-    flag("--seeds", type=seed_list, metavar="0-3",
-         help="train these seeds side by side, each in its own folder; overrides --seed")
-    flag("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
-    flag("--amp", choices=("auto", "fp32", "bf16", "fp16"), default="auto",
-         help="precision of matrix products; auto takes the fastest safe one")
-    flag("--cuda_graph", action=switch, default=True,
-         help="launch a GPU's training step as one CUDA graph, where the other flags allow it")
-    flag("--use_checkpoint", action="store_true",
-         help="recompute activations in the backward pass: less memory, slower")
-    flag("--deterministic", action="store_true",
-         help="on a GPU too the same bits each time, at some cost in speed")
-    flag("--save_every", type=count, default=1, help="epochs between checkpoints to resume from")
-    flag("--save_every_steps", type=natural, default=0,
-         help="optimizer steps between further checkpoints, within an epoch; 0 makes none")
-    flag("--resume", action="store_true",
-         help="go on with the run in --out_dir, same arguments, or begin it if there is none; a "
-              "finished one is left as it is")
-    flag("--overwrite", action="store_true", help="replace the run in --out_dir")
-    flag("--tensorboard", action="store_true", help="write scalars for TensorBoard too")
-    flag("--dry_run", action="store_true",
-         help="print model size, memory, steps, time and the data audit, and stop")
-    # fmt: on
-    return parser
 
 
 def resume_command(argv, world=ALONE):
@@ -3344,7 +3490,7 @@ def resume_command(argv, world=ALONE):
 
 
 def run_training(argv: list[str], world: World, standing: Standing) -> None:
-    args = build_parser().parse_args(argv)
+    args = read_flags(argv)
     args.out_dir = args.out_dir or default_out_dir(args.data)
     try:
         with StopSignals(answers=world.main) as stop:

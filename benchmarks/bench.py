@@ -26,6 +26,45 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from runtime.cli import Parser, answer_early, run_main
+
+# ----------------------------------------------------------------------------------------------
+# Command line
+# ----------------------------------------------------------------------------------------------
+
+
+SECTIONS = ("train", "generate", "evaluate", "growth", "large")
+
+
+def section_list(text):
+    sections = text.split(",")
+    if unknown := set(sections) - set(SECTIONS):
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: not one of {SECTIONS}")
+    return sections
+
+
+def build_parser():
+    parser = Parser("Measure this project beside its peers.")
+    flag = parser.add_argument
+    flag("--sections", type=section_list, default=",".join(SECTIONS), help="what to measure")
+    flag("--rounds", type=int, default=5, help="rounds; tables hold medians over them")
+    flag("--quick", action="store_true", help="two rounds of little work: a look, no measurement")
+    flag("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
+    flag("--out", metavar="JSON", help="write every round's figures here")
+    return parser
+
+
+if __name__ == "__main__":  # --help and mistakes in flags need not wait for the imports below
+    answer_early(build_parser().parse_args)
+
+
+# ----------------------------------------------------------------------------------------------
+# Imports that take seconds
+# ----------------------------------------------------------------------------------------------
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -33,15 +72,10 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import train_minigpt_4070 as minigpt
+from data import formats
+from runtime import files
 
-import train_minigpt_4070 as minigpt  # noqa: E402
-from data import formats  # noqa: E402
-from runtime import files  # noqa: E402
-from runtime.cli import Parser, run_main  # noqa: E402
-
-SECTIONS = ("train", "generate", "evaluate", "growth", "large")
 LEARNING_RATE, WEIGHT_DECAY, MAX_GRAD_NORM = 4e-4, 0.01, 1.0
 IGNORED = -100  # what the peers' cross-entropy leaves out
 OURS, ONE_BY_ONE = "this project", "one by one, uncached"
@@ -918,26 +952,8 @@ def machine(bench):
 
 
 # ----------------------------------------------------------------------------------------------
-# Command line
+# Main
 # ----------------------------------------------------------------------------------------------
-
-
-def section_list(text):
-    sections = text.split(",")
-    if unknown := set(sections) - set(SECTIONS):
-        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: not one of {SECTIONS}")
-    return sections
-
-
-def build_parser():
-    parser = Parser("Measure this project beside its peers.")
-    flag = parser.add_argument
-    flag("--sections", type=section_list, default=",".join(SECTIONS), help="what to measure")
-    flag("--rounds", type=int, default=5, help="rounds; tables hold medians over them")
-    flag("--quick", action="store_true", help="two rounds of little work: a look, no measurement")
-    flag("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
-    flag("--out", metavar="JSON", help="write every round's figures here")
-    return parser
 
 
 def measure_sections(args):

@@ -8,6 +8,7 @@ resumed run, a process of torchrun and a later reader find the same one.
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -212,18 +213,8 @@ class PanelData:
         return len(self.subsets.train)
 
     def canary_counts(self, seed: int) -> np.ndarray:
-        """int64 [number of canaries]: how often `seed` trains on each.
-
-        Each seed deals the same counts out anew, so every canary has every count in some seed, and
-        where it has 0 it is that seed's null. Each task gets the same counts for every seed.
-        """
-        rng = np.random.default_rng([CANARY_STREAM, seed])
-        counts = np.zeros(len(self.canaries), np.int64)
-        tasks = np.array([canary.task for canary in self.canaries])
-        for task in np.unique(tasks):
-            places = np.flatnonzero(tasks == task)
-            counts[places] = rng.permutation(dealt(len(places)))
-        return counts
+        """int64 [number of canaries]: how often `seed` trains on each."""
+        return canary_counts([canary.task for canary in self.canaries], seed)
 
     def rows(self, seed: int) -> np.ndarray:
         """int64: the rows of `examples` that `seed` trains on, a canary's as often as it does."""
@@ -251,6 +242,20 @@ class PanelData:
         """int64: the rows of `examples` in a ledger's order: training examples, then canaries."""
         canary_rows = self.n_train + np.arange(len(self.canaries))
         return np.append(self.subsets.first_rows[: self.n_followed], canary_rows)
+
+
+def canary_counts(tasks: Sequence[str], seed: int) -> np.ndarray:
+    """int64 [n]: how often `seed` trains on each of n canaries of these tasks.
+
+    Each seed deals the same counts out anew, so every canary has every count in some seed, and
+    where it has 0 it is that seed's null. Each task gets the same counts for every seed.
+    """
+    rng = np.random.default_rng([CANARY_STREAM, seed])
+    counts, tasks = np.zeros(len(tasks), np.int64), np.array(tasks)
+    for task in np.unique(tasks):
+        places = np.flatnonzero(tasks == task)
+        counts[places] = rng.permutation(dealt(len(places)))
+    return counts
 
 
 def dealt(n: int) -> np.ndarray:

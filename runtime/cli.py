@@ -57,6 +57,20 @@ def run_main(work):
     return leave(*outcome(work))
 
 
+def answer_early(read_flags):
+    """Call read_flags(); exit where that is all there is to do: --help, or a mistake in a flag.
+
+    A script calls it before the imports that take seconds, and only when it is run. Processes of
+    torchrun go on: there `main` lets one of them speak for all.
+    """
+    if "RANK" in os.environ:
+        return
+    read = []
+    code = run_main(lambda: read.append(read_flags()))
+    if not read:
+        sys.exit(code)
+
+
 def bounded(kind, low, high):
     """An argparse type: a `kind` in [low, high]."""
 

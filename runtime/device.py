@@ -1,9 +1,12 @@
 """The machine and the program: what the processor can do, free memory, what a run records."""
 
+import math
 import os
 import platform
 import subprocess
-from pathlib import Path
+import time
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
@@ -46,6 +49,92 @@ def total_memory_bytes(device: torch.device, limit="/sys/fs/cgroup/memory.max") 
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     allowed = Path(limit).read_text().strip() if Path(limit).is_file() else "max"
     return min(total, int(allowed)) if allowed.isdecimal() else total
+
+
+def cgroup_cores(root: Path) -> float:
+    """How many cores' time the control groups of this process leave it; inf where none limits it.
+
+    Each group from the process's own up to the root may set a quota. A container may show its own
+    group as the root, so that the longer paths are missing.
+    """
+    membership, quotas = root / "proc/self/cgroup", [math.inf]
+    for line in membership.read_text().splitlines() if membership.is_file() else ():
+        _, controllers, group = line.split(":", 2)
+        first = controllers == "cpu" or "cpu" in controllers.split(",")  # version 1 names them
+        if controllers and not first:
+            continue
+        base = root / "sys/fs/cgroup" / ("cpu" if first else "")
+        path = PurePosixPath(group.lstrip("/"))
+        for folder in (base / part for part in (path, *path.parents)):
+            names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if first else ("cpu.max",)
+            if all((folder / name).is_file() for name in names):
+                quota, period = " ".join((folder / name).read_text() for name in names).split()
+                if quota not in ("max", "-1"):
+                    quotas.append(int(quota) / int(period))
+    return min(quotas)
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """How many cores this process may keep busy: by its affinity, and by its control groups."""
+    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min(n, cgroup_cores(root))))
+
+
+def limit_threads(cores: int) -> None:
+    """Take at most a thread a core; but as many as the environment asks for, if it does.
+
+    Torch knows the affinity of the process and no quota: in a container that may use 2 cores of 64
+    it would start 64 threads.
+    """
+    asked = {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & os.environ.keys()
+    if not asked and cores < torch.get_num_threads():
+        torch.set_num_threads(cores)
+
+
+class CoreWatch:
+    """Tells once that the `threads` of a run wait for cores which other work takes.
+
+    The thread that makes a step computes, or spins until the others have done their parts: on a
+    quiet machine its processor time is nearly the wall time. Where each thread gets a part of a
+    core, every product waits for the thread that is not running. Two threads then made 0.4 steps/s
+    and one made 8 (two cores, load 6, d_model 64).
+    """
+
+    SECONDS, STEPS = 5.0, 8  # least window; its longest step does not count: it may hold a Ctrl-Z
+
+    def __init__(
+        self,
+        threads: int,
+        wall: Callable[[], float] = time.perf_counter,
+        processor: Callable[[], float] = time.thread_time,
+    ):
+        self.threads, self.wall, self.processor = threads, wall, processor
+        self.watching, self.steps = threads > 1, []  # one thread waits for no other
+        self.begin()
+
+    def begin(self) -> None:
+        """A step begins now."""
+        self.at = self.wall(), self.processor()
+
+    def step(self) -> str:
+        """A step has ended, and the next one begins; returns what there is to say, or ""."""
+        if not self.watching:
+            return ""
+        wall, processor = self.at
+        self.begin()
+        self.steps.append((self.at[0] - wall, self.at[1] - processor))
+        if len(self.steps) < self.STEPS or sum(wall for wall, _ in self.steps) < self.SECONDS:
+            return ""
+        wall, processor = map(sum, zip(*sorted(self.steps)[:-1], strict=True))
+        self.steps = []
+        self.watching = wall < 2 * processor
+        if self.watching:
+            return ""
+        return (
+            f"note    other work takes the cores: a step takes {wall / processor:.0f} times its "
+            f"processor time, since {self.threads} threads wait for each other; with "
+            "OMP_NUM_THREADS=1 before the command they do not (Ctrl-C, and --resume goes on)"
+        )
 
 
 def versions():
@@ -106,6 +195,8 @@ def choose_device(name, team=ALONE):
             f"--device {name} was asked for, but this torch ({torch.__version__}) sees "
             f"{torch.cuda.device_count()} CUDA devices; docs/training.md tells of CUDA builds"
         )
+    if device.type == "cpu":
+        limit_threads(usable_cores())
     if device.type == "cuda":
         device = torch.device("cuda", device.index or 0)
         torch.cuda.set_device(device)  # streams, graphs and seeds go by the current one

@@ -205,7 +205,7 @@ class Run:
 
     name: str
     config: dict
-    seeds: list[list[dict]]  # rows of metrics.jsonl, one per epoch
+    seeds: list[list[dict]]  # rows of metrics.jsonl, one per validation
     memorization: list[dict]
     memorization_of: str  # "last" or "best"
     ood: dict
@@ -235,11 +235,16 @@ def read_json(path, shape):
     return record
 
 
-def read_epochs(path):
-    """Rows of metrics.jsonl, ascending in epoch; [] where there is no file.
+def place_of(row):
+    """Where in its run a row of metrics.jsonl stands; several may be of one epoch."""
+    return row["epoch"], row.get("step", 0)
 
-    A torn last line (a run still writing) is ignored. After a resume from an earlier epoch the
-    lines from that epoch on appear twice; the later ones count.
+
+def read_epochs(path):
+    """Rows of metrics.jsonl, ascending in epoch and step; [] where there is no file.
+
+    A torn last line (a run still writing) is ignored. After a resume from an earlier place the
+    lines from there on appear twice; the later ones count.
     """
     rows = []
     lines = path.read_bytes().split(b"\n") if path.exists() else []
@@ -256,7 +261,7 @@ def read_epochs(path):
         row.setdefault("epoch", len(rows) + 1)
         for end in ("low", "high"):  # named as every other interval is
             row[f"generalization_gap_{end}"] = row.get(f"gap_{end}")
-        while rows and rows[-1]["epoch"] >= row["epoch"]:
+        while rows and place_of(rows[-1]) >= place_of(row):
             rows.pop()
         rows.append(row)
     return rows
@@ -356,11 +361,13 @@ def in_order(names, first):
     return [n for n in first if n in names] + sorted(n for n in names if n not in first)
 
 
-def stage_starts(run):
-    """The first epoch of each curriculum stage reached, with the tasks that are new in it."""
+def stage_starts(run, key="epoch"):
+    """The first epoch, or another place by its `key`, of each curriculum stage reached, with the
+    tasks that are new in it.
+    """
     starts, known = [], set()
     for row in run.seeds[0] if run.seeds else []:
         new = [task for task in row.get("tasks", []) if task not in known]
         known |= set(new)
-        starts += [(row["epoch"], new)] if new else []
+        starts += [(row[key], new)] if new else []
     return starts

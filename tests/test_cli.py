@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cli import run_main
+from runtime.cli import answer_early, run_main
 from runtime.errors import EXIT_CODES, UserError
 from runtime.files import check_writable
 from runtime.records import seed_folder, seed_folders
@@ -59,6 +59,65 @@ def test_help_of_every_script_ends_with_the_table_of_exit_codes(script, capsys):
     assert error.endswith("; --help lists every flag\n")
 
 
+RUN = [
+    path
+    for folder in ("", "data", "recipes", "benchmarks")
+    for path in (ROOT / folder).glob("*.py")
+]
+RUN = sorted(path for path in RUN if "__main__" in path.read_text(encoding="utf-8"))
+
+
+def answer(script, *flags, **environment):
+    """(exit code, stdout, stderr, top-level modules imported) of a script run with `flags`."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", script, *flags],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+    )
+    times, said = [], []
+    for line in done.stderr.splitlines():
+        (times if line.startswith("import time:") else said).append(line)
+    modules = {line.rpartition("|")[2].strip().partition(".")[0] for line in times}
+    return done.returncode, done.stdout, "\n".join(said), modules
+
+
+@pytest.mark.parametrize("script", RUN, ids=lambda path: path.stem)
+def test_help_and_wrong_flags_are_answered_before_the_imports_that_take_seconds(script):
+    code, out, error, modules = answer(script, "--help")
+    assert (code, error) == (0, "")
+    assert "exit codes:" in out
+    assert modules & {"torch", "matplotlib"} == set()
+    assert "argparse" in modules
+    code, out, error, modules = answer(script, "--no_such_flag")
+    assert (code, out) == (2, "")
+    assert error.startswith("error: ")
+    assert error.endswith("; --help lists every flag")
+    assert modules & {"torch", "matplotlib"} == set()
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "error"),
+    [
+        ("train_minigpt_4070.py", "--canaries 5", "--canaries needs --subset"),
+        ("train_minigpt_4070.py", "--d_model 20 --n_heads 4", "--d_model 20 must be a multiple"),
+        ("evaluate_memorization.py", "--capacity --model x", "--capacity trains a model of its"),
+    ],
+)
+def test_flags_that_exclude_one_another_are_told_of_as_early(script, flags, error):
+    code, out, said, modules = answer(ROOT / script, *flags.split())
+    assert (code, out) == (2, "")
+    assert said.startswith(f"error: {error}")
+    assert "torch" not in modules
+
+
+def test_one_process_of_torchrun_does_not_answer_early(monkeypatch):
+    """The others must hear of the mistake too, and only one is to tell it."""
+    monkeypatch.setenv("RANK", "0")
+    answer_early(pytest.fail)
+
+
 def test_done_is_zero_and_a_bug_keeps_its_traceback():
     assert run_main(lambda: "done") == 0
     with pytest.raises(ZeroDivisionError):
@@ -67,7 +126,7 @@ def test_done_is_zero_and_a_bug_keeps_its_traceback():
 
 LOUD = """
 import sys
-from runtime.cli import run_main
+from runtime.cli import answer_early, run_main
 from runtime.errors import EXIT_CODES, UserError
 def work():
     print("x" * {n})

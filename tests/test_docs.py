@@ -121,7 +121,7 @@ def test_the_readme_has_the_users_two_commands_and_the_second_is_the_default():
     assert second == {**bare, **found}
 
 
-LAYERS = ["runtime", "data", "metrics", "plots", "train_minigpt_4070", "evaluate_ood"]
+LAYERS = ["runtime", "data", "metrics", "plots", "train_minigpt_4070", "evaluation", "evaluate_ood"]
 
 
 def test_imports_run_one_way():

@@ -19,6 +19,7 @@ from data.formats import Tokenizer, load_examples
 from data.generate import SUITES as SUITES_MADE
 from data.generate import build_tokenizer, make_missing
 from data.subsets import Subsets
+from evaluation import suites
 from ood_models import (
     SUITES,
     TASKS,
@@ -436,7 +437,7 @@ def test_learned_positions_limit_what_can_be_run(home, tmp_path):
     ],
 )
 def test_category(given, name, category):
-    assert evaluate_ood.category_of(given, name) == category
+    assert suites.category_of(given, name) == category
 
 
 # ----------------------------------------------------------------------------------------------
@@ -548,12 +549,12 @@ def test_exit_code_and_silence(tmp_path):
 
 
 def test_standard_suites_are_made_when_missing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(evaluate_ood, "make_missing", lambda path: make_missing(path, tmp_path))
+    monkeypatch.setattr(suites, "make_missing", lambda path: make_missing(path, tmp_path))
     folder = tmp_path / "ood_data_complete"
-    found = evaluate_ood.find_suites(folder)
+    found = suites.find_suites(folder)
     assert [path.stem for path in found] == sorted(SUITES_MADE)
     assert capsys.readouterr().out == f"made the standard suites in {folder}\n"
-    assert evaluate_ood.find_suites(folder) == found
+    assert suites.find_suites(folder) == found
     assert capsys.readouterr().out == ""
 
 

@@ -5,11 +5,13 @@ import io
 import json
 import math
 import re
+from functools import partial
 
 import numpy as np
 import pytest
 
 import train_minigpt_4070 as t
+from runtime.device import CoreWatch
 from trainer.helpers import all_files, assert_same_weights, command, go, words
 
 
@@ -118,26 +120,59 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize("terminal", [False, True])
-def test_progress_without_a_terminal_is_a_line_a_minute(world, monkeypatch, terminal):
-    """300 steps of 0.5 s, the first of them of 10 s."""
-    plan, _ = plan_of(world, *words("--epochs 50"))
-    assert plan.total_steps == 300
+def progress_of(world, monkeypatch, *flags, seeds=1, terminal=False):
+    """What Progress writes during 300 steps of 0.5 s, the first of them of 10 s.
+
+    An epoch is 6 steps over 47 examples.
+    """
+    plan, _ = plan_of(world, *words("--epochs 50"), *flags)
+    assert (plan.total_steps, plan.examples_at(300)) == (300, 50 * 47)
     now, out = [1000.0], Terminal() if terminal else io.StringIO()
-    state = t.start_run(plan, [t.Replica(0, world)], [])
+    state = t.start_run(plan, [t.Replica(seed, world) for seed in range(seeds)], [])
     monkeypatch.setattr("sys.stdout", out)
     with t.Progress(plan, state, clock=lambda: now[0]) as progress:
         for step in range(300):
             now[0] += 10 if step == 0 else 0.5
             progress.update()
-    said = [line for line in out.getvalue().splitlines() if line.startswith(("step", "time"))]
-    estimate = "time    about 2 min for 296 steps of 0.5 s, validation not counted"
-    # 10 + 100 * 0.5 s, and then 120 steps more.
-    lines = ["step 101 of 300 (34%), about 2 min left", "step 221 of 300 (74%), about 43 s left"]
-    assert estimate in out.getvalue()
-    assert ("of 300 (" in out.getvalue()) is not terminal
-    if not terminal:
-        assert said == [estimate, *lines]
+            if step == 150:
+                state.replicas = state.replicas[:1]
+    return out.getvalue()
+
+
+ESTIMATE = "time    about 2 min for 296 steps of 0.5 s, validation not counted"
+
+
+def test_progress_without_a_terminal_is_a_line_in_half_a_minute(world, monkeypatch):
+    # 10 + 40 * 0.5 s, in which 6 epochs of 47 examples and 5 steps of 8 are done; then 60 steps
+    # each, which are 10 epochs.
+    assert progress_of(world, monkeypatch).splitlines() == [
+        ESTIMATE,
+        "step 41 of 300 (14%), 11 examples/s, about 3 min left",
+        "step 101 of 300 (34%), 16 examples/s, about 2 min left",
+        "step 161 of 300 (54%), 16 examples/s, about 78 s left",
+        "step 221 of 300 (74%), 16 examples/s, about 43 s left",
+        "step 281 of 300 (94%), 16 examples/s, about 10 s left",
+    ]
+
+
+def test_progress_says_for_how_many_seeds_it_speaks(world, monkeypatch):
+    lines = progress_of(world, monkeypatch, seeds=2).splitlines()
+    assert lines[2] == (
+        "step 101 of 300 (34%), 16 examples/s for each of 2 seeds, about 2 min left"
+    )
+    assert lines[3] == "step 161 of 300 (54%), 16 examples/s, about 78 s left"  # one has finished
+
+
+def test_progress_in_a_terminal_is_a_bar(world, monkeypatch):
+    out = progress_of(world, monkeypatch, terminal=True)
+    assert ESTIMATE in out
+    assert "300/300" in out
+    assert "of 300 (" not in out
+
+
+def test_examples_seen_at_a_step_count_the_short_last_batch_of_an_epoch(world):
+    plan, _ = plan_of(world, *words("--epochs 50"))
+    assert [plan.examples_at(step) for step in (0, 1, 5, 6, 7, 300)] == [0, 8, 40, 47, 55, 2350]
 
 
 def test_durations_have_a_unit_that_suits_them():
@@ -155,3 +190,13 @@ def test_a_dry_run_estimates_the_time_and_changes_nothing(world, capsys):
     assert all_files(world) == before
     assert go(world, "--epochs", "2", out="after") == 0
     assert_same_weights(world / "plain/last.pth", world / "after/last.pth")
+
+
+def test_a_crowded_machine_is_told_of_in_the_run_once(world, monkeypatch, capsys):
+    """Every step takes ten times its processor time."""
+    now = iter(range(10**6))
+    crowded = partial(CoreWatch, wall=lambda: next(now), processor=lambda: next(now) / 10)
+    monkeypatch.setattr(t, "CoreWatch", lambda threads: crowded(2))
+    assert go(world, *words("--epochs 4")) == 0
+    note = "note    other work takes the cores: a step takes 10 times its processor time"
+    assert capsys.readouterr().out.count(note) == 1
