@@ -408,16 +408,20 @@ def draw_strings(n: int, seed: int, device: torch.device) -> Strings:
     return Strings(examples, GPT(config, [seed]).to(device), device)
 
 
-def train_on_strings(strings: Strings, steps: int, batch_size: int = 256, peak: float = 3e-3):
+STRINGS_A_STEP = 256
+
+
+def train_on_strings(strings: Strings, steps: int, peak: float = 3e-3):
     """Adam without weight decay, a cosine from `peak` to 0, whole epochs in random order, fp32."""
     model, n = strings.model, len(strings.examples)
+    batch_size = min(STRINGS_A_STEP, n)
     data, rng = resident(strings.examples, strings.device), np.random.default_rng(0)
     optimizer, left = make_optimizer(model, weight_decay=0.0), np.empty(0, dtype=int)
     model.train()
     for step in range(steps):
-        while len(left) < min(batch_size, n):
+        while len(left) < batch_size:
             left = np.append(left, rng.permutation(n))
-        rows, left = np.split(left, [min(batch_size, n)])
+        rows, left = np.split(left, [batch_size])
         batch = make_batch(data, rows[None])
         loss = answer_loss(model(batch), batch.targets) / batch.n_targets
         loss.sum().backward()
@@ -441,6 +445,11 @@ def measure_capacity(args) -> dict:
     bits = (scores.loss * scores.n_tokens)[0] / math.log(2)
     found = metrics.capacity(-bits, STRING_LENGTH, len(SYMBOLS))
     found |= {"n_params": n_params, "bits_per_parameter": found["stored"] / n_params}
+    found |= {
+        "strings": args.strings,
+        "steps": args.steps,
+        "exposures": args.steps * min(STRINGS_A_STEP, args.strings) / args.strings,
+    }
     print(
         f"stored {found['stored']:,.0f} of at most {found['ceiling']:,.0f} bits "
         f"({found['share']:.1%}); {found['bits_per_parameter']:.2f} bits a parameter\n"
@@ -448,6 +457,8 @@ def measure_capacity(args) -> dict:
     )
     if found["stored"] > found["ceiling"]:
         raise AssertionError(f"more bits stored than there are: {found}")
+    if args.out_dir:
+        write_json(Path(args.out_dir) / "capacity.json", found)
     return found
 
 
