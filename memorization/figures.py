@@ -181,7 +181,8 @@ def map_figure(results: dict, columns: dict):
         return None
     most = max(int(counts.max()) for _, counts in places.values())
     norm = LogNorm(1, max(most, 2))
-    density = LinearSegmentedColormap.from_list("density", [COLOURS[5], COLOURS[0], "black"])
+    ends = [COLOURS[5], COLOURS[0], "black"]
+    density = LinearSegmentedColormap.from_list("density", ends, N=24)  # more would be a raster
     fig, axes = figure(results, 1.6 + 4.1 * len(places), 4.7, (1,) * len(places))
     for ax, (name, (at, counts)) in zip(axes, places.items(), strict=True):
         ax.plot([0, 1], [0, 1], color="0.5", linestyle="--", linewidth=1, zorder=1)
