@@ -11,13 +11,13 @@ and computes no number that these did not. Every table can be saved as CSV, and 
 The same records give the same bytes.
 """
 
+import shlex
 import sys
 from pathlib import Path
 
-from reporting.gather import gather
 from runtime.cli import Parser, path, run_main
 from runtime.errors import UserError
-from runtime.files import check_writable, write_atomically
+from runtime.files import ROOT, check_writable, write_atomically
 
 
 def build_parser() -> Parser:
@@ -34,6 +34,12 @@ def build_parser() -> Parser:
     return parser
 
 
+def page_line(folder: Path) -> str:
+    """How the page of a run folder is made: the last line of the scripts that write its records."""
+    command = shlex.join(["python", str(ROOT / "report.py"), str(folder.resolve())])
+    return f"page: {command}"
+
+
 def write_report(runs: list[Path], out: Path | None = None) -> Path:
     """Write the page of these run folders; returns where it is."""
     if out is None and len(runs) > 1:
@@ -41,6 +47,8 @@ def write_report(runs: list[Path], out: Path | None = None) -> Path:
     out = runs[0] / "report.html" if out is None else out
     if out.is_dir():
         raise UserError(f"--out {out} is a folder; name a file, as in --out {out / 'report.html'}")
+    from reporting.gather import gather  # after --help and mistakes in flags are answered
+
     records = gather(runs)
     check_writable(out.parent, "--out")
     from reporting.page import render

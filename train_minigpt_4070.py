@@ -3189,8 +3189,12 @@ def report_runs(
         command = ["python", ROOT / "evaluate_ood.py", *model]
         command += ["--tokenizer", Path(data.files["tokenizer"]["path"]).resolve()]
     else:  # no standard suite asks for these tags
-        return
-    print("next:", shlex.join(map(str, command)))
+        command = []
+    if command:
+        print("next:", shlex.join(map(str, command)))
+    from report import page_line
+
+    print(page_line(folder))
 
 
 FIGURES_DRAWN = "figures.json"  # in plots/: the names of the figures drawn there, written last
@@ -3383,10 +3387,12 @@ def train(
     stop: StopSignals,
     world: World = ALONE,
     standing: Standing | None = None,
+    argv: list[str] | None = None,
 ) -> None:
     """Train every seed side by side and write each one's run folder; `stop` is a StopSignals.
 
-    In one of several processes, train this one's part of the work (see `share_work`).
+    In one of several processes, train this one's part of the work (see `share_work`). The words of
+    the command, `argv`, are kept in config.json.
     """
     standing = standing or Standing.of(world)
     if args.deterministic:
@@ -3420,6 +3426,8 @@ def train(
         # The run folder.
         config = run_config(plan, data, vars(args), work.seeds, world.size)
         config["side_by_side"] = work.training
+        config["command"] = ["python", Path(__file__).name, *(argv or [])]
+        config["begun"] = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
         if world.main:
             open_run_folder(args, work, config, data, locks)
         barrier(world)
@@ -3508,7 +3516,7 @@ def run_training(argv: list[str], world: World, standing: Standing) -> None:
     args.out_dir = args.out_dir or default_out_dir(args.data)
     try:
         with StopSignals(answers=world.main) as stop:
-            train(args, stop, world, standing)
+            train(args, stop, world, standing, argv)
     except RuntimeError as error:
         if "out of memory" not in str(error) and "allocate memory" not in str(error):
             raise

@@ -11,7 +11,6 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
-from reports import HOSTILE, SCRIPT, panel, plain, prediction
 
 import report
 from metrics import is_there, verdict, wrong_spans
@@ -19,6 +18,7 @@ from plots import Point
 from reporting import examples, gather, identity, svg
 from reporting import verdict as verdicts
 from reporting.examples import choose, encode
+from reports import HOSTILE, SCRIPT, panel, plain, prediction
 from runtime.files import ROOT
 
 PARTS = ["verdict", "identity", "memory", "learning", "ood", "examples", "limits", "downloads"]
