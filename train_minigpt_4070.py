@@ -1686,12 +1686,17 @@ class StaticSteps(EagerSteps):
 
     use_graph: bool = True
     warm_up: int = 3  # steps before the first capture: libraries and the optimizer allocate
+    shape: tuple = ()  # of the epoch's batches
 
     def begin_epoch(self, orders):
         device = self.data.device
         rows, places, slots, n_answers = fixed_slots(self.data.examples, orders, self.batch_size)
-        self.layout = Layout(slots, n_answers, device)
         self.rows = put(np.stack([rows, places], 1), device)  # [steps, 2, R, B]
+        # Examples of one length have one layout. Then an epoch of ten steps needs no graph anew.
+        before, self.shape = self.shape, (rows.shape[1:], slots.tolist(), n_answers)
+        if before == self.shape:
+            return
+        self.layout = Layout(slots, n_answers, device)
         self.now = torch.empty_like(self.rows[0])  # the rows of the step, and their places
         self.noise = torch.zeros(len(orders), dtype=torch.int64, device=device)
         self.results = torch.zeros(2, len(orders), device=device)
