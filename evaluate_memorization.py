@@ -100,6 +100,7 @@ from memorization.figures import write_figures
 from memorization.measures import exposure_table, limem_table, measure, self_tests
 from memorization.page import page
 from memorization.panel import MeasuredPanel, read
+from report import page_line
 from runtime.device import choose_device
 from runtime.files import check_writable, write_atomically, write_json
 from runtime.records import seed_folder
@@ -370,6 +371,8 @@ def evaluate(folder: Path, args) -> dict:
     figures = write_figures(results, columns, out_dir)
     files = ["memorization_results.json", "per_example.csv", *(file.name for file in figures)]
     print("\n".join([*page(results), "", f"in {out_dir}: {', '.join(files)}"]))
+    if out_dir == folder / "memorization":  # where report.py looks
+        print(page_line(folder))
     return results
 
 

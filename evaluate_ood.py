@@ -133,6 +133,7 @@ from evaluation.suites import (
 )
 from evaluation.training import Training, index_training, load_training, read_training
 from plots import figures_or_notice, remove_figures
+from report import page_line
 from runtime.device import choose_device
 from runtime.errors import UserError
 from runtime.files import ROOT, check_writable, sha256_of, write_atomically, write_json
@@ -604,7 +605,9 @@ def evaluate(args) -> dict:
         together["passed_over"] = [str(path) for path in paths if path not in replicas.paths]
     write_results(out_dir, together, [row for rows in lines for row in rows])
     figures, not_drawn = figures_or_notice(out_dir, out_dir)
+    home = out_dir.parent if out_dir.name == "ood_results" else out_dir
     said = [*remarks(together), *advice(together, out_dir, figures), *filter(None, [not_drawn])]
+    said.append(page_line(home))
     print("", *said, sep="\n")
     return together
 

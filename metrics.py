@@ -1903,3 +1903,44 @@ def allowed_claims(n_replicas: int) -> dict[str, bool]:
     if n_replicas < 1:
         raise ValueError(f"n_replicas must be at least 1, got {n_replicas}")
     return {claim: n_replicas >= least for claim, least in LEAST_REPLICAS.items()}
+
+
+# ------------------------------------------------------------------------------------------------
+# verdicts
+# ------------------------------------------------------------------------------------------------
+
+
+WORTH_NAMING = 0.05  # of an answer's bits, or of exact match: less is no part of a verdict
+
+
+def is_there(value: float, low: float, high: float, least: float) -> bool | None:
+    """Whether a quantity with the 95 % interval [low, high] is there, and worth naming.
+
+    True where its interval lies above 0 and its value is at least `least`; False where the whole
+    interval lies below `least`; None where neither holds, so that the data do not decide.
+    """
+    if not all(map(math.isfinite, (value, low, high))):
+        return None
+    if low > 0 and value >= least:
+        return True
+    return False if high < least else None
+
+
+def verdict(rule: bool | None, memory: bool | None) -> str:
+    """ "rule", "memory", "both", "neither" or "undecided", from two answers of `is_there`."""
+    if rule is None or memory is None:
+        return "undecided"
+    return {(1, 0): "rule", (0, 1): "memory", (1, 1): "both", (0, 0): "neither"}[rule, memory]
+
+
+def wrong_spans(prediction: str, answer: str) -> list[tuple[int, int]]:
+    """Where a prediction differs from the answer: [(start, end)] of its characters, ascending.
+
+    By a shortest sequence of edits (Levenshtein). start == end where a character of the answer is
+    missing before prediction[start]. [] where the two are equal.
+
+    >>> wrong_spans("1234", "1934"), wrong_spans("134", "1234"), wrong_spans("12345", "123")
+    ([(1, 2)], [(1, 1)], [(3, 5)])
+    """
+    edits = Levenshtein.opcodes(prediction, answer)
+    return [(edit.src_start, edit.src_end) for edit in edits if edit.tag != "equal"]

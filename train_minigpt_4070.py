@@ -26,7 +26,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections import namedtuple
+from collections import deque, namedtuple
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -1222,12 +1222,6 @@ class Plan:
     def total_steps(self) -> int:
         return int(self.steps_before[-1])
 
-    def examples_after(self, step: int) -> int:
-        """Examples that a replica has seen in `step` steps."""
-        epoch, done = self.place(step)
-        seen = int(self.examples_before[epoch - 1]) + done * self.effective_batch
-        return min(seen, int(self.examples_before[min(epoch, self.epochs)]))
-
     def steps_in(self, epoch: int) -> int:
         return int(self.steps_before[epoch] - self.steps_before[epoch - 1])
 
@@ -1692,12 +1686,17 @@ class StaticSteps(EagerSteps):
 
     use_graph: bool = True
     warm_up: int = 3  # steps before the first capture: libraries and the optimizer allocate
+    shape: tuple = ()  # of the epoch's batches
 
     def begin_epoch(self, orders):
         device = self.data.device
         rows, places, slots, n_answers = fixed_slots(self.data.examples, orders, self.batch_size)
-        self.layout = Layout(slots, n_answers, device)
         self.rows = put(np.stack([rows, places], 1), device)  # [steps, 2, R, B]
+        # Examples of one length have one layout. Then an epoch of ten steps needs no graph anew.
+        before, self.shape = self.shape, (rows.shape[1:], slots.tolist(), n_answers)
+        if before == self.shape:
+            return
+        self.layout = Layout(slots, n_answers, device)
         self.now = torch.empty_like(self.rows[0])  # the rows of the step, and their places
         self.noise = torch.zeros(len(orders), dtype=torch.int64, device=device)
         self.results = torch.zeros(2, len(orders), device=device)
@@ -2554,7 +2553,7 @@ def time_line(seconds: float, n_steps: int) -> str:
     )
 
 
-MEASURED = 3  # steps that an estimate of the time goes by, after a first one that warms up
+MEASURED = 5  # steps whose median estimates the time of all, after a first one that warms up
 
 
 SECONDS_A_LINE = 30  # between two lines of progress, at least
@@ -2570,7 +2569,9 @@ class Progress:
         self.total, self.first, self.device = plan.total_steps, state.step, plan.device
         self.examples_at, self.state = plan.examples_at, state
         self.clock, self.done, self.began = clock, 0, clock()
+        self.step_began = self.began
         self.said, self.said_at = self.began, state.step
+        self.first_steps, self.recent = [], deque(maxlen=5)  # seconds a step; of lines, with steps
         waits = plan.device.type == "cpu" and state.team.size == 1  # for its own threads alone
         self.cores = CoreWatch(torch.get_num_threads() if waits else 1)
         self.terminal = sys.stdout.isatty()
@@ -2596,13 +2597,14 @@ class Progress:
         if crowded := self.cores.step():
             tqdm.write(crowded)
         left = self.total - self.first - self.done
-        if self.done in (1, 1 + MEASURED):
+        if self.done <= 1 + MEASURED:
             synchronize(self.device)
-            now = self.clock()
-            if self.done > 1 and left:
-                tqdm.write(time_line((now - self.warm) / MEASURED, left))
-            self.warm = now
         now = self.clock()
+        if self.done <= 1 + MEASURED:
+            self.first_steps.append(now - self.step_began)
+        if self.done == 1 + MEASURED and left:
+            tqdm.write(time_line(np.median(self.first_steps[1:]), left))
+        self.step_began = now
         if not self.terminal and left and now - self.said >= SECONDS_A_LINE:
             tqdm.write(self.line(now, left))
             self.said, self.said_at = now, self.total - left
@@ -2611,13 +2613,23 @@ class Progress:
         """How much is done with `left` steps to go, examples a second of a seed, and time left."""
         step = self.total - left
         n_examples = self.examples_at(step) - self.examples_at(self.said_at)
-        speed, rest = n_examples / (now - self.said), (now - self.began) / self.done * left
+        speed = n_examples / (now - self.said)
+        n_steps = step - self.said_at
+        self.recent.append(((now - self.said) / n_steps, n_steps))
+        # By steps, not by time: a few that waited for another job say nothing of the rest.
+        paces, counts = zip(*self.recent, strict=True)
+        rest = np.median(np.repeat(paces, counts)) * left
         n_seeds = len(self.state.replicas)
         each = f" for each of {n_seeds} seeds" if n_seeds > 1 else ""
         return (
             f"step {step:,} of {self.total:,} ({step / self.total:.0%}), "
             f"{speed:,.{0 if speed >= 10 else 1}f} examples/s{each}, about {duration(rest)} left"
         )
+
+    def go_on(self) -> None:
+        """A step begins after something else, as a validation."""
+        self.step_began = self.clock()
+        self.cores.begin()
 
     def clear(self) -> None:
         self.bar.clear()
@@ -2701,7 +2713,7 @@ def take_steps(
     state.model.train()
     if done == 0:
         state.optimized.zero_()
-    bar.cores.begin()
+    bar.go_on()
     for i in range(done, n_steps):
         noise = dropout_noise([replica.seed for replica in state.replicas], state.step)
         loss, norms = stepper.step(i, plan.lr_at(state.step), noise)
@@ -2808,20 +2820,27 @@ def write_canaries(data: Data, folder: Path) -> None:
     write_atomically(folder / "canaries.jsonl", "".join(lines))
 
 
-def seconds_a_step(plan: Plan, data: Data, seeds: list[int], team: World = ALONE) -> float:
+def seconds_a_step(
+    plan: Plan,
+    data: Data,
+    seeds: list[int],
+    team: World = ALONE,
+    clock: Callable = time.perf_counter,
+) -> float:
     """Measured on a throwaway model: nothing is written, and no random state is touched."""
     state = start_run(plan, [Replica(seed, Path()) for seed in seeds], [], team)
     stepper, epoch = make_stepper(plan, data, state), plan.epochs  # with all tasks in
     state.model.train()
     stepper.begin_epoch(epoch_orders(plan, data, state.replicas, epoch))
     n_steps = plan.steps_in(epoch)
+    seconds = []
     for i in range(1 + MEASURED):
+        synchronize(plan.device)
+        began = clock()
         stepper.step(i % n_steps, lr=0.0, noise=dropout_noise(seeds, i))
-        if i == 0:  # libraries and the optimizer have allocated
-            synchronize(plan.device)
-            started = time.perf_counter()
-    synchronize(plan.device)
-    return (time.perf_counter() - started) / MEASURED
+        synchronize(plan.device)
+        seconds.append(clock() - began)
+    return np.median(seconds[1:])  # in the first, libraries and the optimizer allocate
 
 
 def checkpoint_facts(plan: Plan, data: Data, step: int) -> dict:
@@ -2951,7 +2970,7 @@ def optimize(
         recorded = validated or (not plan.by_step and plan.ended_with(state.step))
         base = {"epoch": epoch, "step": state.step, "stage": stage}
         base |= {"tasks": plan.stages[stage].tasks, "lr": plan.lr_at(state.step - 1)}
-        base |= {"examples_seen": plan.examples_after(state.step)}
+        base |= {"examples_seen": plan.examples_at(state.step)}
         base |= {"seconds": round(state.seconds, 3)}
         for r, replica in enumerate(state.replicas if recorded and main else []):
             mean_loss = float(state.optimized[r]) / done
@@ -3175,8 +3194,12 @@ def report_runs(
         command = ["python", ROOT / "evaluate_ood.py", *model]
         command += ["--tokenizer", Path(data.files["tokenizer"]["path"]).resolve()]
     else:  # no standard suite asks for these tags
-        return
-    print("next:", shlex.join(map(str, command)))
+        command = []
+    if command:
+        print("next:", shlex.join(map(str, command)))
+    from report import page_line
+
+    print(page_line(folder))
 
 
 FIGURES_DRAWN = "figures.json"  # in plots/: the names of the figures drawn there, written last
@@ -3369,10 +3392,12 @@ def train(
     stop: StopSignals,
     world: World = ALONE,
     standing: Standing | None = None,
+    argv: list[str] | None = None,
 ) -> None:
     """Train every seed side by side and write each one's run folder; `stop` is a StopSignals.
 
-    In one of several processes, train this one's part of the work (see `share_work`).
+    In one of several processes, train this one's part of the work (see `share_work`). The words of
+    the command, `argv`, are kept in config.json.
     """
     standing = standing or Standing.of(world)
     if args.deterministic:
@@ -3406,6 +3431,8 @@ def train(
         # The run folder.
         config = run_config(plan, data, vars(args), work.seeds, world.size)
         config["side_by_side"] = work.training
+        config["command"] = ["python", Path(__file__).name, *(argv or [])]
+        config["begun"] = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
         if world.main:
             open_run_folder(args, work, config, data, locks)
         barrier(world)
@@ -3494,7 +3521,7 @@ def run_training(argv: list[str], world: World, standing: Standing) -> None:
     args.out_dir = args.out_dir or default_out_dir(args.data)
     try:
         with StopSignals(answers=world.main) as stop:
-            train(args, stop, world, standing)
+            train(args, stop, world, standing, argv)
     except RuntimeError as error:
         if "out of memory" not in str(error) and "allocate memory" not in str(error):
             raise

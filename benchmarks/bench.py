@@ -12,6 +12,7 @@ rounds. README.md beside this file says what is measured and what was done to be
 
 import argparse
 import gc
+import os
 import platform
 import statistics
 import sys
@@ -36,7 +37,7 @@ from runtime.cli import Parser, answer_early, run_main
 # ----------------------------------------------------------------------------------------------
 
 
-SECTIONS = ("train", "generate", "evaluate", "growth", "large")
+SECTIONS = ("train", "generate", "evaluate", "scoring", "growth", "large")
 
 
 def section_list(text):
@@ -105,6 +106,11 @@ class Bench:
     def more_steps(self):
         """Times as many steps in a turn: on a GPU it holds a step of warm-up and a capture."""
         return 33 if self.device.type == "cuda" else 1
+
+    @property
+    def clock(self):
+        """Whose seconds count against the product peak: on a CPU other work takes no part of it."""
+        return "seconds" if self.device.type == "cuda" else "cpu_seconds"
 
     def synchronize(self):
         if self.device.type == "cuda":
@@ -216,47 +222,67 @@ class Peer:
     """A model trained by the usual loop: padded DataLoader, loss on the answer, clipping, AdamW.
 
     `logits` maps (model, ids [B, T]) to [B, T, V]. Right padding under a causal mask needs no
-    attention mask, so none is passed: that lets every peer take its fastest attention.
+    attention mask, so none is passed: that lets every peer take its fastest attention. With R > 1
+    the model is R models, their parameters stacked and their rows one after the other in `ids`.
     """
 
-    def __init__(self, bench, model, logits, precision):
-        self.bench, self.R, self.logits = bench, 1, logits
-        self.context = nullcontext()
-        if precision != "fp32":
-            self.context = torch.autocast(bench.device.type, minigpt.DTYPES[precision])
+    def __init__(self, bench, model, logits, precision, *, R=1, compiled=False):
+        self.bench, self.R, self.logits, self.precision = bench, R, logits, precision
         self.model = model.to(bench.device).train()
         parameters = list(self.model.parameters())
-        self.n_params = sum(p.numel() for p in parameters)
+        self.n_params = sum(p.numel() for p in parameters) // R
+        vector = 1 if R == 1 else 2  # dimensions of a bias or a gain
         groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+            {"params": [p for p in parameters if p.ndim > vector], "weight_decay": WEIGHT_DECAY},
+            {"params": [p for p in parameters if p.ndim <= vector], "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.95), fused=True)
         self.data = Rows(bench.examples)
+        if compiled:  # lengths differ from batch to batch: one graph for all of them
+            self.losses = torch.compile(self.losses, dynamic=True)
+
+    def losses(self, inputs, targets):
+        """The sum over each replica's answer tokens, [R]."""
+        low = self.precision != "fp32"
+        dtype = minigpt.DTYPES[self.precision] if low else None
+        with torch.autocast(self.bench.device.type, dtype, enabled=low):
+            logits = self.logits(self.model, inputs)
+        logits, targets = logits.flatten(0, 1).float(), targets.flatten()
+        if self.R == 1:
+            loss = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+            return loss[None]
+        each = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
+        return each.view(self.R, -1).sum(1)
+
+    def clip(self):
+        if self.R == 1:
+            nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRAD_NORM)
+            return
+        grads = [p.grad.view(self.R, -1) for p in self.model.parameters()]
+        norms = torch.stack([g.norm(dim=1) for g in grads]).norm(dim=0)
+        scale = (MAX_GRAD_NORM / (norms + 1e-6)).clamp(max=1.0)[:, None]
+        torch._foreach_mul_(grads, [scale] * len(grads))
 
     def train(self, batches, micro_batches):
-        """Optimize on `batches`, int [steps, 1, n], each cut into `micro_batches`."""
-        pieces = [p.tolist() for rows in batches for p in np.split(rows[0], micro_batches)]
+        """Optimize on `batches`, int [steps, R, n], each cut into `micro_batches`."""
+        pieces = [
+            piece.flatten().tolist()
+            for rows in batches
+            for piece in np.split(rows, micro_batches, 1)
+        ]
         pin = self.bench.device.type == "cuda"
         loader = iter(
             DataLoader(self.data, batch_sampler=pieces, collate_fn=collate, pin_memory=pin)
         )
         for _ in batches:
             micro = [next(loader) for _ in range(micro_batches)]
-            n_targets = sum(int((targets != IGNORED).sum()) for _, targets in micro)
+            n_targets = sum((targets != IGNORED).view(self.R, -1).sum(1) for _, targets in micro)
+            weights = (1 / n_targets).to(self.bench.device)
             for inputs, targets in micro:
                 inputs = inputs.to(self.bench.device, non_blocking=True)
                 targets = targets.to(self.bench.device, non_blocking=True)
-                with self.context:
-                    logits = self.logits(self.model, inputs)
-                loss = F.cross_entropy(
-                    logits.flatten(0, 1).float(),
-                    targets.flatten(),
-                    ignore_index=IGNORED,
-                    reduction="sum",
-                )
-                (loss / n_targets).backward()
-            nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRAD_NORM)
+                (self.losses(inputs, targets) * weights).sum().backward()
+            self.clip()
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
 
@@ -301,6 +327,31 @@ class PlainGPT(nn.Module):
         for block in self.blocks:
             x = block(x)
         return F.linear(self.norm(x), self.tokens.weight)
+
+
+class Ensemble(nn.Module):
+    """R models of one shape as one, by torch.func: what one would write to train many seeds."""
+
+    def __init__(self, models):
+        super().__init__()
+        stacked, _ = torch.func.stack_module_state(models)
+        self.names, self.R = list(stacked), len(models)
+        self.stacked = nn.ParameterList(stacked.values())
+        self.shape = [models[0]]  # in a list, where its own parameters are not this module's
+
+    @classmethod
+    def of(cls, config, R):
+        return cls([PlainGPT(config) for _ in range(R)])
+
+    def forward(self, ids):
+        """ids [R * B, T] -> logits [R * B, T, V]"""
+
+        def one(parameters, ids):
+            return torch.func.functional_call(self.shape[0], parameters, (ids,))
+
+        parameters = dict(zip(self.names, self.stacked, strict=True))
+        ids = ids.view(self.R, -1, ids.shape[1])
+        return torch.vmap(one, randomness="different")(parameters, ids).flatten(0, 1)
 
 
 def gpt2(config, as_it_comes=False):
@@ -355,8 +406,20 @@ def x_transformer(config):
     )
 
 
-def peer_builders(bench):
-    """{name: function that builds the peer with fresh weights}, those whose packages are there."""
+def not_compiled_because(device):
+    """Why torch.compile cannot be used here, or "" where it can."""
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=device))
+    except Exception as error:  # of whatever it lacks: a compiler, Triton, headers of Python
+        return str(error).strip().splitlines()[0]
+    return ""
+
+
+def peer_builders(bench, replicas=(), compiled=True):
+    """{name: function that builds the peer with fresh weights}, those whose packages are there.
+
+    `replicas` are the sizes R > 1 of ensembles; `compiled` adds a loop under torch.compile.
+    """
     config = bench.config
 
     def gpt2_logits(model, ids):
@@ -367,16 +430,24 @@ def peer_builders(bench):
 
     models = {}
     if find_spec("transformers"):
-        models["transformers GPT-2, tuned"] = (gpt2, gpt2_logits)
-        models["transformers GPT-2, as it comes"] = (partial(gpt2, as_it_comes=True), gpt2_logits)
+        models["transformers GPT-2, tuned"] = (gpt2, gpt2_logits, {})
+        whole = partial(gpt2, as_it_comes=True)
+        models["transformers GPT-2, as it comes"] = (whole, gpt2_logits, {})
     if find_spec("x_transformers"):
-        models["x-transformers, rotary, flash"] = (x_transformer, call)
-    models["plain PyTorch loop"] = (PlainGPT, call)
+        models["x-transformers, rotary, flash"] = (x_transformer, call, {})
+    models["plain PyTorch loop"] = (PlainGPT, call, {})
+    if compiled:  # as karpathy/nanoGPT trains: its model is the plain one, its loss is compiled too
+        models["plain PyTorch loop, torch.compile"] = (PlainGPT, call, {"compiled": True})
+    for R in replicas:
+        build = partial(Ensemble.of, R=R)
+        models[f"torch.func ensemble, R = {R}"] = (build, call, {"R": R})
     # Autocast is not always the faster way on a CPU, so there every peer runs both ways.
     both = bench.device.type == "cpu" and bench.precision != "fp32"
     return {
-        f"{name}, {precision}": lambda b=build, x=logits, p=precision: Peer(bench, b(config), x, p)
-        for name, (build, logits) in models.items()
+        f"{name}, {precision}": lambda b=build, x=logits, p=precision, o=options: Peer(
+            bench, b(config), x, p, **o
+        )
+        for name, (build, logits, options) in models.items()
         for precision in (("fp32", bench.precision) if both else (bench.precision,))
     }
 
@@ -392,18 +463,29 @@ class Series:
 
     name: str
     seconds: list = field(default_factory=list)
+    cpu_seconds: list = field(default_factory=list)
     examples: list = field(default_factory=list)
     tokens: list = field(default_factory=list)  # real ones, or generated ones
     facts: dict = field(default_factory=dict)
 
-    def add(self, seconds, examples, tokens):
-        self.seconds.append(seconds)
+    def add(self, spent, examples, tokens):
+        """`spent`: seconds of wall time and of processor time."""
+        self.seconds.append(spent[0])
+        self.cpu_seconds.append(spent[1])
         self.examples.append(int(examples))
         self.tokens.append(int(tokens))
 
-    def rates(self, what):
-        """`what` ("examples" or "tokens") a second, one value a round."""
-        return [n / s for n, s in zip(getattr(self, what), self.seconds, strict=True)]
+    def rates(self, what, clock="seconds"):
+        """`what` ("examples" or "tokens") a second of `clock`, one value a round."""
+        return [n / s for n, s in zip(getattr(self, what), getattr(self, clock), strict=True)]
+
+    def work(self, flops_a_token, peaks, clock):
+        """FLOP/s, and the share of the product peaks (one a round, in seconds of `clock`)."""
+        rates = zip(self.rates("tokens", clock), peaks, strict=True)
+        return {
+            "flops": flops_a_token * statistics.median(self.rates("tokens")),
+            "share_of_peak": statistics.median(flops_a_token * rate / peak for rate, peak in rates),
+        }
 
     def summary(self):
         examples, tokens = self.rates("examples"), self.rates("tokens")
@@ -412,19 +494,25 @@ class Series:
             "examples_per_second": statistics.median(examples),
             "examples_per_second_low": min(examples),
             "examples_per_second_high": max(examples),
+            "examples_per_cpu_second": statistics.median(self.rates("examples", "cpu_seconds")),
             "tokens_per_second": statistics.median(tokens),
             **self.facts,
-            "rounds": {k: getattr(self, k) for k in ("seconds", "examples", "tokens")},
+            "rounds": {
+                k: getattr(self, k) for k in ("seconds", "cpu_seconds", "examples", "tokens")
+            },
         }
 
 
 def stopwatch(bench, work):
-    """(seconds, what `work` returned), the device idle before and after."""
+    """((wall seconds, processor seconds), what `work` returned); the device idle before and after.
+
+    Processor time is that of all threads, so it does not grow with what else the machine does.
+    """
     bench.synchronize()
-    start = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     result = work()
     bench.synchronize()
-    return time.perf_counter() - start, result
+    return (time.perf_counter() - wall, time.process_time() - cpu), result
 
 
 def time_training(series, contender, batches, micro_batches, keep):
@@ -437,8 +525,8 @@ def time_training(series, contender, batches, micro_batches, keep):
     contender.train(batches[:1], micro_batches)
     if keep:
         rest = batches[1:]
-        seconds = stopwatch(bench, partial(contender.train, rest, micro_batches))[0]
-        series.add(seconds, rest.size, bench.examples.lengths[rest].sum())
+        spent = stopwatch(bench, partial(contender.train, rest, micro_batches))[0]
+        series.add(spent, rest.size, bench.examples.lengths[rest].sum())
 
 
 def in_turn(items, round_):
@@ -474,18 +562,21 @@ def product_shapes(config, n):
     return [(n, C, 3 * C), (n, C, C), (n, C, hidden), (n, hidden, C)]
 
 
-def matrix_product_peak(bench, config, n, repeats=3):
-    """FLOP/s of bare matrix products, forward and both backward, on a layer's shapes."""
-    dtype = minigpt.DTYPES[bench.precision]
+def matrix_product_peak(bench, config, n, *, precision, backward=True, repeats=3):
+    """FLOP of bare matrix products in a second of `bench.clock`, on a layer's shapes for n tokens.
+
+    Forward and both backward; without `backward` the forward ones alone.
+    """
+    dtype = minigpt.DTYPES[precision]
     products, flops = [], 0
     for a, b, c in product_shapes(config, n):
         x, w, grad = (
             torch.randn(*shape, device=bench.device, dtype=dtype)
             for shape in ((a, b), (b, c), (a, c))
         )
-        for left, right in ((x, w), (grad, w.mT), (x.mT, grad)):
+        for left, right in ((x, w), (grad, w.mT), (x.mT, grad))[: 3 if backward else 1]:
             products.append((left, right, left @ right))  # the result's memory is used again
-        flops += 6 * a * b * c
+            flops += 2 * a * b * c
 
     def work():
         for _ in range(repeats):
@@ -499,7 +590,8 @@ def matrix_product_peak(bench, config, n, repeats=3):
             work()
         work = graph.replay
         work()
-    return repeats * flops / stopwatch(bench, work)[0]
+    wall, cpu = stopwatch(bench, work)[0]
+    return repeats * flops / (wall if bench.clock == "seconds" else cpu)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -526,25 +618,23 @@ def training_settings(bench, quick):
     ]
 
 
-def training(bench, settings, rounds):
-    """Time every contender in every setting: {"peak_flops": per round, setting: [summary, …]}."""
+def training(bench, settings, rounds, not_compiled=""):
+    """Time every contender in every setting; `not_compiled` says why none of them is compiled.
+
+    Returns {"peak_flops": one a round, "settings": {name: [summary, …]}, …}.
+    """
     replicas = sorted({R for setting in settings for R in setting.replicas})
-    builders = {f"{OURS}, R = {R}": (lambda R=R: Ours(bench, R)) for R in replicas} | peer_builders(
-        bench
-    )
+    builders = {f"{OURS}, R = {R}": (lambda R=R: Ours(bench, R)) for R in replicas}
+    builders |= peer_builders(bench, [R for R in replicas if R > 1], compiled=not not_compiled)
     contenders = {name: build() for name, build in builders.items()}
     series = {
-        setting: {
-            name: Series(name)
-            for name, c in contenders.items()
-            if isinstance(c, Peer) or c.R in setting.replicas
-        }
+        setting: {name: Series(name) for name, c in contenders.items() if c.R in setting.replicas}
         for setting in settings
     }
     tokens = int(bench.examples.lengths.mean() * max(setting.n for setting in settings))
     peaks = []
     for round_ in range(rounds + 1):  # round 0 warms up
-        peaks.append(matrix_product_peak(bench, bench.config, tokens))
+        peaks.append(matrix_product_peak(bench, bench.config, tokens, precision=bench.precision))
         for setting, lines in series.items():
             for name in in_turn(list(lines), round_):
                 contender = contenders[name]
@@ -553,15 +643,14 @@ def training(bench, settings, rounds):
         progress(f"training: round {round_} of {rounds}")
     sizes = {name: (c.n_params, c.R) for name, c in contenders.items()}
     del contenders, contender
-    result = {"peak_flops": peaks[1:]}
+    result = {"peak_flops": peaks[1:], "not_compiled_because": not_compiled, "settings": {}}
     for setting, lines in series.items():
         for name, line in lines.items():
             n_params, R = sizes[name]
-            flops = 6 * n_params * statistics.median(line.rates("tokens"))
             line.facts = {"ours": name.startswith(OURS), "R": R, "n_params": n_params}
-            line.facts |= {"flops": flops, "share_of_peak": flops / statistics.median(peaks[1:])}
+            line.facts |= line.work(6 * n_params, peaks[1:], bench.clock)
             line.facts["peak_memory_bytes"] = training_memory(bench, builders[name], setting, R)
-        result[setting.name] = [line.summary() for line in lines.values()]
+        result["settings"][setting.name] = [line.summary() for line in lines.values()]
         progress(f"training: memory of {setting.name}")
     return result
 
@@ -668,10 +757,10 @@ def generation(bench, rounds, n, n_one_by_one, batch_size=128):
         part = rows[by_length[round_ % every :: every]]  # all lengths alike in every round
         for name in in_turn(list(ways), round_):
             chosen = part if name == ONE_BY_ONE or not round_ else rows
-            seconds, found = stopwatch(bench, partial(ways[name], chosen))
+            spent, found = stopwatch(bench, partial(ways[name], chosen))
             assert [len(ids) for ids in found] == caps_of(bench.examples, chosen).tolist()
             if round_:
-                lines[name].add(seconds, len(chosen), sum(map(len, found)))
+                lines[name].add(spent, len(chosen), sum(map(len, found)))
             if name == OURS:
                 ours |= dict(zip(chosen.tolist(), found, strict=True))
             elif name == ONE_BY_ONE and round_:
@@ -734,9 +823,9 @@ def evaluation(bench, rounds, n, max_epochs=300):
     for round_ in range(rounds + 1):  # round 0 warms up
         for name in in_turn(list(ways), round_):
             if round_ or name != ONE_BY_ONE:
-                seconds, said[name] = stopwatch(bench, partial(ways[name], rows))
+                spent, said[name] = stopwatch(bench, partial(ways[name], rows))
                 if round_:
-                    lines[name].add(seconds, n, caps_of(bench.examples, rows, 1).sum())
+                    lines[name].add(spent, n, caps_of(bench.examples, rows, 1).sum())
         progress(f"evaluation: round {round_} of {rounds}")
     answers = [bench.examples.answer(row) for row in rows]
     same = sum(a == b for a, b in zip(said[OURS], said[ONE_BY_ONE], strict=True))
@@ -747,6 +836,44 @@ def evaluation(bench, rounds, n, max_epochs=300):
         "compared_with_one_by_one": n,
         "ways": [line.summary() for line in lines.values()],
     }
+
+
+# ----------------------------------------------------------------------------------------------
+# Section: scoring
+# ----------------------------------------------------------------------------------------------
+
+
+def scoring(bench, rounds, n, replicas=(1, 8)):
+    """Time the two passes of evaluation by R models on `n` examples: what a ledger is made of, and
+    what evaluate_ood.py does. An untrained model decodes each row up to its cap.
+    """
+    rows, examples = draw_rows(bench, 0, 1, n)[0, 0], bench.examples
+    length = {
+        "scoring": examples.lengths[rows].sum(),
+        "decoding": (examples.answer_start[rows] + caps_of(examples, rows) - 1).sum(),
+    }
+    models = {R: Ours(bench, R).model.eval() for R in replicas}
+    ways = {}
+    for R, model in models.items():
+        of_each = np.broadcast_to(rows, (R, n))
+        ways["scoring", R] = partial(minigpt.score, model, examples, rows, bench.device)
+        ways["decoding", R] = partial(
+            minigpt.generate, model, examples, of_each, NO_EOS, bench.device
+        )
+    lines, peaks = {way: Series(f"{way[0]}, R = {way[1]}") for way in ways}, []
+    products = minigpt.onednn_products if minigpt.onednn_keeps_fp32() else nullcontext
+    for round_ in range(rounds + 1):  # round 0 warms up
+        with products():
+            peak = matrix_product_peak(bench, bench.config, 4096, precision="fp32", backward=False)
+        peaks.append(peak)
+        for way in in_turn(list(ways), round_):
+            spent, _ = stopwatch(bench, ways[way])
+            if round_:
+                lines[way].add(spent, n * way[1], length[way[0]] * way[1])
+        progress(f"scoring: round {round_} of {rounds}")
+    for (_, R), line in lines.items():
+        line.facts = {"R": R} | line.work(2 * models[R].n_params(), peaks[1:], bench.clock)
+    return {"peak_flops": peaks[1:], "ways": [line.summary() for line in lines.values()]}
 
 
 # ----------------------------------------------------------------------------------------------
@@ -810,15 +937,14 @@ def large(bench, rounds):
     line, peaks = Series("this project, d_model 512, 16 layers, batch 128"), []
     model = Ours(bench, config=config)
     for round_ in range(rounds + 1):  # round 0 warms up
-        peaks.append(matrix_product_peak(bench, config, tokens))
+        peaks.append(matrix_product_peak(bench, config, tokens, precision=bench.precision))
         rows = draw_rows(bench, round_, 100 if round_ else 2, 128)
-        seconds = stopwatch(bench, partial(model.train, rows, 1))[0]
+        spent = stopwatch(bench, partial(model.train, rows, 1))[0]
         if round_:
-            line.add(seconds, rows.size, bench.examples.lengths[rows].sum())
+            line.add(spent, rows.size, bench.examples.lengths[rows].sum())
         progress(f"large: round {round_} of {rounds}")
-    flops = 6 * model.n_params * statistics.median(line.rates("tokens"))
-    line.facts = {"n_params": model.n_params, "flops": flops, "peak_flops": peaks[1:]}
-    line.facts["share_of_peak"] = flops / statistics.median(peaks[1:])
+    line.facts = {"n_params": model.n_params, "peak_flops": peaks[1:]}
+    line.facts |= line.work(6 * model.n_params, peaks[1:], bench.clock)
     del model
     rows = draw_rows(bench, 0, 2, 128)
     work = lambda: Ours(bench, config=config).train(rows, 1)  # noqa: E731
@@ -855,36 +981,46 @@ def spread(line):
     return f"{line['examples_per_second']:,.1f} ({low:,.1f}–{high:,.1f})"
 
 
-def times_best(line, others):
-    """How many times the best of `others` (by median), round by round: "median (low–high)"."""
-    best = max(others, key=lambda other: other["examples_per_second"])
-    rates = [
-        [n / s for n, s in zip(x["rounds"]["tokens"], x["rounds"]["seconds"], strict=True)]
-        for x in (line, best)
-    ]
-    ratios = [a / b for a, b in zip(*rates, strict=True)]
+def times_best(line, others, clock="seconds"):
+    """How many times the best of `others` (by median), round by round: "median (low–high)".
+
+    Speed is by "seconds" of wall time or "cpu_seconds" of processor time.
+    """
+
+    def rates(x):
+        return [n / s for n, s in zip(x["rounds"]["tokens"], x["rounds"][clock], strict=True)]
+
+    best = max(others, key=lambda other: statistics.median(rates(other)))
+    ratios = [a / b for a, b in zip(rates(line), rates(best), strict=True)]
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
 
 
-def training_tables(result):
-    peak = statistics.median(result["peak_flops"])
-    parts = [f"matrix-product peak on these shapes: {peak / 1e9:,.0f} GFLOP/s"]
-    header = ["training", "parameters", "examples/s", "real tokens/s", "GFLOP/s", "of peak"]
-    header += ["peak MiB", "× best peer"]
-    for setting, lines in result.items():
-        if setting == "peak_flops":
-            continue
+def peak_line(peaks, clock):
+    """How fast bare products were, one of `peaks` a round."""
+    of = {"seconds": "second", "cpu_seconds": "second of processor time"}[clock]
+    return f"matrix products on these shapes: {statistics.median(peaks) / 1e9:,.0f} GFLOP a {of}"
+
+
+def training_tables(result, clock):
+    parts = [peak_line(result["peak_flops"], clock)]
+    if result["not_compiled_because"]:
+        parts.append(f"without torch.compile: {result['not_compiled_because']}")
+    header = ["training", "parameters", "examples/s", "per CPU s", "real tokens/s", "GFLOP/s"]
+    header += ["of peak", "peak MiB", "× best peer", "by CPU time"]
+    for setting, lines in result["settings"].items():
         peers = [line for line in lines if not line["ours"]]
         rows = [
             [
                 line["name"],
                 f"{line['n_params']:,}" + (f" × {line['R']}" if line["R"] > 1 else ""),
                 spread(line),
+                f"{line['examples_per_cpu_second']:,.1f}",
                 f"{line['tokens_per_second']:,.0f}",
                 f"{line['flops'] / 1e9:,.1f}",
                 f"{line['share_of_peak']:.1%}",
                 f"{line['peak_memory_bytes'] / 2**20:,.0f}",
                 times_best(line, peers),
+                times_best(line, peers, "cpu_seconds"),
             ]
             for line in lines
         ]
@@ -894,9 +1030,15 @@ def training_tables(result):
 
 def generation_table(result, title):
     ways = result["ways"]
-    header = [title, "prompts/s", "new tokens/s", "this project is × as fast"]
+    header = [title, "prompts/s", "new tokens/s", "this project is × as fast", "by CPU time"]
     rows = [
-        [w["name"], spread(w), f"{w['tokens_per_second']:,.0f}", times_best(ways[0], [w])]
+        [
+            w["name"],
+            spread(w),
+            f"{w['tokens_per_second']:,.0f}",
+            times_best(ways[0], [w]),
+            times_best(ways[0], [w], "cpu_seconds"),
+        ]
         for w in ways
     ]
     same, compared = result["same_as_one_by_one"], result["compared_with_one_by_one"]
@@ -904,6 +1046,21 @@ def generation_table(result, title):
         f"{table(header, rows)}\n\nthe same answers as one by one: {same} of {compared} "
         f"(of {result['prompts']} prompts)"
     )
+
+
+def scoring_table(result, clock):
+    header = ["evaluation, fp32", "examples/s", "per CPU s", "GFLOP/s", "of peak"]
+    rows = [
+        [
+            line["name"],
+            spread(line),
+            f"{line['examples_per_cpu_second']:,.1f}",
+            f"{line['flops'] / 1e9:,.1f}",
+            f"{line['share_of_peak']:.1%}",
+        ]
+        for line in result["ways"]
+    ]
+    return f"{peak_line(result['peak_flops'], clock)}\n\n{table(header, rows)}"
 
 
 def growth_tables(result):
@@ -930,6 +1087,11 @@ def large_table(line):
     return table(header, [[*row, f"{line['peak_memory_bytes'] / 2**20:,.0f}"]])
 
 
+def load():
+    """Processes that ran or waited to, on average over the last minute; None where unknown."""
+    return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
+
+
 def machine(bench):
     """What the figures were measured on."""
     name = platform.processor() or platform.machine()
@@ -943,7 +1105,9 @@ def machine(bench):
     found = [p for p in packages if find_spec(p.replace("-", "_"))]
     return {
         "device": name,
+        "instructions": minigpt.cpu_bf16_instructions(),
         "threads": torch.get_num_threads(),
+        "load": load(),
         "precision": bench.precision,
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -964,13 +1128,19 @@ def measure_sections(args):
     where = machine(bench)
     packages = ", ".join(f"{name} {v}" for name, v in where["packages"].items())
     print(
-        f"{date.today()}: {where['device']}, {where['threads']} threads, {where['precision']}; "
+        f"{date.today()}: {where['device']}, {where['threads']} threads, {where['precision']}, "
+        f"load {where['load']}; "
         f"Python {where['python']}, {packages}; {rounds} rounds, median (lowest–highest)"
     )
     result = {"date": str(date.today()), "arguments": vars(args), "machine": where}
     if "train" in args.sections:
-        result["training"] = training(bench, training_settings(bench, args.quick), rounds)
-        print(f"\n{training_tables(result['training'])}", flush=True)
+        result["training"] = training(
+            bench,
+            training_settings(bench, args.quick),
+            rounds,
+            not_compiled=not_compiled_because(bench.device),
+        )
+        print(f"\n{training_tables(result['training'], bench.clock)}", flush=True)
     if "generate" in args.sections:
         n, part = (64, 4) if args.quick else (500, 50)
         result["generation"] = generation(bench, rounds, n, part)
@@ -981,6 +1151,9 @@ def measure_sections(args):
         result["evaluation"] = found
         title = f"evaluation, {found['right'] / found['prompts']:.0%} right"
         print(f"\n{generation_table(found, title)}", flush=True)
+    if "scoring" in args.sections:
+        result["scoring"] = scoring(bench, rounds, 32 if args.quick else 256)
+        print(f"\n{scoring_table(result['scoring'], bench.clock)}", flush=True)
     if "growth" in args.sections:
         result["growth"] = growth(bench, rounds, args.quick)
         print(f"\n{growth_tables(result['growth'])}", flush=True)
@@ -988,7 +1161,8 @@ def measure_sections(args):
         result["large"] = large(bench, rounds)
         print(f"\n{large_table(result['large'])}", flush=True)
     result["seconds"] = round(time.perf_counter() - started, 1)
-    print(f"\n{result['seconds']:.0f} s in all")
+    result["load_at_the_end"] = load()
+    print(f"\n{result['seconds']:.0f} s in all, load {load()} at the end")
     if args.out:
         files.write_json(Path(args.out), result)
 

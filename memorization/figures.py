@@ -168,20 +168,27 @@ def kinds_of_rows(columns: dict) -> dict[str, np.ndarray]:
     return {name: rows for name, rows in found.items() if len(rows)}
 
 
+def places_on_map(columns: dict) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Kind -> (OUT and IN rate of each place [n, 2], examples there [n])."""
+    places = {}
+    for name, rows in kinds_of_rows(columns).items():
+        pairs = [(columns["exact_out"][i], columns["exact_in"][i]) for i in rows]
+        places[name] = np.unique(np.round(pairs, 2), axis=0, return_counts=True)
+    return places
+
+
 def map_figure(results: dict, columns: dict):
     """OUT rate across, IN rate up. Dots at one place are one dot, coloured by how many they are."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
 
-    kinds, places = kinds_of_rows(columns), {}
-    for name, rows in kinds.items():
-        pairs = [(columns["exact_out"][i], columns["exact_in"][i]) for i in rows]
-        places[name] = np.unique(np.round(pairs, 2), axis=0, return_counts=True)
+    places = places_on_map(columns)
     if not places:
         return None
     most = max(int(counts.max()) for _, counts in places.values())
     norm = LogNorm(1, max(most, 2))
-    density = LinearSegmentedColormap.from_list("density", [COLOURS[5], COLOURS[0], "black"])
+    ends = [COLOURS[5], COLOURS[0], "black"]
+    density = LinearSegmentedColormap.from_list("density", ends, N=24)  # more would be a raster
     fig, axes = figure(results, 1.6 + 4.1 * len(places), 4.7, (1,) * len(places))
     for ax, (name, (at, counts)) in zip(axes, places.items(), strict=True):
         ax.plot([0, 1], [0, 1], color="0.5", linestyle="--", linewidth=1, zorder=1)
@@ -197,6 +204,7 @@ def map_figure(results: dict, columns: dict):
         y = "exact match, IN replicas" if ax is axes[0] else ""
         label_axes(ax, title, "exact match, OUT replicas", y)
     bar = fig.colorbar(ScalarMappable(norm, density), ax=list(axes), shrink=0.75)
+    bar.solids.set_edgecolor("face")
     log_axis(bar.ax.yaxis, 1, max(most, 2))
     bar.set_label("examples at one place")
     replicas, unsure = results["panel"]["replicas"], ""

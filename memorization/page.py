@@ -1,28 +1,37 @@
 """The printed page: what memorization_results.json says, in tables and one sentence a group."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from memorization.measures import CANARIES, WRONG
 
 
+class Table(NamedTuple):
+    """A title, columns by name with their rows of texts, and what is to be said below them."""
+
+    title: str
+    names: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    notes: Sequence[str] = ()
+
+
 def page(results: dict) -> list[str]:
     """All lines of the page, from what was read to the self-tests."""
-    sections = (
-        header,
-        budget_lines,
-        repeat_lines,
-        exposure_lines,
-        membership_lines,
-        extraction_lines,
-        limem_lines,
-        dynamics_lines,
-        lookup_lines,
-        most_memorized_lines,
-        sentences,
-        self_test_lines,
+    tables = (
+        budget_table,
+        repeat_table,
+        exposure_table,
+        membership_table,
+        extraction_table,
+        limem_table,
+        dynamics_table,
+        lookup_table,
+        most_memorized_table,
     )
-    blocks = [section(results) for section in sections]
-    return [line for block in blocks if block for line in (*block, "")][:-1]
+    found = [table(results) for table in tables]
+    blocks = [header(results), *(lines_of(table) for table in found if table)]
+    blocks += [sentences(results), lines_of(self_test_table(results))]
+    return [line for block in blocks for line in (*block, "")][:-1]
 
 
 # ----------------------------------------------------------------------------------------------
@@ -45,7 +54,13 @@ def with_ends(row: dict, key: str, show=bits) -> str:
     return show(row[key]) + ends
 
 
-def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def lines_of(table: Table) -> list[str]:
+    """The title, the columns and the notes, indented by two."""
+    columns = aligned(table.names, table.rows) if table.names else []
+    return [table.title, *columns, *(f"  {note}" for note in table.notes)]
+
+
+def aligned(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns as wide as they need, the first to the left, the others to the right."""
     lines = [list(names), *(list(map(str, row)) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(names))]
@@ -87,7 +102,7 @@ def header(results: dict) -> list[str]:
     ]
 
 
-def budget_lines(results: dict) -> list[str]:
+def budget_table(results: dict) -> Table:
     rows = [
         (
             row["group"],
@@ -103,22 +118,22 @@ def budget_lines(results: dict) -> list[str]:
     names = ("group", "n", "bits", "rule", "memory", "unexplained", "rule over a 3-gram")
     legal = {row["baseline"] for row in results["budget"]}
     n_left_out = sum(row["n_left_out"] for row in results["budget"])
-    left_out = f"  n: without examples that every replica trained on, or none did: {n_left_out:,}"
-    return [
+    notes = [
+        f"bits: the answer's under an even guess among {' or a '.join(sorted(legal))}; mean of an "
+        "example"
+    ]
+    if n_left_out:
+        notes += [f"n: without examples that every replica trained on, or none did: {n_left_out:,}"]
+    return Table(
         "Bit budget: bits of an answer = rule (known without having seen it) + memory (added by "
         "having seen it) + unexplained",
-        *table(names, rows),
-        f"  bits: the answer's under an even guess among {' or a '.join(sorted(legal))}; mean of "
-        "an example",
-        *([left_out] if n_left_out else []),
-    ]
+        names,
+        rows,
+        notes,
+    )
 
 
-def repeat_lines(results: dict) -> list[str]:
-    lines = [
-        "Memory by repeat count: exact match IN minus OUT, and bits; beside it what permuted "
-        "masks give"
-    ]
+def repeat_table(results: dict) -> Table:
     names = ("answers", "repeats", "n", "IN", "OUT", "memory", "permuted ±", "memory, bits")
     rows = []
     for kind, table_rows in results["by_repeat_count"].items():
@@ -136,13 +151,18 @@ def repeat_lines(results: dict) -> list[str]:
                     with_ends(row["bits"], "memory"),
                 )
             )
-    return [*lines, *table(names, rows)]
+    return Table(
+        "Memory by repeat count: exact match IN minus OUT, and bits; beside it what permuted masks "
+        "give",
+        names,
+        rows,
+    )
 
 
-def exposure_lines(results: dict) -> list[str]:
+def exposure_table(results: dict) -> Table | None:
     found = results["exposure"]
     if not found:
-        return []
+        return None
     rows = [
         (
             row["repeat_count"],
@@ -160,14 +180,15 @@ def exposure_lines(results: dict) -> list[str]:
     how = f"all {found['most_candidates']:,} at most"
     if found["n_sampled"]:
         how = f"for {found['n_sampled']} canaries {found['sample']:,} of them drawn at random"
-    return [
+    return Table(
         "Exposure of canaries, bits: log2(candidates) - log2(rank). Candidates: the legal answers "
         f"of the canary's form but the true one ({how})",
-        *table(names, rows),
-    ]
+        names,
+        rows,
+    )
 
 
-def membership_lines(results: dict) -> list[str]:
+def membership_table(results: dict) -> Table:
     found, rows = results["membership"], []
     for name, row in found["attacks"].items():
         null = found["null"][name]
@@ -191,16 +212,17 @@ def membership_lines(results: dict) -> list[str]:
         )
     )
     names = ("attack", "AUC", "TPR at 1 % FPR", "AUC, permuted", "TPR, permuted")
-    return [
+    return Table(
         "Membership inference: was this replica trained on this example? blind: from tag, lengths "
         "and 3-gram alone",
-        *table(names, rows),
-        "  the interval of TPR takes pairs of replica and example for independent",
-    ]
+        names,
+        rows,
+        ["the interval of TPR takes pairs of replica and example for independent"],
+    )
 
 
-def extraction_lines(results: dict) -> list[str]:
-    lines, rows = [], []
+def extraction_table(results: dict) -> Table:
+    notes, rows = [], []
     for kind, found in results["extraction"].items():
         for row in found["curve"]:
             rows.append(
@@ -214,32 +236,36 @@ def extraction_lines(results: dict) -> list[str]:
             )
         slope = found["slope"]
         if slope["slope"] is not None:
-            lines.append(
-                f"  {kind} answers: exact match IN minus OUT grows as repeat count to the power "
+            notes.append(
+                f"{kind} answers: exact match IN minus OUT grows as repeat count to the power "
                 f"of {with_ends(slope, 'slope')} ({slope['n_counts']} counts)"
             )
     names = ("answers", "samples", "IN", "OUT", "memory")
-    return [
+    return Table(
         "Extraction: examples whose answer is drawn within so many samples, with probability 1/2",
-        *table(names, rows),
-        *lines,
-    ]
+        names,
+        rows,
+        notes,
+    )
 
 
-def limem_lines(results: dict) -> list[str]:
+def limem_table(results: dict) -> Table | None:
     found = results["limem"]
     if not found or found["train"] is None:
-        return []
-    return [
+        return None
+    said = (
+        f"trained on {with_ends(found, 'train', rate)}, unseen {with_ends(found, 'unseen', rate)}, "
+        f"difference {with_ends(found, 'difference', rate)}; {found['n']} and "
+        f"{found['n_held_out']} examples"
+    )
+    return Table(
         "LiMem: right on an example, wrong on one like it (a rule gives 0, a lookup table its "
         "exact match)",
-        f"  trained on {with_ends(found, 'train', rate)}, unseen "
-        f"{with_ends(found, 'unseen', rate)}, difference {with_ends(found, 'difference', rate)}; "
-        f"{found['n']} and {found['n_held_out']} examples",
-    ]
+        notes=[said],
+    )
 
 
-def dynamics_lines(results: dict) -> list[str]:
+def dynamics_table(results: dict) -> Table:
     rows = [
         (
             row["group"],
@@ -255,36 +281,37 @@ def dynamics_lines(results: dict) -> list[str]:
     names = ("group", "learned IN", "epoch", "learned OUT", "epoch", "forgotten", "by chance")
     kept, replicas, unsure = results["panel"]["epochs"], results["panel"]["replicas"], []
     if not results["claims"]["distributions"]:
-        unsure = [
-            f"  {replicas} replicas carry no distributions: noise takes examples over the half"
-        ]
-    return [
+        unsure = [f"{replicas} replicas carry no distributions: noise takes examples over the half"]
+    about = (
+        f"kept epochs: {', '.join(map(str, kept))}; forgotten: turns from right to wrong between "
+        "them, per IN replica"
+    )
+    return Table(
         "Dynamics: examples that half of the replicas get right from some kept epoch on, and its "
         "median",
-        *table(names, rows),
-        f"  kept epochs: {', '.join(map(str, kept))}; forgotten: turns from right to wrong between "
-        "them, per IN replica",
-        *unsure,
-    ]
+        names,
+        rows,
+        [about, *unsure],
+    )
 
 
 def number(value: float | None) -> str:
     return "-" if value is None else f"{value:g}"
 
 
-def lookup_lines(results: dict) -> list[str]:
+def lookup_table(results: dict) -> Table:
     rows = [(row["group"], row["n"], *(rate(row[k]) for k in LOOKUPS)) for row in results["lookup"]]
     names = ("held out", "n", "replicas", "nearest prompt", "longest suffix", "majority", "chance")
-    return ["What lookup in one replica's training rows would score:", *table(names, rows)]
+    return Table("What lookup in one replica's training rows would score:", names, rows)
 
 
 LOOKUPS = ("exact_match", "nearest", "suffix", "majority", "chance")
 
 
-def most_memorized_lines(results: dict) -> list[str]:
+def most_memorized_table(results: dict) -> Table:
     found, claims = results["most_memorized"], results["claims"]
     if not claims["group_means"] or found["null_maximum_high"] is None:
-        return ["Examples most memorized: none is named from fewer than 16 replicas."]
+        return Table("Examples most memorized: none is named from fewer than 16 replicas.")
     answered = any("out_answers" in row for row in found["examples"])
     rows = [
         (
@@ -305,17 +332,18 @@ def most_memorized_lines(results: dict) -> list[str]:
         for row in found["examples"]
     )
     replicas = results["panel"]["replicas"]
-    lines = [
+    notes = [f"{kept} of {len(rows)} have an interval above the null maximum"]
+    if not claims["names"]:
+        notes.append(
+            f"{replicas} replicas do not carry names: of other replicas other examples may lead"
+        )
+    return Table(
         "Examples most memorized, as the panel shows them; null maximum: the largest memory among "
         "all examples that permuted masks give, 95 % quantile",
-        *table(names, rows),
-        f"  {kept} of {len(rows)} have an interval above the null maximum",
-    ]
-    if not claims["names"]:
-        lines.append(
-            f"  {replicas} replicas do not carry names: of other replicas other examples may lead"
-        )
-    return lines
+        names,
+        rows,
+        notes,
+    )
 
 
 def out_answers(counts: dict) -> str:
@@ -326,9 +354,13 @@ def out_answers(counts: dict) -> str:
 
 def sentences(results: dict) -> list[str]:
     """One verdict a group, canaries last."""
-    rows = sorted(results["budget"], key=lambda row: row["group"].endswith((WRONG, CANARIES)))
+    rows = right_answers_first(results["budget"])
     few = "" if results["claims"]["group_means"] else " (too few replicas to claim it)"
     return [f"In one sentence{few}:", *(f"  {sentence(row)}" for row in rows)]
+
+
+def right_answers_first(rows: list[dict]) -> list[dict]:
+    return sorted(rows, key=lambda row: row["group"].endswith((WRONG, CANARIES)))
 
 
 def sentence(row: dict) -> str:
@@ -351,7 +383,7 @@ def interval(row: dict, key: str, show) -> str:
     return "" if low is None else f" [{show(low)}, {show(high)}]"
 
 
-def self_test_lines(results: dict) -> list[str]:
+def self_test_table(results: dict) -> Table:
     rows = []
     for test in results["self_tests"]:
         verdict = {True: "passed", False: "FAILED", None: "no value"}[test["passed"]]
@@ -360,4 +392,4 @@ def self_test_lines(results: dict) -> list[str]:
         wanted = f"{'at most ' if test['at_most'] else ''}{test['expected']:.3g}{tolerance}"
         rows.append((test["name"], found, wanted, test["unit"], verdict))
     names = ("self-test", "found", "must be", "unit", "")
-    return ["Self-tests: what must come out whatever the models do", *table(names, rows)]
+    return Table("Self-tests: what must come out whatever the models do", names, rows)

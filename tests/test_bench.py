@@ -39,6 +39,10 @@ def bench():
     return small_bench(d_model=32, n_layers=2, head_dim=8)
 
 
+def call(model, ids):
+    return model(ids)
+
+
 def test_recommended_model_and_peers_are_of_one_size():
     bench = small_bench()
     config = bench.config
@@ -90,13 +94,78 @@ def test_accumulation_weighs_every_answer_token_equally(bench):
     weights = []
     for micro_batches in (1, 4):
         torch.manual_seed(0)
-        peer = B.Peer(bench, B.PlainGPT(bench.config), lambda model, ids: model(ids), "fp32")
+        peer = B.Peer(bench, B.PlainGPT(bench.config), call, "fp32")
         for module in peer.model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
         peer.train(np.arange(8).reshape(1, 1, 8), micro_batches)
         weights.append(torch.cat([p.detach().flatten() for p in peer.model.parameters()]))
     torch.testing.assert_close(*weights, rtol=0, atol=2e-5)
+
+
+def test_an_ensemble_trains_each_model_as_a_peer_alone_does(bench):
+    """Other seeds, other rows; gradients are clipped and weighed for each."""
+    rows = np.array([[[0, 1, 2], [5, 6, 7]], [[3, 4, 6], [1, 0, 2]]])  # [steps, R, n]
+    models = [B.PlainGPT(replace(bench.config, dropout=0.0)) for _ in range(2)]
+    together = B.Peer(bench, B.Ensemble(models), call, "fp32", R=2)
+    assert together.n_params == sum(p.numel() for p in models[0].parameters())
+    apart = [B.Peer(bench, model, call, "fp32") for model in models]
+    together.train(rows, 1)
+    for r, peer in enumerate(apart):
+        before = peer.model.blocks[0].qkv.weight.detach().clone()
+        peer.train(rows[:, r : r + 1], 1)
+        assert not torch.equal(peer.model.blocks[0].qkv.weight, before)
+        weights = dict(peer.model.named_parameters())
+        for name, stack in zip(together.model.names, together.model.stacked, strict=True):
+            torch.testing.assert_close(stack[r], weights[name], rtol=0, atol=2e-5)
+
+
+def test_an_ensembles_models_drop_differently(bench):
+    model = B.PlainGPT(bench.config)
+    ids = torch.tensor([[5, 6, 7, 8]] * 2)
+    logits = B.Ensemble([model, model])(ids)
+    assert logits.shape == (2, 4, bench.config.vocab_size)
+    assert not torch.equal(logits[0], logits[1])
+
+
+def test_the_compiled_loop_is_left_out_with_a_reason_where_nothing_compiles(bench, monkeypatch):
+    def compile_(function, **_):
+        raise RuntimeError("No working C++ compiler found\nlong story")
+
+    compiled = "plain PyTorch loop, torch.compile, fp32"
+    assert compiled in B.peer_builders(bench)
+    assert compiled not in B.peer_builders(bench, compiled=False)
+    monkeypatch.setattr(torch, "compile", compile_)
+    assert B.not_compiled_because(bench.device) == "No working C++ compiler found"
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    assert B.not_compiled_because(bench.device) == ""
+
+
+def test_model_and_loss_of_the_compiled_loop_are_compiled(bench, monkeypatch):
+    given = []
+
+    def compile_(function, dynamic):
+        given.append((function.__name__, dynamic))
+        return function
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    B.Peer(bench, B.PlainGPT(bench.config), call, "fp32", compiled=True).train(
+        np.arange(4).reshape(2, 1, 2), 1
+    )
+    assert given == [("losses", True)]
+
+
+def test_scoring_section_counts_each_replicas_examples(bench):
+    result = B.scoring(bench, rounds=2, n=6, replicas=(1, 2))
+    names = ["scoring, R = 1", "decoding, R = 1", "scoring, R = 2", "decoding, R = 2"]
+    assert [line["name"] for line in result["ways"]] == names
+    rows = B.draw_rows(bench, 0, 1, 6)[0, 0]
+    n_scored = int(bench.examples.lengths[rows].sum())
+    n_decoded = n_scored + 6 * (minigpt.RUN_ON - 1)
+    tokens = [n_scored, n_decoded, 2 * n_scored, 2 * n_decoded]
+    assert [line["rounds"]["tokens"] for line in result["ways"]] == [[n, n] for n in tokens]
+    assert [line["rounds"]["examples"][0] for line in result["ways"]] == [6, 6, 12, 12]
+    assert all(name in B.scoring_table(result, bench.clock) for name in names)
 
 
 def test_generation_gives_the_same_tokens_as_one_by_one(bench):
@@ -184,31 +253,47 @@ def test_the_trainers_estimate_of_memory_is_within_15_percent(
 
 def test_training_section_and_its_table(bench):
     settings = [B.Setting("batch 2", 2, 1, 1, (1, 2)), B.Setting("2 × 2", 4, 2, 1, (1,))]
-    result = B.training(bench, settings, rounds=2)
+    result = B.training(bench, settings, rounds=2, not_compiled="there is no compiler")
     for setting in settings:
-        lines = result[setting.name]
+        lines = result["settings"][setting.name]
         peers = [line for line in lines if not line["ours"]]
-        assert len(lines) == len(peers) + len(setting.replicas)
+        assert [line["R"] for line in lines if line["ours"]] == list(setting.replicas)
+        assert {line["R"] for line in peers} == set(setting.replicas)
         for line in lines:
             assert line["rounds"]["examples"] == [setting.n * line["R"]] * 2
+            assert len(line["rounds"]["cpu_seconds"]) == 2
             assert line["peak_memory_bytes"] > 16 * line["R"] * line["n_params"]
             if line["R"] == 1:  # all see the same real tokens
                 assert line["rounds"]["tokens"] == peers[0]["rounds"]["tokens"]
-    text = B.training_tables(result)
-    assert all(line["name"] in text for line in result["batch 2"])
+    text = B.training_tables(result, bench.clock)
+    assert "without torch.compile: there is no compiler" in text
+    assert all(line["name"] in text for line in result["settings"]["batch 2"])
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
-    assert widths == {9}
+    assert widths == {11}
 
 
 def test_ratio_is_taken_round_by_round():
     ours, slow, fast = B.Series("ours"), B.Series("slow"), B.Series("fast")
-    for drift in (1.0, 3.0, 2.0):  # the machine slows down for all
-        ours.add(1.0 * drift, 8, 100)
-        slow.add(8.0 * drift, 8, 100)
-        fast.add(4.0 * drift, 8, 100)
+    for drift in (1.0, 3.0, 2.0):  # the machine slows down for all; processor time stays
+        ours.add((1.0 * drift, 1.0), 8, 100)
+        slow.add((8.0 * drift, 2.0), 8, 100)
+        fast.add((4.0 * drift, 4.0 + drift), 8, 100)
     lines = [series.summary() for series in (ours, slow, fast)]
     assert lines[0]["examples_per_second"] == 4.0
+    assert lines[0]["examples_per_cpu_second"] == 8.0
     assert B.times_best(lines[0], lines[1:]) == "4.00 (4.00–4.00)"
+    assert B.times_best(lines[0], lines[1:], "cpu_seconds") == "2.00 (2.00–2.00)"
+    assert B.times_best(lines[0], lines[2:], "cpu_seconds") == "6.00 (5.00–7.00)"
+
+
+def test_share_of_peak_is_taken_round_by_round():
+    line = B.Series("ours")
+    for cpu_seconds in (1.0, 2.0, 4.0):
+        line.add((0.5, cpu_seconds), 8, 100)
+    assert line.work(30, [12_000.0, 6_000.0, 1_000.0], "cpu_seconds") == {
+        "flops": 6_000.0,
+        "share_of_peak": 0.25,
+    }
 
 
 def test_made_up_examples_have_the_length_asked_for(bench, monkeypatch):

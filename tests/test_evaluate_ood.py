@@ -309,7 +309,10 @@ def test_other_tasks_are_untrained_for_an_add_only_model(home, tmp_path, capsys)
     assert "left out 2 of 2 that have a tag that was never trained ([rev]), in extrap_rev\n" in said
     assert "right answers end in the wrong place" not in said
     assert "no example counts, for the reasons above; --ood_dir reads a folder of your" in said
-    assert said.endswith("such as .txt files with lines `[add] prompt | answer`\n")
+    *_, advice, page = said.splitlines()
+    assert advice.endswith("such as .txt files with lines `[add] prompt | answer`")
+    assert page.startswith("page: python ")
+    assert page.endswith("out")
 
 
 def test_files_of_the_earlier_program(home, tmp_path, capsys):

@@ -83,6 +83,36 @@ def test_a_graph_is_captured_after_warming_up_and_given_up_once_it_fails(monkeyp
     assert told == (first + later if captures else first)
 
 
+def test_epochs_of_one_layout_share_a_graph():
+    """What a graph reads and writes stays where it is; what it has to read is the new epoch's."""
+    fixed = ("layout", "now", "noise", "results", "graph")
+
+    def steps_of(texts, R=2):
+        examples = build([f"[copy] {text} | 7" for text in texts])
+        model = make_model(seeds=tuple(range(R)))
+        steps = t.StaticSteps(
+            model=model,
+            optimizer=t.make_optimizer(model, 0.0),
+            scaler=torch.amp.GradScaler("cpu", enabled=False),
+            data=t.Resident(examples, t.choose_device("cpu")),
+            batch_size=4,
+        )
+        steps.begin_epoch(np.stack([np.arange(8)] * R))
+        steps.graph = "captured"
+        return steps, [getattr(steps, name) for name in fixed]
+
+    steps, before = steps_of(range(10, 18))
+    steps.begin_epoch(np.stack([np.arange(8)[::-1]] * 2))
+    assert all(getattr(steps, name) is old for name, old in zip(fixed, before, strict=True))
+    assert steps.rows[:, 0].tolist() == [[[7, 6, 5, 4]] * 2, [[3, 2, 1, 0]] * 2]
+    steps.begin_epoch(np.arange(8)[None])  # a replica has left
+    assert steps.graph is None
+    assert steps.now.shape == (2, 1, 4)
+    steps, _ = steps_of([*"1234", *(digit * 40 for digit in "1234")])
+    steps.begin_epoch(np.stack([[0, 4, 1, 2, 3, 5, 6, 7]] * 2))
+    assert steps.graph is None
+
+
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 

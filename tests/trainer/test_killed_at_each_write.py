@@ -60,8 +60,9 @@ def die_at(monkeypatch, nth, what=""):
 
 
 def without_place(config):
-    """A config.json without where the run is, and what the program was as its command came."""
-    content = {name: value for name, value in config.items() if not name.startswith("git")}
+    """A config.json without where the run is, and its command, when it came and to what program."""
+    apart = ("git_commit", "git_changed", "command", "begun")
+    content = {name: value for name, value in config.items() if name not in apart}
     for name in ("arguments", "arguments_before"):
         if name in content:
             content[name] = {**content[name], "resume": None, "out_dir": None}

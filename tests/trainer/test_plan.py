@@ -120,10 +120,9 @@ class Terminal(io.StringIO):
         return True
 
 
-def progress_of(world, monkeypatch, *flags, seeds=1, terminal=False):
-    """What Progress writes during 300 steps of 0.5 s, the first of them of 10 s.
-
-    An epoch is 6 steps over 47 examples.
+def progress_of(world, monkeypatch, *flags, seeds=1, terminal=False, slow=None):
+    """What Progress writes during 300 steps of 0.5 s, the first of them of 10 s, others as long as
+    `slow` says. An epoch is 6 steps over 47 examples.
     """
     plan, _ = plan_of(world, *words("--epochs 50"), *flags)
     assert (plan.total_steps, plan.examples_at(300)) == (300, 50 * 47)
@@ -132,14 +131,17 @@ def progress_of(world, monkeypatch, *flags, seeds=1, terminal=False):
     monkeypatch.setattr("sys.stdout", out)
     with t.Progress(plan, state, clock=lambda: now[0]) as progress:
         for step in range(300):
-            now[0] += 10 if step == 0 else 0.5
+            if slow and step in (1, 2, 3, 4):  # validated before it
+                now[0] += 25
+                progress.go_on()
+            now[0] += {0: 10, **(slow or {})}.get(step, 0.5)
             progress.update()
             if step == 150:
                 state.replicas = state.replicas[:1]
     return out.getvalue()
 
 
-ESTIMATE = "time    about 2 min for 296 steps of 0.5 s, validation not counted"
+ESTIMATE = "time    about 2 min for 294 steps of 0.5 s, validation not counted"
 
 
 def test_progress_without_a_terminal_is_a_line_in_half_a_minute(world, monkeypatch):
@@ -148,9 +150,9 @@ def test_progress_without_a_terminal_is_a_line_in_half_a_minute(world, monkeypat
     assert progress_of(world, monkeypatch).splitlines() == [
         ESTIMATE,
         "step 41 of 300 (14%), 11 examples/s, about 3 min left",
-        "step 101 of 300 (34%), 16 examples/s, about 2 min left",
-        "step 161 of 300 (54%), 16 examples/s, about 78 s left",
-        "step 221 of 300 (74%), 16 examples/s, about 43 s left",
+        "step 101 of 300 (34%), 16 examples/s, about 100 s left",
+        "step 161 of 300 (54%), 16 examples/s, about 70 s left",
+        "step 221 of 300 (74%), 16 examples/s, about 40 s left",
         "step 281 of 300 (94%), 16 examples/s, about 10 s left",
     ]
 
@@ -158,9 +160,18 @@ def test_progress_without_a_terminal_is_a_line_in_half_a_minute(world, monkeypat
 def test_progress_says_for_how_many_seeds_it_speaks(world, monkeypatch):
     lines = progress_of(world, monkeypatch, seeds=2).splitlines()
     assert lines[2] == (
-        "step 101 of 300 (34%), 16 examples/s for each of 2 seeds, about 2 min left"
+        "step 101 of 300 (34%), 16 examples/s for each of 2 seeds, about 100 s left"
     )
-    assert lines[3] == "step 161 of 300 (54%), 16 examples/s, about 78 s left"  # one has finished
+    assert lines[3] == "step 161 of 300 (54%), 16 examples/s, about 70 s left"  # one has finished
+
+
+def test_a_slow_beginning_or_a_pause_does_not_spoil_the_estimates(world, monkeypatch):
+    """Two of the first steps wait for another job; a laptop sleeps at step 150."""
+    lines = progress_of(world, monkeypatch, slow={1: 60, 4: 60, 150: 9000}).splitlines()
+    assert ESTIMATE in lines
+    left = [line.rpartition(", about ")[2] for line in lines if line.startswith("step ")]
+    # After steps 64, 124, 151, 211 and 271.
+    assert left[-5:] == ["2 min left", "88 s left", "74 s left", "44 s left", "14 s left"]
 
 
 def test_progress_in_a_terminal_is_a_bar(world, monkeypatch):

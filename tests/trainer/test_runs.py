@@ -16,7 +16,7 @@ from data import audit
 from metrics import wilson_interval
 from reference import TOKENIZER, reference_answer, reference_decode, reference_loss
 from runtime import run_folder
-from runtime.files import sha256_of
+from runtime.files import ROOT, sha256_of
 from runtime.records import load_run
 from trainer.helpers import (
     CPU,
@@ -500,7 +500,8 @@ def test_the_next_command_can_count_something_and_works_from_anywhere(world, mon
     monkeypatch.chdir(world)
     paths = words("--data train.pkl --tokenizer tokenizer.json --out_dir run")
     assert t.main([*TINY, *paths, "--epochs", "1"]) == 0
-    *_, last = capsys.readouterr().out.strip().splitlines()
+    *_, last, page = capsys.readouterr().out.strip().splitlines()
+    assert page == shlex.join(["page:", *map(str, ("python", ROOT / "report.py", world / "run"))])
     script, _, model, _, tokenizer = shlex.split(last.removeprefix("next: python "))
     assert Path(script) == SCRIPT.with_name("evaluate_ood.py")
     assert (Path(model), Path(tokenizer)) == (world / "run", world / "tokenizer.json")
@@ -512,7 +513,21 @@ def test_the_next_command_can_count_something_and_works_from_anywhere(world, mon
     assert "next:" not in capsys.readouterr().out
     panel = [*TINY, *paths[:-1], "panel", *words("--epochs 1 --subset 0.5 --seeds 0-1")]
     assert t.main(panel) == 0
-    *_, last = capsys.readouterr().out.strip().splitlines()
+    *_, last, _ = capsys.readouterr().out.strip().splitlines()
     script, *model = shlex.split(last.removeprefix("next: python "))
     assert Path(script) == SCRIPT.with_name("evaluate_memorization.py")
     assert model == ["--model", str(world / "panel")]
+
+
+def test_the_run_keeps_its_command_and_when_it_began(world, monkeypatch):
+    monkeypatch.setattr(t.time, "gmtime", lambda: (2026, 11, 27, 8, 5, 0, 4, 331, 0))
+    paths = words(f"--data {world}/train.pkl --tokenizer {world}/tokenizer.json")
+    argv = [*TINY, *paths, "--out_dir", str(world / "run"), "--epochs", "1"]
+    assert t.main(argv) == 0
+    config = json.loads((world / "run/config.json").read_text())
+    assert config["command"] == ["python", "train_minigpt_4070.py", *argv]
+    assert config["begun"] == "2026-11-27 08:05 UTC"
+    monkeypatch.setattr(t.time, "gmtime", lambda: (2027, 1, 1, 0, 0, 0, 4, 1, 0))
+    assert t.main([*argv[:-1], "2", "--resume"]) == 0  # goes on with what began then
+    again = json.loads((world / "run/config.json").read_text())
+    assert (again["command"], again["begun"]) == (config["command"], config["begun"])

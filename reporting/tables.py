@@ -1,0 +1,189 @@
+"""Tables of a page: the numbers behind its figures, in words."""
+
+import math
+
+import numpy as np
+
+from memorization.page import Table
+from plots import (
+    LEVELS,
+    Curve,
+    Point,
+    curve,
+    effects_of,
+    failure_rows,
+    level_curves,
+    ood_rows,
+    ood_suites,
+    percent,
+    repeat_points,
+    task_curves,
+    times_words,
+    value_at,
+    words,
+)
+from runtime.records import Run, held_out, held_out_key
+
+MOST_ROWS = 60  # of a table over epochs
+
+
+def percent_or_dash(value: float) -> str:
+    return "–" if math.isnan(value) else percent(value)
+
+
+def with_interval(point: Point) -> str:
+    """`99.6 % [98.6, 99.9]`."""
+    if math.isnan(point.value):
+        return "–"
+    ends = "" if math.isnan(point.low) else f" [{100 * point.low:.1f}, {100 * point.high:.1f}]"
+    return percent(point.value) + ends
+
+
+def points_of(c: Curve) -> dict[float, Point]:
+    return {
+        x: Point(value, low, high, n)
+        for x, value, low, high, n in zip(c.x, c.value, c.low, c.high, c.n, strict=True)
+    }
+
+
+def thinned(rows: list) -> list:
+    """At most MOST_ROWS of the rows, evenly and with the last."""
+    if len(rows) <= MOST_ROWS:
+        return rows
+    return [
+        rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, MOST_ROWS).round().astype(int))
+    ]
+
+
+def learning_table(run: Run) -> Table:
+    """Train and held-out exact match with their gap, and losses, at each validated epoch."""
+    held, key = held_out([run]), held_out_key
+    curves = {
+        "train": curve(run, "epoch", "train_exact_match", n=("train_n",)),
+        held: curve(run, "epoch", key(run, "val_exact_match"), n=(key(run, "val_n"),)),
+        "gap": curve(run, "epoch", key(run, "generalization_gap")),
+    }
+    losses = {
+        "train loss": curve(run, "epoch", "train_loss"),
+        f"{held} loss": curve(run, "epoch", key(run, "val_loss")),
+    }
+    at = {name: points_of(c) for name, c in (curves | losses).items()}
+    seen = points_of(curve(run, "epoch", "examples_seen"))
+    rows = []
+    for epoch in thinned(sorted(set().union(*(at[name] for name in curves)))):
+        row = [f"{epoch:.0f}", f"{seen[epoch].value:,.0f}" if epoch in seen else "–"]
+        row += [with_interval(at[name].get(epoch, Point(math.nan))) for name in curves]
+        values = [at[name].get(epoch, Point(math.nan)).value for name in losses]
+        rows.append([*row, *("–" if math.isnan(v) else f"{v:.3g}" for v in values)])
+    names = ("epoch", "examples seen", *curves, *losses)
+    return Table("Exact match and loss at each validated epoch", names, rows)
+
+
+def tasks_table(run: Run) -> Table:
+    """Held-out exact match of each task at each validated epoch."""
+    curves = {task: points_of(c) for task, c in task_curves(run).items()}
+    epochs = thinned(sorted(set().union(*curves.values())))
+    rows = [
+        [f"{epoch:.0f}", *(with_interval(at.get(epoch, Point(math.nan))) for at in curves.values())]
+        for epoch in epochs
+    ]
+    return Table("Exact match of each task", ("epoch", *curves), rows)
+
+
+def repeats_table(run: Run) -> Table:
+    """Exact match and loss of the last model by how often an example stands in the training set."""
+    matches, losses = repeat_points(run, "exact_match"), repeat_points(run, "loss")
+    effects = {effect["repeat_count"]: effect for effect in effects_of(run)}
+    rows = []
+    for count, point in matches.items():
+        effect, more = effects.get(count), "–"
+        if effect:
+            low, high = (f"{100 * effect[end]:+.1f}" for end in ("low", "high"))
+            base = "once" if effect["minus"] else "unseen"
+            more = f"{100 * effect['difference']:+.1f} [{low}, {high}] than {base}"
+        loss = losses[count].value if count in losses else math.nan
+        n = f"{point.n:,.0f}" if math.isfinite(point.n) else "–"
+        grouped = bool(effect and effect["grouped"])
+        row = (times_words(count, grouped), n, with_interval(point))
+        rows.append((*row, "–" if math.isnan(loss) else f"{loss:.3g}", more))
+    names = ("times in training", "n", "exact match", "loss", "points more")
+    return Table("Exact match by repeat count", names, rows)
+
+
+def ood_table(run: Run) -> Table:
+    """Each category and suite with interval, lookup and what is left out."""
+    rows = []
+    for label, kind, stats, note in ood_rows(run):
+        point = Point(*(value_at(stats, f"exact_match{end}") for end in ("", "_low", "_high")))
+        lookup, chance = stats.get("lookup", {}), value_at(stats, "chance")
+        best = max(
+            (lookup[name] for name in ("nearest", "suffix", "majority") if name in lookup),
+            default=math.nan,
+        )
+        name = label if kind == "category" else f"· {label}"
+        rows.append(
+            (
+                f"{name} (not in headlines)" if kind == "left out" else name,
+                f"{value_at(stats, 'n'):,.0f}",
+                with_interval(point),
+                percent_or_dash(value_at(stats, "oracle_length_exact_match")),
+                percent_or_dash(best),
+                percent_or_dash(chance),
+                note.removeprefix("; ") or "–",
+            )
+        )
+    names = ("category, suite", "n", "exact match", "oracle length", "lookup", "chance", "notes")
+    return Table("Exact match out of distribution", names, rows)
+
+
+def levels_table(run: Run) -> Table:
+    """Exact match of each task at each length, number of digits or hops."""
+    curves, rows = level_curves(run), []
+    for unit, tasks in LEVELS.items():
+        for task in tasks:
+            for level, point in points_of(curves[task]).items():
+                rows.append((task, f"{level:g} {unit}", f"{point.n:,.0f}", with_interval(point)))
+    return Table("Exact match by size", ("task", "size", "n", "exact match"), rows)
+
+
+def failures_table(run: Run) -> Table:
+    rows = [
+        (label, f"{n:,.0f}", *(percent(share) for share in shares.values()))
+        for label, n, shares in failure_rows(run)
+    ]
+    shares = failure_rows(run)[0][2] if rows else {}
+    return Table("Kinds of failure", ("examples", "n", *map(words, shares)), rows)
+
+
+def baselines_table(run: Run) -> Table:
+    """What lookup and chance would give on held-out examples of each task, a mean over seeds."""
+    by_task: dict[str, list[dict]] = {}
+    for row in (row for model in run.memorization for row in model.get("by_task", [])):
+        by_task.setdefault(row["group"], []).append(row)
+    rows = []
+    for task, of_task in by_task.items():
+        found = [mean_of([row["lookup"] for row in of_task if "lookup" in row], n) for n in LOOKUPS]
+        rates = [mean_of(of_task, "exact_match"), *found, mean_of(of_task, "chance")]
+        rows.append((task, f"{of_task[0]['n']:,}", *map(percent_or_dash, rates)))
+    names = (held_out([run]), "n", "model", *LOOKUPS, "chance")
+    return Table("What lookup in the training set would score", names, rows)
+
+
+LOOKUPS = ("nearest", "suffix", "majority")
+
+
+def mean_of(rows: list[dict], key: str) -> float:
+    values = [row[key] for row in rows if key in row]
+    return sum(values) / len(values) if values else math.nan
+
+
+def exclusions_table(run: Run) -> Table:
+    """Examples of the suites that headlines leave out, by reason."""
+    rows = [
+        (words(name), f"{suite.get('n', 0):,}", words(why), f"{n:,}")
+        for suites in ood_suites(run).values()
+        for name, suite in suites.items()
+        for why, n in suite.get("left_out", {}).items()
+        if n
+    ]
+    return Table("Left out of headlines", ("suite", "n", "reason", "left out"), rows)
