@@ -512,8 +512,8 @@ def page() -> str:
         "",
         "Written by `python studies/reproduce.py`. Intervals are 95 % ones over seeds; a rate of "
         "several seeds joins them with the examples' own (docs/metrics.md). Tags: *exact*: same "
-        "data, model and optimizer; *scaled*: smaller, or written otherwise; *shape*: the direction "
-        "only. "
+        "data, model and optimizer; *scaled*: smaller, or written otherwise; *shape*: the "
+        "direction only. "
         "The study of this project stands in [memory_or_rule.md](memory_or_rule.md).",
         "",
     ]
