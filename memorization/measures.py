@@ -29,6 +29,7 @@ LEARNED = 0.5  # of the replicas on a side: the mean exact match at which an exa
 MOST_DISTANCES = 10**9  # between prompts: about a minute of one core
 HELD_OUT_LOOKUPS = 500  # held-out examples of a tag that lookup baselines answer
 MOST_BITS_PER_PARAMETER = 3.8  # that a transformer was seen to hold (Morris et al. 2025)
+ENDS = ("", "_low", "_high")
 WRONG, CANARIES = ", wrong answers", ", canaries"  # after the tag, in the names of groups
 
 # ----------------------------------------------------------------------------------------------
@@ -127,14 +128,30 @@ def budget_table(panel: MeasuredPanel, base: Baselines, groups: list[str]) -> li
 def budget_over_epochs(
     panel: MeasuredPanel, base: Baselines, groups: list[str]
 ) -> dict[str, list[dict]]:
-    """Group -> its bit budget at each kept epoch."""
+    """Group -> its bit budget at each kept epoch, and its answers' shares by exact match."""
     series = {group: [] for group in sorted(set(groups))}
     ledger = panel.ledger
-    for epoch, step, bits in zip(ledger.epochs, ledger.steps, ledger.bits, strict=True):
-        for row in budget(panel, -bits.astype(np.float64), base.l0, groups):
+    for k, (epoch, step) in enumerate(zip(ledger.epochs, ledger.steps, strict=True)):
+        rows = budget(panel, -ledger.bits[k].astype(np.float64), base.l0, groups)
+        for row, shares in zip(rows, exact_shares(panel, ledger.exact[k], groups), strict=True):
             about = {"epoch": int(epoch), "step": int(step)}
-            series[row["group"]].append(about | {k: v for k, v in row.items() if k != "group"})
+            own = {key: value for key, value in row.items() if key != "group"}
+            series[row["group"]].append(about | own | shares)
     return series
+
+
+def exact_shares(panel: MeasuredPanel, exact: np.ndarray, groups: list[str]) -> list[dict]:
+    """Of each group the share of answers right by rule (OUT), by memory (IN - OUT), and wrong.
+
+    exact bool [R, N]. They are a budget of 1 with exact match in the place of log-probability: what
+    a model that is sure of a wrong answer loses is one answer here and may be many bits there.
+    """
+    ones = -np.ones(panel.n_asked)
+    names = {"rule": "right_by_rule", "memory": "right_by_memory", "unexplained": "wrong"}
+    return [
+        {f"{name}{end}": row[f"{part}{end}"] for part, name in names.items() for end in ENDS}
+        for row in budget(panel, exact - 1.0, ones, groups)
+    ]
 
 
 # ----------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ is memory (docs/memorization.md). Give the same command again after an interrupt
 are kept and the one at work goes on.
 
 Every cell adds its lines to studies/memory_or_rule.csv, from which --summary draws
-docs/memory_or_rule.png and writes the sentences of studies/memory_or_rule.md.
+docs/memory_or_rule*.png and writes the sentences of studies/memory_or_rule.md.
 """
 
 import csv
@@ -29,14 +29,14 @@ if __name__ == "__main__":  # Python looks for modules beside the script, not ab
 
 import metrics
 from memorization.figures import PARTS as BUDGET_PARTS
-from plots import DPI, caption, label_axes, legend_below, own_style
+from plots import DPI, caption, label_axes, legend_below, own_style, proportion_axis
 from runtime.cli import Parser, bounded, path, run_main
 from runtime.errors import UserError
 from runtime.files import ROOT, write_atomically
 from studies.commands import Workshop, made_by, read_json, write_json
 
 HOME = Path(__file__).resolve().parent
-TABLE, TEXT, FIGURE = HOME / "memory_or_rule.csv", HOME / "memory_or_rule.md", "memory_or_rule.png"
+TABLE, TEXT = HOME / "memory_or_rule.csv", HOME / "memory_or_rule.md"
 STEPS, BATCH, SHARE, REPLICAS = 4000, 32, 0.5, 16
 MODEL = ["--d_model", "64", "--n_layers", "2", "--n_heads", "2", "--lr", "1e-4"]
 TRAINING = ["--patience", "0", "--no-autoreg_eval", "--no-show_samples"]
@@ -111,7 +111,8 @@ def all_cells() -> list[Cell]:
 # Running one
 # ------------------------------------------------------------------------------------------------
 
-PARTS = ("rule", "memory", "unexplained")
+BITS = ("rule", "memory", "unexplained")  # parts of an answer's bits
+SHARES = ("right_by_rule", "right_by_memory", "wrong")  # of the answers, by exact match
 COLUMNS = {  # of the table: one line a cell, group of examples and kept epoch
     "cell": str,
     "task": str,
@@ -125,7 +126,7 @@ COLUMNS = {  # of the table: one line a cell, group of examples and kept epoch
     "epoch": int,
     "step": int,
     "bits": float,
-    **{f"{part}{end}": float for part in PARTS for end in ("", "_low", "_high")},
+    **{f"{part}{end}": float for part in BITS + SHARES for end in ("", "_low", "_high")},
     "seconds": float,  # of the whole cell
     "commit": str,
     "device": str,
@@ -206,9 +207,10 @@ def write_table(lines: list[dict], file: Path = TABLE) -> None:
 
 @dataclass(frozen=True)
 class Curve:
-    """Bits over the number of distinct examples, of one task and repetition, after the last step.
+    """Bits and shares over the number of distinct examples, after the last step.
 
-    `means` and `errors` are {part: float [n]}; an error is a standard error over replicas.
+    Of one task and repetition. `means` and `errors` are {part: float [n]} for the parts BITS and
+    SHARES; an error is a standard error over replicas.
     """
 
     distinct: np.ndarray  # int [n], ascending
@@ -242,10 +244,10 @@ def curve_of(lines: list[dict], task: str, repetition: str) -> Curve | None:
         distinct=column("distinct"),
         trained_rows=column("trained_rows"),
         bits=column("bits"),
-        means={part: column(part) for part in PARTS},
+        means={part: column(part) for part in BITS + SHARES},
         errors={
             part: (column(f"{part}_high") - column(f"{part}_low")) / 2 / student_95_of(degrees)
-            for part in PARTS
+            for part in BITS + SHARES
         },
     )
 
@@ -254,6 +256,17 @@ def student_95_of(degrees: np.ndarray) -> np.ndarray:
     return np.array([metrics.student_95(d) for d in degrees])
 
 
+FIGURES = {  # parts -> file below docs/, and what it shows
+    SHARES: (
+        "memory_or_rule.png",
+        "Answers right where the model never saw the example, those that having seen it adds, and "
+        "the wrong ones.",
+    ),
+    BITS: (
+        "memory_or_rule_bits.png",
+        "The same in bits: what the model makes of an answer beside chance.",
+    ),
+}
 DRAWS = 10_000  # of the intervals of crossings and of what a copy is worth
 
 
@@ -269,13 +282,13 @@ def interval_of(values: np.ndarray) -> tuple[float, float, float]:
     return float(values[0]), float(low), float(high)
 
 
-def crossing(curve: Curve, rng: np.random.Generator) -> tuple[float, float, float]:
+def crossing(curve: Curve, parts: tuple, rng: np.random.Generator) -> tuple[float, float, float]:
     """The number of distinct examples from which on rule is more than memory, with its interval.
 
-    Between two cells the bits are taken as straight over the logarithm of the number. 0 where rule
-    is more from the first cell on, infinite where it is not more in the last.
+    `parts` is BITS or SHARES. Between two cells they are taken as straight over the logarithm of
+    the number. 0 where rule is more from the first cell on, infinite where it is not in the last.
     """
-    excess = drawn(curve, "rule", rng) - drawn(curve, "memory", rng)
+    excess = drawn(curve, parts[0], rng) - drawn(curve, parts[1], rng)
     x = np.log2(curve.distinct)
     found = np.full(len(excess), np.inf)
     for row, values in enumerate(excess):
@@ -291,13 +304,13 @@ def crossing(curve: Curve, rng: np.random.Generator) -> tuple[float, float, floa
 def worth_of_a_copy(once: Curve, repeated: Curve, i: int, rng) -> tuple[float, float, float] | None:
     """How many distinct examples each further copy in cell i of `repeated` stands for.
 
-    The rule bits of that cell are those of some number of distinct examples without repetition.
-    What this number has above the cell's own, divided by its further copies, is the worth of one:
-    1 where a copy teaches the rule as a new example would, 0 where it teaches nothing, below 0
-    where it does harm. None where the rule bits are outside what was measured without repetition.
+    What that cell has right by rule, some number of distinct examples has without repetition. What
+    this number has above the cell's own, divided by its further copies, is the worth of one: 1
+    where a copy teaches the rule as a new example would, 0 where it teaches nothing, below 0 where
+    it does harm. None where the share is outside what was measured without repetition.
     """
-    levels = np.maximum.accumulate(drawn(once, "rule", rng), axis=1)
-    wanted = drawn(repeated, "rule", rng)[:, i]
+    levels = np.maximum.accumulate(drawn(once, SHARES[0], rng), axis=1)
+    wanted = drawn(repeated, SHARES[0], rng)[:, i]
     if not levels[0, 0] <= wanted[0] <= levels[0, -1]:
         return None
     x = np.log2(once.distinct)
@@ -324,10 +337,13 @@ def sentences(lines: list[dict]) -> list[str]:
             curve = curve_of(lines, task, repetition)
             if curve is None:
                 continue
-            found = crossing(curve, np.random.default_rng(0))
+            shares, bits = (
+                count_words(crossing(curve, parts, np.random.default_rng(0)))
+                for parts in (SHARES, BITS)
+            )
             said.append(
-                f"{task}, {repetition}: rule is more than memory from {count_words(found)} "
-                "distinct examples on."
+                f"{task}, {repetition}: more answers are right by rule than by memory from "
+                f"{shares} distinct examples on, and more bits are from {bits} on."
             )
             if repetition == "once":
                 continue
@@ -346,8 +362,9 @@ def sentences(lines: list[dict]) -> list[str]:
 def budget_rows(lines: list[dict]) -> list[list[str]]:
     """The cells after their last step, as a table for people."""
 
-    def ends(line, part):
-        return f"{line[part]:.2f} [{line[f'{part}_low']:.2f}, {line[f'{part}_high']:.2f}]"
+    def ends(line, part, times=1, digits=2):
+        values = (f"{times * line[f'{part}{end}']:.{digits}f}" for end in ("", "_low", "_high"))
+        return "{} [{}, {}]".format(*values)
 
     return [
         [
@@ -355,14 +372,16 @@ def budget_rows(lines: list[dict]) -> list[list[str]]:
             line["repetition"] + (f", {line['variant']}" if line["variant"] else ""),
             f"{line['distinct']:,}",
             f"{line['trained_rows']:,}",
+            *(ends(line, part, times=100, digits=1) for part in SHARES),
             f"{line['bits']:.2f}",
-            *(ends(line, part) for part in PARTS),
+            *(ends(line, part) for part in BITS),
         ]
         for line in last_lines(lines)
     ]
 
 
-HEADS = ["group", "repetition", "distinct", "rows", "bits", *PARTS]
+HEADS = ["group", "repetition", "distinct", "rows", "right by rule, %", "by memory, %", "wrong, %"]
+HEADS += ["bits", *BITS]
 
 
 def markdown(lines: list[dict]) -> str:
@@ -393,8 +412,10 @@ def markdown(lines: list[dict]) -> str:
 # ------------------------------------------------------------------------------------------------
 
 
-def figure(lines: list[dict]):
-    """Rule, memory and unexplained bits as areas: tasks down, repetitions across."""
+def figure(lines: list[dict], parts: tuple[str, ...]):
+    """The parts, BITS or SHARES, as areas: tasks down, repetitions across."""
+    from matplotlib.figure import Figure
+
     curves = {
         (task, repetition): curve
         for task in TASKS
@@ -402,37 +423,37 @@ def figure(lines: list[dict]):
         if (curve := curve_of(lines, task, repetition))
     }
     tasks = [task for task in TASKS if any(of == task for of, _ in curves)]
-    repetitions = [name for name in REPETITIONS if any(of == name for _, of in curves)]
-    from matplotlib.figure import Figure
-
-    fig = Figure(
-        figsize=(1.5 + 3.4 * len(repetitions), 1.2 + 2.9 * len(tasks)), layout="constrained"
-    )
-    axes = fig.subplots(len(tasks), len(repetitions), squeeze=False, sharex="row", sharey="row")
+    across = [name for name in REPETITIONS if any(of == name for _, of in curves)]
+    fig = Figure(figsize=(1.2 + 3.3 * len(across), 1.2 + 2.8 * len(tasks)), layout="constrained")
+    axes = fig.subplots(len(tasks), len(across), squeeze=False, sharex="row", sharey="row")
     for row, task in zip(axes, tasks, strict=True):
-        for ax, repetition in zip(row, repetitions, strict=True):
+        for ax, repetition in zip(row, across, strict=True):
             if curve := curves.get((task, repetition)):
-                draw_areas(ax, curve)
+                draw_areas(ax, curve, parts)
                 label_axes(ax, f"{task}, {repetition}", "distinct examples a model trains on", "")
             else:
                 ax.set_visible(False)
-        row[0].set_ylabel("bits of an answer")
+        row[0].set_ylabel("bits of an answer" if parts == BITS else "share of the answers")
     legend_below(axes[-1][0])
-    caption(fig, "What a model makes of an answer beside chance. Error bars: 95 % over replicas.")
+    caption(fig, f"{FIGURES[parts][1]} Error bars: 95 % over {REPLICAS} replicas.")
     return fig
 
 
-def draw_areas(ax, curve: Curve) -> None:
-    """Three areas from 0 to all bits, each from where the one below ends; a rule below 0 shows."""
+def draw_areas(ax, curve: Curve, parts: tuple[str, ...]) -> None:
+    """Three areas from 0 up, each from where the one below ends; a rule below 0 shows."""
     x, start = curve.distinct, np.zeros(len(curve.distinct))
     t = student_95_of(np.full(len(x), REPLICAS - 1))
-    for part, (colour, hatch) in BUDGET_PARTS.items():
-        end = start + curve.means[part]
-        ax.fill_between(x, start, end, color=colour, hatch=hatch, edgecolor="white", label=part)
-        if part != "unexplained":
+    for part, (colour, hatch) in zip(parts, BUDGET_PARTS.values(), strict=True):
+        end, label = start + curve.means[part], part.replace("_", " ")
+        ax.fill_between(x, start, end, color=colour, hatch=hatch, edgecolor="white", label=label)
+        if part != parts[-1]:
             reach = t * curve.errors[part]
             ax.errorbar(x, end, yerr=reach, color="black", linewidth=1, capsize=2.5)
         start = end
+    if parts == BITS:  # far below 0 a model is sure of wrong answers, and by how much says little
+        ax.set_ylim(max(ax.get_ylim()[0], -curve.bits.max()), 1.05 * curve.bits.max())
+    else:
+        proportion_axis(ax.yaxis)
     ax.axhline(0, color="0.4", linewidth=0.8)
     ax.set_xscale("log", base=2)
     ax.set_xticks(x, [f"{n:,}" for n in x])
@@ -452,11 +473,12 @@ def summarize(figure_folder: Path) -> None:
     lines = read_table()
     write_atomically(TEXT, markdown(lines).encode())
     print(*sentences(lines), sep="\n")
-    picture = io.BytesIO()
-    with own_style():
-        figure(lines).savefig(picture, dpi=DPI, metadata={"Software": None})
-    write_atomically(figure_folder / FIGURE, picture.getvalue())
-    print(f"wrote {TEXT} and {figure_folder / FIGURE}")
+    for parts, (name, _) in FIGURES.items():
+        picture = io.BytesIO()
+        with own_style():
+            figure(lines, parts).savefig(picture, dpi=DPI, metadata={"Software": None})
+        write_atomically(figure_folder / name, picture.getvalue())
+    print(f"wrote {TEXT} and, in {figure_folder}, {', '.join(n for n, _ in FIGURES.values())}")
 
 
 def build_parser() -> Parser:
