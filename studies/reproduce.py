@@ -94,7 +94,7 @@ def share_with_ends(n: int, of: int) -> str:
 # minGPT's adder
 # ------------------------------------------------------------------------------------------------
 
-ADDER_SEEDS = 5
+ADDER_SEEDS = 3
 
 
 def adder(shop: Workshop) -> list[str]:
