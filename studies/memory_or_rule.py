@@ -307,15 +307,16 @@ def worth_of_a_copy(once: Curve, repeated: Curve, i: int, rng) -> tuple[float, f
     What that cell has right by rule, some number of distinct examples has without repetition. What
     this number has above the cell's own, divided by its further copies, is the worth of one: 1
     where a copy teaches the rule as a new example would, 0 where it teaches nothing, below 0 where
-    it does harm. None where the share is outside what was measured without repetition.
+    it does harm. None where nothing is repeated, or the share is outside what was measured
+    without repetition.
     """
     levels = np.maximum.accumulate(drawn(once, SHARES[0], rng), axis=1)
     wanted = drawn(repeated, SHARES[0], rng)[:, i]
-    if not levels[0, 0] <= wanted[0] <= levels[0, -1]:
+    copies = repeated.trained_rows[i] - repeated.distinct[i]
+    if copies < 1 or not levels[0, 0] <= wanted[0] <= levels[0, -1]:
         return None
     x = np.log2(once.distinct)
     same = 2 ** np.array([np.interp(w, row, x) for w, row in zip(wanted, levels, strict=True)])
-    copies = repeated.trained_rows[i] - repeated.distinct[i]
     return interval_of((same - repeated.distinct[i]) / copies)
 
 

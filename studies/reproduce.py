@@ -75,8 +75,7 @@ def last_rates(run: Path, key: str = "val_exact_match") -> list[dict]:
 def percent_over_seeds(rows: list[dict]) -> str:
     """`99.6 % [98.6, 99.9]`: the mean over seeds and its 95 % interval."""
     row = metrics.over_seeds(rows)
-    value, low, high = (row[f"exact_match{end}"] for end in ("", "_low", "_high"))
-    return f"{value:.1%} [{low:.1%}, {high:.1%}]"
+    return f"{row['mean']:.1%} [{row['low']:.1%}, {row['high']:.1%}]"
 
 
 def mean_with_ends(values: list[float], digits: int = 2) -> str:

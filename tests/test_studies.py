@@ -1,0 +1,307 @@
+"""The studies: their cells and rows as commands, and what they make of the results."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+import evaluate_memorization
+import train_minigpt_4070 as trainer
+from data import generate
+from runtime.errors import Halt, UserError
+from studies import memory_or_rule as study
+from studies import reproduce
+from studies.commands import Workshop
+
+PARSERS = {
+    "data/generate.py": generate.build_parser,
+    "train_minigpt_4070.py": trainer.build_parser,
+    "evaluate_memorization.py": evaluate_memorization.build_parser,
+}
+
+
+# ------------------------------------------------------------------------------------------------
+# Commands
+# ------------------------------------------------------------------------------------------------
+
+
+def test_a_command_is_logged_and_timed(tmp_path, capsys):
+    shop = Workshop(tmp_path / "a")
+    assert shop.seconds() == 0
+    shop.call(
+        "data/generate.py", "--tasks", "add", "--rows", 10, "--val_rows", 0, "--out", tmp_path / "d"
+    )
+    assert capsys.readouterr().out.startswith("$ python data/generate.py --tasks add --rows 10 ")
+    assert "train.pkl" in (tmp_path / "a/commands.log").read_text()
+    (line,) = (tmp_path / "a/durations.jsonl").read_text().splitlines()
+    assert json.loads(line)["seconds"] == shop.seconds() > 0
+
+
+def test_a_failed_command_is_one_sentence_with_its_last_line(tmp_path):
+    with pytest.raises(UserError, match=r"exit code 2 .*--tasks needs --out"):
+        Workshop(tmp_path).call("data/generate.py", "--tasks", "add")
+
+
+def test_a_stopped_command_stops_the_study_with_its_code(tmp_path, monkeypatch):
+    class Stopped:
+        returncode = 130
+
+    monkeypatch.setattr("subprocess.run", lambda *args, **kwargs: Stopped())
+    with pytest.raises(Halt) as halt:
+        Workshop(tmp_path).call("data/generate.py")
+    assert halt.value.code == 130
+
+
+# ------------------------------------------------------------------------------------------------
+# The study: cells and table
+# ------------------------------------------------------------------------------------------------
+
+
+def test_cells_are_different_commands_that_the_scripts_take():
+    cells = study.all_cells()
+    assert len({cell.name for cell in cells}) == len(cells)
+    assert len({(*cell.data_flags, *cell.training_flags) for cell in cells}) == len(cells)
+    for cell in cells:
+        args = generate.build_parser().parse_args([*cell.data_flags, "--out", "x"])
+        assert generate.own_set(args).rows == cell.rows
+        args = trainer.build_parser().parse_args(cell.training_flags)
+        assert args.dropout == (0.1 if "dropout" in cell.variant else 0)
+        assert cell.epochs * math.ceil(cell.rows / 2 / study.BATCH) == pytest.approx(4000, rel=0.05)
+
+
+def line_of(cell, step=4000, **values):
+    line = dict.fromkeys(study.COLUMNS, 0.0) | vars(cell) | {"cell": cell.name, "step": step}
+    line |= {"group": {"sums": "add"}.get(cell.task, cell.task), "replicas": 16}
+    line |= {"distinct": cell.rows // 2, "trained_rows": cell.rows // 2, "bits": 8.0, "epoch": 1}
+    return line | {"commit": "abc", "device": "x", "seconds": 60.0} | values
+
+
+def test_the_table_comes_back_typed_and_a_cell_replaces_itself(tmp_path):
+    file, (first, second, *_) = tmp_path / "t.csv", study.all_cells()
+    study.write_table([line_of(second, rule=1.5)], file)
+    study.write_table([line_of(first, rule=2.5), line_of(first, step=10)], file)
+    study.write_table([line_of(second, rule=3.5)], file)
+    lines = study.read_table(file)
+    assert [(line["cell"], line["step"], line["rule"]) for line in lines] == [
+        (first.name, 4000, 2.5),
+        (first.name, 10, 0.0),
+        (second.name, 4000, 3.5),
+    ]
+    assert all(type(line[name]) is kind for line in lines for name, kind in study.COLUMNS.items())
+
+
+def test_a_cell_is_run_kept_and_not_run_twice(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "STEPS", 8)
+    monkeypatch.setattr(study, "MODEL", ["--d_model", "8", "--n_layers", "1", "--n_heads", "1"])
+    cell = study.Cell("sums", 320, "tenth 16 times", "a tenth wrong")
+    lines = study.run_cell(cell, tmp_path, "0-3")
+    assert {line["group"] for line in lines} == {"add", "add, wrong answers"}
+    assert {line["replicas"] for line in lines} == {4}
+    for line in lines:
+        assert sum(line[part] for part in study.BITS) == pytest.approx(line["bits"])
+        assert sum(line[part] for part in study.SHARES) == pytest.approx(1)
+    monkeypatch.setattr(Workshop, "call", None)
+    assert study.run_cell(cell, tmp_path, "0-3") == lines
+    with pytest.raises(UserError, match="another study"):
+        study.run_cell(cell, tmp_path, "0-7")
+
+
+# ------------------------------------------------------------------------------------------------
+# The study: known answers
+# ------------------------------------------------------------------------------------------------
+
+
+def curve(rule, memory=None, distinct=(100, 200, 400, 800), rows=None, error=0.0):
+    """A curve whose shares are given; its bits are ten times as many."""
+    rule = np.array(rule, dtype=float)
+    memory = 1 - rule if memory is None else np.array(memory, dtype=float)
+    parts = [rule, memory, 1 - rule - memory]
+    means = dict(zip(study.SHARES, parts, strict=True))
+    means |= {name: 10 * part for name, part in zip(study.BITS, parts, strict=True)}
+    distinct = np.array(distinct)
+    return study.Curve(
+        distinct=distinct,
+        trained_rows=distinct if rows is None else np.array(rows),
+        bits=np.full(len(distinct), 10.0),
+        means=means,
+        errors={name: np.full(len(distinct), error) for name in means},
+    )
+
+
+def rng():
+    return np.random.default_rng(1)
+
+
+def test_rule_overtakes_memory_between_two_cells():
+    found = study.crossing(curve([0.0, 0.25, 0.75, 1.0]), study.SHARES, rng())
+    assert found == pytest.approx((200 * 2**0.5,) * 3)  # half-way in the logarithm
+    assert study.crossing(curve([0.6, 0.7, 0.8, 0.9]), study.BITS, rng())[0] == 0
+    assert study.crossing(curve([0.1, 0.2, 0.3, 0.4]), study.BITS, rng())[0] == math.inf
+
+
+def test_the_interval_of_a_crossing_is_that_of_its_errors():
+    """Rule less memory is 2 r - 1, where r rises by 1 over 3 doublings; both errors count."""
+    straight = curve([0.0, 1 / 3, 2 / 3, 1.0], error=0.02)
+    value, low, high = study.crossing(straight, study.SHARES, rng())
+    assert value == pytest.approx(100 * 2**1.5)
+    # The error of the excess is 0.02 * sqrt(2), at the middle of two cells 1 / sqrt(2) of it.
+    reach = 1.96 * 0.02 / (2 / 3)
+    assert math.log2(high / value) == pytest.approx(reach, rel=0.1)
+    assert math.log2(value / low) == pytest.approx(reach, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("rule", "worth"),
+    [
+        (0.50, 0.0),  # as 200 distinct examples have: the copies teach nothing
+        (0.75, 1.0),  # as 400 have: each of 200 copies is a new example
+        (0.25, -0.5),  # as 100 have: harm
+        (0.625, 2**0.5 - 1),
+    ],
+)
+def test_a_copy_is_worth_what_it_adds_to_the_rule(rule, worth):
+    once = curve([0.25, 0.50, 0.75, 1.0])
+    repeated = curve([rule, rule], distinct=(200, 300), rows=(400, 600))
+    found = study.worth_of_a_copy(once, repeated, 0, rng())
+    assert found == pytest.approx((worth,) * 3)
+
+
+def test_a_copy_has_no_worth_outside_what_was_measured():
+    once = curve([0.25, 0.50, 0.75, 0.9])
+    for rule in (0.2, 0.95):
+        repeated = curve([rule, rule], distinct=(200, 300), rows=(400, 600))
+        assert study.worth_of_a_copy(once, repeated, 0, rng()) is None
+
+
+def scripted_lines():
+    """Of every plain cell of two repetitions; the rule grows with the logarithm of the number."""
+    lines = []
+    for cell in study.all_cells():
+        if cell.variant or cell.repetition == "all twice":
+            continue
+        share = min(1.0, math.log2(cell.rows / 200) / 8)
+        ends = {"rule": 8 * share, "memory": 8 - 8 * share}
+        ends |= {"right_by_rule": share, "right_by_memory": 1 - share}
+        values = {f"{n}{end}": v for n, v in ends.items() for end in ("", "_low", "_high")}
+        lines += [line_of(cell, step=10), line_of(cell, **values)]
+    return lines
+
+
+def test_sentences_table_and_figures_of_a_half_done_study(tmp_path):
+    lines = scripted_lines()
+    said = study.sentences(lines)
+    assert any(said_of.startswith("sums, once: more answers are right by rule") for said_of in said)
+    assert any("is worth 0.00 [0.00, 0.00]" in of for of in said) is False  # no cell has copies
+    text = study.markdown(lines)
+    assert text.count("\n| ") == 2 + len(lines) // 2
+    for parts in study.FIGURES:
+        fig = study.figure(lines, parts)
+        assert [ax.get_title(loc="left") for ax in fig.axes if ax.get_visible()] == [
+            f"{task}, {name}" for task in study.TASKS for name in ("once", "tenth 16 times")
+        ]
+
+
+def test_what_is_committed_is_what_the_table_says():
+    if study.TABLE.exists():
+        assert study.TEXT.read_text() == study.markdown(study.read_table())
+    assert reproduce.PAGE.read_text() == reproduce.page()
+
+
+# ------------------------------------------------------------------------------------------------
+# Published results
+# ------------------------------------------------------------------------------------------------
+
+
+class ScriptedShop(Workshop):
+    """Checks every command against its script's own parser, and writes what the run would have."""
+
+    def call(self, script, *flags):
+        args = PARSERS[script]().parse_args(list(map(str, flags)))
+        if script == "data/generate.py":
+            generate.own_set(args)
+        elif script == "train_minigpt_4070.py":
+            for seed in args.seeds:
+                self.write_run(args, seed)
+        elif args.capacity:
+            found = {"exposures": 100, "bits_per_parameter": 1.5, "share": 0.5}
+            args.out_dir.mkdir(parents=True)
+            (args.out_dir / "capacity.json").write_text(json.dumps(found))
+        else:
+            slope = {"slope": 3.0, "slope_low": 2.5, "slope_high": 3.5, "n_counts": 5}
+            results = {"extraction": {kind: {"slope": slope} for kind in ("right", "wrong")}}
+            (args.model / "memorization").mkdir()
+            (args.model / "memorization/memorization_results.json").write_text(json.dumps(results))
+
+    def write_run(self, args, seed):
+        """Training is right from step 100 on, what is unseen from step 10,000 on."""
+        folder = self.folder / args.out_dir / f"seed_{seed}"
+        folder.mkdir(parents=True)
+        config = {"seeds": [seed], "derived": {"n_params": 400_128}, "device": "cpu", "threads": 1}
+        config |= {"git_commit": "0123456789", "versions": {"torch": "2"}, "arguments": {}}
+        (folder / "config.json").write_text(json.dumps(config))
+        lines = [
+            {"epoch": i, "step": 10**i, "val_exact_match": float(i >= 4), "val_n": 1000}
+            | {"train_exact_match": float(i >= 2), "train_n": 500, "val_loss": 1.0 + seed}
+            for i in range(1, 6)
+        ]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+
+
+EXPECTED = {  # row -> what its sentences hold
+    "adder": ["right of 1,000: 1000, 1000, 1000", "400,128 parameters"],
+    "grokking": ["after 100 [100, 100] (8 of 8 seeds)", "100.0 times [100.0, 100.0]"],
+    "repeated-data": ["the loss is highest at 1 copies, 0.0000 [0.0000, 0.0000] above none"],
+    "reversed": ["1,000 samples, rope positions: plain 100.0%"],
+    "capacity": ["100 strings, 100 exposures each: 1.50 bits a parameter, 50.0%"],
+    "too-big-to-think": [
+        "width 14: all four right in the last model of 32 of 32 (100% [89%, 100%])"
+    ],
+    "regeneration": ["log-log slope 3.00 [2.50, 3.50]", "1000.0 times for ten times the copies"],
+}
+
+
+@pytest.mark.parametrize("row", reproduce.ROWS, ids=lambda row: row.name)
+def test_every_row_is_made_of_valid_commands_and_reads_their_results(row, tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce, "Workshop", ScriptedShop)
+    monkeypatch.setattr(reproduce, "RESULTS", tmp_path / "results")
+    (tmp_path / "results").mkdir()
+    result = reproduce.reproduce(row, tmp_path)
+    text = "; ".join(result["found"])
+    for expected in EXPECTED[row.name]:
+        assert expected in text
+    assert reproduce.kept_result(row) == result
+    assert row.tag in ("exact", "scaled", "shape")
+    assert row.tag == "exact" or row.differs
+    assert row.source in "\n".join(reproduce.row_lines(row, result))
+
+
+def test_steps_to_a_rate_are_those_of_the_seeds_that_reached_it():
+    lines = [{"step": s, "val_exact_match": r} for s, r in ((1, 0.2), (10, 0.96), (100, 0.9))]
+    assert reproduce.first_step(lines, "val_exact_match") == 10
+    assert reproduce.first_step(lines[:1], "val_exact_match") is None
+    assert reproduce.steps_words([100, 10_000, None]).endswith("(2 of 3 seeds)")
+    assert reproduce.steps_words([100, 10_000, None]).startswith("1,000 [")
+    assert reproduce.steps_words([100, None]) == "more than can be said (1 of 2 seeds)"
+    assert reproduce.delay_words([10, 10, None], [1000, 1000, 5]) == ": 100.0 times [100.0, 100.0]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "expected"),
+    [
+        (["nope"], 2, "no row is called nope; there are adder, "),
+        ([], 2, "name a row, or --all"),
+        (["--list"], 0, "minGPT adds two-digit numbers"),
+    ],
+)
+def test_command_line(arguments, code, expected, capsys):
+    assert reproduce.main(arguments) == code
+    out = capsys.readouterr()
+    assert expected in out.out + out.err
+
+
+def test_the_studys_command_line_lists_and_refuses(capsys):
+    assert study.main(["--list", "--only", "sort"]) == 0
+    assert "sort_500_once" in capsys.readouterr().out
+    assert study.main(["--only", "nothing"]) == 2
+    assert "--list shows them" in capsys.readouterr().err
