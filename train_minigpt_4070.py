@@ -3017,8 +3017,8 @@ def write_memorization(replica, data, device):
             reports[name] = {**place, **report}
     record = {"format": 2, "last_is_best": reports.get("last") is reports["best"], "last": None}
     record |= reports
-    if "last" in reports:  # which has the examples, the same ones
-        record["best"] = without_examples(record["best"])
+    if "last" in reports:  # which has the training examples, the same ones
+        record["best"] = without_training_examples(record["best"])
     write_json(replica.folder / "memorization.json", record)
     return record
 
@@ -3033,9 +3033,13 @@ def set_aside_finished(replica: Replica, name: str, error: NotFinite) -> None:
     print(f"seed {replica.seed} {replica.finished}")
 
 
-def without_examples(report):
-    """A report whose repeat counts have rates alone."""
-    table = [without(row, "examples", "outcomes", "losses") for row in report["by_repeat_count"]]
+def without_training_examples(report):
+    """A report whose repeat counts above 0 have rates alone.
+
+    The outcomes of unseen examples stay, by which two models are compared (McNemar's test).
+    """
+    names = ("examples", "outcomes", "losses")
+    table = [without(row, *names) if row["group"] else row for row in report["by_repeat_count"]]
     return {**report, "by_repeat_count": table}
 
 
