@@ -45,7 +45,9 @@ def parsers():
 
 def commands(text):
     """(script, words after it) of each Python command in the fenced blocks of a page."""
-    for block in re.findall(r"^```(?:bash)?\n(.*?)^```", text, re.M | re.S):
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S):
+        if language not in ("", "bash"):
+            continue
         for line in block.replace("\\\n", " ").splitlines():
             for part in re.split(r"&&|;", line):
                 words = shlex.split(part, comments=True)
