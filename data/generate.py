@@ -1,8 +1,12 @@
-"""Generate the tasks: the standard training and validation sets and the OOD suites.
+"""Generate the tasks: the standard training and validation sets and the OOD suites, or one's own.
 
-    python data/generate.py                        # everything, in a few seconds
+    python data/generate.py                        # everything standard, in a few seconds
     python data/generate.py --only ood             # one part of it
     python data/generate.py --out /tmp/x --seed 7  # elsewhere, from other draws
+    python data/generate.py --tasks add sort --rows 2000 --val_rows 500 --out mine
+    python data/generate.py --tasks add --rows 4000 --repeat_counts 1,4,16 --out repeated
+    python data/generate.py --tasks add --rows 4000 --repeat_fraction 0.1 --repeat_count 16 \\
+        --corrupt 0.05 --sizes 1-2 --out noisy
 
 One example is one line, `[tag] prompt | answer`, and characters are its tokens. The same seed gives
 the same bytes on every machine and on Python 3.10 and later. Standard library only.
@@ -12,6 +16,7 @@ hash of that key alone says whether training, validation or the OOD suites own i
 of any size and seed stays disjoint from every validation set and OOD suite.
 """
 
+import argparse
 import hashlib
 import io
 import json
@@ -22,6 +27,7 @@ import re
 import string
 import sys
 from collections import Counter
+from dataclasses import dataclass
 from functools import partial
 from itertools import combinations, product
 from pathlib import Path
@@ -44,8 +50,10 @@ from data.tasks import (
     spaced,
     split_example,
     split_of,
+    standard_tasks,
 )
 from runtime.cli import Parser, bounded, path, run_main
+from runtime.errors import UserError
 from runtime.files import ROOT, check_writable, write_atomically
 
 SEED = 1337
@@ -115,7 +123,7 @@ def held_out_rows(rng, task: str, owner: str) -> list[str]:
 def processed_sets(seed: int) -> dict[str, list[str]]:
     """Three training sets of 50,000 rows and one validation set of 2,500, shuffled."""
     sets = {name: [] for name in ("train_normal", "train_dedup", "train_duplicated", "val")}
-    for task in TASKS:
+    for task in standard_tasks():
         for name, rows in training_rows(task, seed).items():
             sets[name] += rows
         sets["val"] += held_out_rows(random.Random(f"{seed} val {task}"), task, "val")
@@ -179,6 +187,93 @@ def with_wrong_answer(rng, raw: str) -> str:
 
 
 # ---------------------------------------------------------------------------
+# One's own set: any tasks, size, repetition and share of wrong answers
+# ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OwnSet:
+    """A training and a validation set as a command describes them."""
+
+    tasks: tuple[str, ...]
+    rows: int  # of each task in training
+    val_rows: int  # of each task in validation
+    sizes: dict[str, range]  # task -> its sizes, where they are not those of the standard sets
+    counts: tuple[int, ...] = (1,)  # repeat counts; each gets an equal part of the rows
+    fraction: float | None = None  # the part of the rows that repeats; None makes equal parts
+    corrupt: float = 0.0  # share of the training examples with a wrong answer
+
+
+def examples_by_count(spec: OwnSet) -> dict[int, int]:
+    """Repeat count -> how many examples of one task have it; the rows add up to spec.rows.
+
+    Rows that do not make a whole example of their count stand there once.
+    """
+    share = 1 / len(spec.counts) if spec.fraction is None else spec.fraction
+    examples = {count: int(spec.rows * share) // count for count in spec.counts if count > 1}
+    for count, n in examples.items():
+        if n == 0:
+            raise UserError(
+                f"{int(spec.rows * share):,} of {spec.rows:,} rows hold no example {count} times; "
+                "take more --rows or a smaller count"
+            )
+    once = spec.rows - sum(count * n for count, n in examples.items())
+    return examples | ({1: once} if once else {})
+
+
+def own_rows(spec: OwnSet, task: str, seed: int) -> list[str]:
+    """The training rows of one task, no example in two repeat counts.
+
+    With the same seed a smaller set is the beginning of a larger one. The wrong answers are spread
+    evenly over each repeat count, and all copies of an example have the same one.
+    """
+    counts = examples_by_count(spec)
+    rng, noise = random.Random(f"{seed} own {task}"), random.Random(f"{seed} own {task} noise")
+    examples = iter(own_examples(spec, task, rng, sum(counts.values()), "train"))
+    rows = []
+    for count, n in counts.items():
+        for i in range(n):
+            raw = next(examples)
+            wrong = int((i + 1) * spec.corrupt) > int(i * spec.corrupt)
+            rows += [with_wrong_answer(noise, raw) if wrong else raw] * count
+    return rows
+
+
+def own_examples(spec: OwnSet, task: str, rng, n: int, owner: str) -> list[str]:
+    """n different examples of one task; UserError where its sizes do not have as many."""
+    sizes = spec.sizes.get(task, TASKS[task].training)
+    found = take(n, lambda: draw_example(rng, task, sizes), owner, by_key=True)
+    if len(found) < n:
+        raise UserError(
+            f"{task} with {TASKS[task].unit} {sizes_text(sizes)} has only about {len(found):,} "
+            f"different examples for the {OWNERS[owner]} set, not {n:,}; take larger --sizes or "
+            "fewer rows"
+        )
+    return found
+
+
+OWNERS = {"train": "training", "val": "validation"}
+
+
+def own_sets(spec: OwnSet, seed: int) -> dict[str, list[str]]:
+    """Training and validation, shuffled; validation repeats nothing and has no wrong answer."""
+    train = [raw for task in spec.tasks for raw in own_rows(spec, task, seed)]
+    val = []
+    for task in spec.tasks:
+        rng = random.Random(f"{seed} own {task} val")
+        val += own_examples(spec, task, rng, spec.val_rows, "val")
+    return {
+        name: shuffled(random.Random(f"{seed} own {name}"), rows)
+        for name, rows in (("train", train), ("val", val))
+        if rows
+    }
+
+
+def sizes_text(sizes: range) -> str:
+    return str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]}-{sizes[-1]}"
+
+
+# ---------------------------------------------------------------------------
 # OOD suites: pairs (row, level). "ood" owns their keys even where training could not draw them, and
 # no row stands twice within a level; compositional and one_item say why they differ.
 # ---------------------------------------------------------------------------
@@ -195,7 +290,7 @@ def at_sizes(rng, task: str, sizes: range, n: int):
     Only sums of one digit are fewer: of 55 pairs the suites own about an eighth, in both orders.
     """
     for size in sizes:
-        yield from at_level(size, n, partial(draw_example, rng, task, size))
+        yield from at_level(size, n, partial(draw_example, rng, task, range(size, size + 1)))
 
 
 def extrapolation(rng, task: str):
@@ -206,18 +301,19 @@ def extrapolation(rng, task: str):
 
 def systematic(rng):
     """One knob at a time: items 3-24, digits 1-6, hops 1-6, 100 rows at each value."""
-    for name, task in TASKS.items():
-        yield from at_sizes(rng, name, task.systematic, 100)
+    for task in standard_tasks():
+        yield from at_sizes(rng, task, TASKS[task].systematic, 100)
 
 
 def interpolation(rng):
     """The training range, unseen, drawn as validation is: a control that should equal it."""
-    return ((raw, size_of(raw)) for task in TASKS for raw in held_out_rows(rng, task, "ood"))
+    tasks = standard_tasks()
+    return ((raw, size_of(raw)) for task in tasks for raw in held_out_rows(rng, task, "ood"))
 
 
 def sequence_tasks() -> list[str]:
     """The tasks whose answer is a list of items as their prompt is, so that they can be chained."""
-    return [name for name, task in TASKS.items() if task.on_items]
+    return [task for task in standard_tasks() if TASKS[task].on_items]
 
 
 def compositional(rng):
@@ -307,12 +403,15 @@ def robustness(rng):
         return row(tag, written, answer)
 
     for kind, (pattern, replacement) in kinds.items():
-        for task in (name for name, task in TASKS.items() if kind in task.rewritings):
+        for task in (name for name in standard_tasks() if kind in TASKS[name].rewritings):
             yield from at_level(kind, 100, partial(draw, task, pattern, replacement))
 
 
 SUITES = {  # suite -> its category and how it is drawn
-    **{f"ood_extrap_{t}": ("extrapolation", partial(extrapolation, task=t)) for t in TASKS},
+    **{
+        f"ood_extrap_{task}": ("extrapolation", partial(extrapolation, task=task))
+        for task in standard_tasks()
+    },
     "ood_interpolation": ("interpolation", interpolation),
     "ood_compositional": ("compositional", compositional),
     "ood_novel_tasks": ("novel_tasks", novel_tasks),
@@ -416,15 +515,20 @@ def json_bytes(content: dict) -> bytes:
     return (json.dumps(content, indent=2) + "\n").encode("ascii")
 
 
-def with_stats(files: dict[str, bytes], sets: dict[str, list], seed: int) -> dict[str, bytes]:
+def with_stats(
+    files: dict[str, bytes], sets: dict[str, list], seed: int, options: dict | None = None
+) -> dict[str, bytes]:
     """The files and dataset_stats.json, which describes those made of (row, level) pairs."""
     about = {name: file_statistics(pairs, files[name]) for name, pairs in sets.items()}
-    stats = {"seed": seed, "files": about, "overlap": overlaps(sets)}
+    stats = {"seed": seed, **(options or {}), "files": about, "overlap": overlaps(sets)}
     return files | {"dataset_stats.json": json_bytes(stats)}
 
 
-def training_files(draw_sets, tasks, seed: int) -> dict[str, bytes]:
-    """File name -> content: a pickle for each set, the tokenizer and the statistics."""
+def training_files(draw_sets, tasks, seed: int, options: dict | None = None) -> dict[str, bytes]:
+    """File name -> content: a pickle for each set, the tokenizer and the statistics.
+
+    The statistics begin with the seed and the options.
+    """
     tokenizer = build_tokenizer(tasks)
     files, sets = {"tokenizer.json": json_bytes(tokenizer)}, {}
     for name, raws in draw_sets(seed).items():
@@ -432,7 +536,21 @@ def training_files(draw_sets, tasks, seed: int) -> dict[str, bytes]:
         labels = [split_example(raw)[0] for raw in raws]
         files[f"{name}.pkl"] = pickle_bytes({"encoded": encoded, "labels": labels, "raw": raws})
         sets[f"{name}.pkl"] = [(raw, size_of(raw)) for raw in raws]
-    return with_stats(files, sets, seed)
+    return with_stats(files, sets, seed, options)
+
+
+def own_files(spec: OwnSet, seed: int) -> dict[str, bytes]:
+    """The files of one's own set, which dataset_stats.json describes."""
+    sizes = {task: spec.sizes.get(task, TASKS[task].training) for task in spec.tasks}
+    options = {
+        "rows_of_each_task": spec.rows,
+        "examples_by_repeat_count_of_each_task": {
+            str(count): n for count, n in sorted(examples_by_count(spec).items())
+        },
+        "corrupt": spec.corrupt,
+        "sizes": {task: sizes_text(each) for task, each in sizes.items()},
+    }
+    return training_files(partial(own_sets, spec), spec.tasks, seed, options)
 
 
 def ood_files(seed: int) -> dict[str, bytes]:
@@ -458,7 +576,7 @@ ADD_ONLY = "train.pkl val.pkl tokenizer.json"
 PARTS = {  # part -> its folder, what makes its files, and which of them a command may ask for
     "processed": (
         "data/processed",
-        partial(training_files, processed_sets, TASKS),
+        partial(training_files, processed_sets, standard_tasks()),
         PROCESSED.split(),
     ),
     "add_only": (
@@ -488,15 +606,22 @@ def make_standard_data(
     A file that already holds the right bytes is left as it is, and with only_missing every file
     that exists. Several processes may do this at once.
     """
+    return [
+        path
+        for part in parts
+        for path in write_files(Path(root) / PARTS[part][0], PARTS[part][1](seed), only_missing)
+    ]
+
+
+def write_files(folder: Path, files: dict[str, bytes], only_missing: bool = False) -> list[Path]:
+    """Write what is not there with the same bytes, or with only_missing not there at all."""
     written = []
-    for part in parts:
-        folder, build, _ = PARTS[part]
-        for name, content in build(seed).items():
-            path = Path(root) / folder / name
-            if path.exists() and (only_missing or path.read_bytes() == content):
-                continue
-            write_atomically(path, content)
-            written.append(path)
+    for name, content in files.items():
+        path = folder / name
+        if path.exists() and (only_missing or path.read_bytes() == content):
+            continue
+        write_atomically(path, content)
+        written.append(path)
     return written
 
 
@@ -521,18 +646,141 @@ def make_missing(path: Path, root: Path = ROOT) -> list[Path]:
 # ---------------------------------------------------------------------------
 
 
+def repeat_counts(text: str) -> tuple[int, ...]:
+    """An argparse type: different repeat counts, with commas between them."""
+    counts = tuple(bounded(int, 1, 1_000_000)(word) for word in text.split(","))
+    if len(set(counts)) < len(counts):
+        raise argparse.ArgumentTypeError(f"{text} names a count twice")
+    return counts
+
+
+def size_range(text: str) -> tuple[str | None, range]:
+    """An argparse type: `1-2`, `97` or, for one task, `add=1-2`."""
+    match = re.fullmatch(r"(?:(\w+)=)?(\d{1,9})(?:-(\d{1,9}))?", text)
+    low, high = (int(match[2]), int(match[3] or match[2])) if match else (1, 0)
+    if low > high:
+        raise argparse.ArgumentTypeError(f"{text} is not of the form 1-2, 97 or add=1-2")
+    return match[1], range(low, high + 1)
+
+
 def build_parser() -> Parser:
-    tasks = "".join(f"\n  {name:5} {task.help}" for name, task in TASKS.items())
+    tasks = "".join(f"\n  {name:12} {task.help}" for name, task in TASKS.items())
     parser = Parser(
-        f"Write the standard training sets, validation sets and OOD suites.\n\ntasks:{tasks}"
+        "Write the standard training sets, validation sets and OOD suites, or with --tasks one's "
+        f"own set.\n\ntasks, the first five of which make the standard sets:{tasks}"
     )
-    only = {"nargs": "+", "choices": tuple(PARTS), "default": tuple(PARTS)}
-    parser.add_argument("--only", **only, help="the parts to write")
+    only = {"nargs": "+", "choices": tuple(PARTS)}
+    parser.add_argument("--only", **only, help="standard parts to write (default: all)")
+    out_help = "folder that gets data/ and ood_data_complete/, or with --tasks the files themselves"
+    parser.add_argument("--out", type=path, help=f"{out_help} (default: beside the scripts)")
     seed = bounded(int, 0, MAX_SEED)
-    out_help = "folder that gets data/ and ood_data_complete/"
-    parser.add_argument("--out", type=path, default=ROOT, help=out_help)
     parser.add_argument("--seed", type=seed, default=SEED, help="seed of every draw")
+
+    own = parser.add_argument_group("one's own set: train.pkl, val.pkl, tokenizer.json")
+    own.add_argument("--tasks", nargs="+", choices=tuple(TASKS), help="its tasks; needs --out")
+    rows = {"type": bounded(int, 1, 10_000_000), "metavar": "N"}
+    own.add_argument("--rows", **rows, help="training rows of each task (default: 2000)")
+    rows = {"type": bounded(int, 0, 10_000_000), "metavar": "N"}
+    own.add_argument(
+        "--val_rows",
+        **rows,
+        help="validation rows of each task; 0: no val.pkl (default: 500)",
+    )
+    own.add_argument(
+        "--sizes",
+        type=size_range,
+        nargs="+",
+        metavar="[TASK=]LOW-HIGH",
+        help="digits, items, hops or pairs of the examples, or the modulus (default: as in the "
+        "standard sets; mod: 97)",
+    )
+    own.add_argument(
+        "--repeat_counts",
+        type=repeat_counts,
+        metavar="K,K",
+        help="how often examples stand in training; each count gets an equal part of the rows "
+        "(default: 1)",
+    )
+    own.add_argument(
+        "--repeat_fraction",
+        type=bounded(float, 0, 1),
+        metavar="F",
+        help="instead: this part of the rows are copies of few examples; needs --repeat_count",
+    )
+    count = bounded(int, 2, 1_000_000)
+    own.add_argument("--repeat_count", type=count, metavar="K", help="copies of each of the few")
+    own.add_argument(
+        "--corrupt",
+        type=bounded(float, 0, 1),
+        metavar="SHARE",
+        help="share of the training examples with a wrong answer of the right form (default: 0)",
+    )
+    own.add_argument(
+        "--format",
+        choices=("plain", *SUM_FORMATS),
+        help="how sums are written: reversed has the answer's last digit first, padded has leading "
+        "zeros; the tag says so (default: plain)",
+    )
     return parser
+
+
+SUM_FORMATS = {"reversed": "add_reversed", "padded": "add_padded"}  # --format -> what add becomes
+OWN_FLAGS = [
+    "rows",
+    "val_rows",
+    "sizes",
+    "repeat_counts",
+    "repeat_fraction",
+    "repeat_count",
+    "corrupt",
+    "format",
+]
+
+
+def own_set(args) -> OwnSet:
+    """What the flags say; UserError where they contradict each other."""
+    if args.only:
+        raise UserError("--only writes standard parts and --tasks one's own set; give one of them")
+    if args.out is None:
+        raise UserError("--tasks needs --out, the folder for its files")
+    tasks = tuple(dict.fromkeys(args.tasks))
+    if args.format in SUM_FORMATS:
+        if "add" not in tasks:
+            raise UserError(f"--format {args.format} is of sums, and --tasks has no add")
+        tasks = tuple(SUM_FORMATS[args.format] if task == "add" else task for task in tasks)
+    if (args.repeat_fraction is None) != (args.repeat_count is None):
+        raise UserError("--repeat_fraction and --repeat_count go together; give both or none")
+    if args.repeat_count and args.repeat_counts:
+        raise UserError("--repeat_counts and --repeat_fraction exclude each other; give one")
+    spec = OwnSet(
+        tasks=tasks,
+        rows=args.rows or 2000,
+        val_rows=500 if args.val_rows is None else args.val_rows,
+        sizes=own_sizes(tasks, args.sizes or []),
+        counts=(args.repeat_count,) if args.repeat_count else args.repeat_counts or (1,),
+        fraction=args.repeat_fraction,
+        corrupt=args.corrupt or 0.0,
+    )
+    examples_by_count(spec)  # raises before anything is drawn
+    return spec
+
+
+def own_sizes(tasks: tuple[str, ...], given: list[tuple[str | None, range]]) -> dict[str, range]:
+    """Task -> sizes: those given for all tasks, then those given for one."""
+    sizes = {}
+    for name, wanted in sorted(given, key=lambda pair: pair[0] is not None):
+        chosen = [task for task in tasks if name in (None, task, task.split("_")[0])]
+        if not chosen:
+            raise UserError(f"--sizes {name}={sizes_text(wanted)}: --tasks has no {name}")
+        for task in chosen:
+            allowed = TASKS[task].sizes
+            if wanted[0] not in allowed or wanted[-1] not in allowed:
+                raise UserError(
+                    f"--sizes {sizes_text(wanted)}: {task} has {sizes_text(allowed)} "
+                    f"{TASKS[task].unit}"
+                )
+            sizes[task] = wanted
+    return sizes
 
 
 def print_table(folder: Path, written: list[Path]) -> None:
@@ -545,12 +793,31 @@ def print_table(folder: Path, written: list[Path]) -> None:
         print(f"  {name:<42} {file['rows']:>7,} {file['examples']:>8,} {kilobytes:>6,}  {state}")
 
 
+def check_replaceable(folder: Path, files: dict[str, bytes]) -> None:
+    """UserError where a set that this command did not make, or a file of another, is there."""
+    for name in ADD_ONLY.split():
+        there = (folder / name).exists()
+        if there and not (name in files and (folder / "dataset_stats.json").exists()):
+            raise UserError(f"{folder / name} is of another set; move it or take another --out")
+
+
 def generate(args) -> None:
-    """Write the parts asked for and print what they hold."""
-    check_writable(args.out, "--out")
-    for part in dict.fromkeys(args.only):
-        written = make_standard_data(args.out, [part], args.seed)
-        print_table(args.out / PARTS[part][0], written)
+    """Write the parts asked for, or one's own set, and print what they hold."""
+    if args.tasks:
+        spec = own_set(args)
+        check_writable(args.out, "--out")
+        files = own_files(spec, args.seed)
+        check_replaceable(args.out, files)
+        print_table(args.out, write_files(args.out, files))
+        return
+    for flag in OWN_FLAGS:
+        if getattr(args, flag) is not None:
+            raise UserError(f"--{flag} is of one's own set; name its --tasks")
+    root = args.out or ROOT
+    check_writable(root, "--out")
+    for part in dict.fromkeys(args.only or PARTS):
+        written = make_standard_data(root, [part], args.seed)
+        print_table(root / PARTS[part][0], written)
 
 
 def main(argv: list[str] | None = None) -> int:

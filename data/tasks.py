@@ -15,7 +15,7 @@ import math
 import re
 import string
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
@@ -33,6 +33,8 @@ EXAMPLE = re.compile(r"\[([^\[\]\n]+)\] (.*) \| (.*)")
 ITEMS_PROMPT = re.compile(r"[0-9]+( [0-9]+)*")
 ADD_PROMPT = re.compile(r"([0-9]+) ?\+ ?([0-9]+)")
 REL_PROMPT = re.compile(r"([A-Z]>[A-Z](?: [A-Z]>[A-Z])*)\?(up|down) ([0-9]+) ([A-Z])")
+MOD_PROMPT = re.compile(r"([0-9]+) ([-+*]) ([0-9]+) mod ([0-9]+)")
+RECALL_PROMPT = re.compile(r"([A-Z][0-9](?: [A-Z][0-9])*) \? ([A-Z])")
 QUESTION = re.compile(r"(up|down)(\s+)([0-9]+)(\s+)([A-Z])(?=\s*$)")  # at the end of a prompt
 
 
@@ -88,15 +90,20 @@ def shuffled(rng, values) -> list:
     return values
 
 
+def one_of(rng, sizes: range) -> int:
+    """One size, uniformly; a single one needs no chance."""
+    return sizes[0] if len(sizes) == 1 else pick(rng, sizes)
+
+
 def draw_number(rng, n_digits: int | None = None) -> int:
     """A number of n_digits digits, uniformly; by default 1-3 digits, uniformly. 0 has one digit."""
     n_digits = n_digits or pick(rng, DIGITS)
     return pick(rng, range(10 ** (n_digits - 1) if n_digits > 1 else 0, 10**n_digits))
 
 
-def draw_items(rng, n_items: int | None = None) -> list[int]:
-    """Items of a sequence, by default 3-10: 60 % have one digit, 30 % two, 10 % three."""
-    n_items = n_items or pick(rng, ITEMS)
+def draw_items(rng, sizes: range = ITEMS) -> list[int]:
+    """Items of a sequence: 60 % have one digit, 30 % two, 10 % three."""
+    n_items = one_of(rng, sizes)
     return [draw_number(rng, pick(rng, (1,) * 6 + (2,) * 3 + (3,))) for _ in range(n_items)]
 
 
@@ -198,11 +205,10 @@ class Task:
     name: str  # also its trained tag
     help: str  # what is answered, in a few words
     examples: tuple[str, str]  # two worked rows
-    unit: str  # what a size counts: items, digits (of the longer operand), hops
+    unit: str  # what a size counts: items, digits (of the longer operand), hops, pairs, modulus
     training: range  # sizes in training and validation
-    extrapolation: range  # sizes beyond them, in the suite ood_extrap_<name>
-    systematic: range  # sizes in ood_systematic
-    draw: Callable[..., str]  # (rng, size=None) -> prompt; by default of the training range
+    sizes: range  # sizes that a command may ask for
+    draw: Callable[..., str]  # (rng, sizes) -> prompt of one of these sizes
     answer: Callable[[str], str]  # prompt -> answer; ValueError where the prompt has none
     # A prompt without spare spaces -> what all writings of the example share; None where the prompt
     # is outside the task's grammar.
@@ -210,6 +216,9 @@ class Task:
     size_of: Callable[[str], int]  # prompt -> size; ValueError where it has none
     edit: Callable[..., str]  # (rng, prompt) -> prompt of another key, under the same rule
     characters: str = ""  # of prompts and answers, besides digits and spaces
+    standard: bool = False  # one of the tasks of the standard sets and of the suites
+    extrapolation: range = range(0)  # sizes beyond training, in the suite ood_extrap_<name>
+    systematic: range = range(0)  # sizes in ood_systematic
     aliases: tuple[str, ...] = ()  # the task's names in the earlier program
     same_rule: tuple[str, ...] = ()  # words after the tag's first that keep the rule
     same_key: tuple[str, ...] = ()  # words that change the rule, but not which prompts are equal
@@ -240,6 +249,11 @@ class Task:
 TASKS: dict[str, Task] = {}  # name -> record in curriculum order; filled at the end of this file
 
 
+def standard_tasks() -> tuple[str, ...]:
+    """The names of the tasks that the standard sets and the OOD suites are made of."""
+    return tuple(name for name, task in TASKS.items() if task.standard)
+
+
 # ----------------------------------------------------------------------------------------------
 # Tags, canonical keys and who owns them
 # ----------------------------------------------------------------------------------------------
@@ -251,12 +265,15 @@ NEUTRAL_WORDS |= {"long", "longer", "short", "shorter", "train", "val", "test"}
 
 def task_of_tag(tag: str) -> str | None:
     """The task family of a tag, by what stands before its first underscore; None for an unknown
-    one, and for a composition of the earlier program (`copy_then_sort`).
+    one, and for a composition of the earlier program (`copy_then_sort`). A task's own name is its
+    tag, whatever it holds.
 
     >>> task_of_tag("sort_desc"), task_of_tag("sorting_extrap"), task_of_tag("max")
     ('sort', 'sort', None)
     """
     head, *words = tag.split("_")
+    if tag in TASKS:
+        return tag
     if "then" in words:
         return None
     if head in TASKS:
@@ -279,6 +296,8 @@ def canonical_tags(tag: str) -> tuple[str, ...]:
     >>> canonical_tags("sort_desc"), canonical_tags("add_twice"), canonical_tags("max")
     (('sort_desc',), ('add_twice',), ('max',))
     """
+    if tag in TASKS:
+        return (tag,)
     parts, tasks = tag.split("_then_"), []
     for part in parts:
         task = TASKS.get(task_of_tag(part))
@@ -298,7 +317,9 @@ def keyed_task(tag: str) -> Task | None:
     `[add_twice] 3 + 5` order counts, in `[sort_first] 3 1 2` too.
     """
     task = TASKS.get(task_of_tag(tag))
-    return task if task and _has_only(task.same_rule + task.same_key, tag) else None
+    if task and (tag == task.name or _has_only(task.same_rule + task.same_key, tag)):
+        return task
+    return None
 
 
 def canonical_key(tag: str, prompt: str) -> str:
@@ -337,9 +358,9 @@ def split_of(key: str) -> str:
     return {0: "val", 1: "ood"}.get(eighth, "train")
 
 
-def draw_example(rng, task: str, size: int | None = None) -> str:
-    """A row of a task from its training range, or at a given size."""
-    return TASKS[task].row(TASKS[task].draw(rng, size))
+def draw_example(rng, task: str, sizes: range | None = None) -> str:
+    """A row of a task, of one of the sizes or of its training range."""
+    return TASKS[task].row(TASKS[task].draw(rng, sizes or TASKS[task].training))
 
 
 def size_of(raw: str) -> int:
@@ -400,8 +421,8 @@ def answer_sort(items: list[int]) -> list[int]:
     return sorted(items)
 
 
-def draw_sequence(rng, n_items: int | None = None) -> str:
-    return spaced(draw_items(rng, n_items))
+def draw_sequence(rng, sizes: range) -> str:
+    return spaced(draw_items(rng, sizes))
 
 
 def items_of(prompt: str) -> list[int]:
@@ -434,6 +455,7 @@ def sequence_task(name: str, on_items: Callable, **record) -> Task:
         name=name,
         unit="items",
         training=ITEMS,
+        sizes=range(1, 101),
         extrapolation=range(11, 21),
         systematic=range(3, 25),
         draw=draw_sequence,
@@ -461,8 +483,15 @@ def answer_add(addends: list[int]) -> int:
     return sum(addends)
 
 
-def draw_sum(rng, n_digits: int | None = None) -> str:
-    return f"{draw_number(rng, n_digits)} + {draw_number(rng, n_digits)}"
+def draw_operands(rng, sizes: range) -> tuple[int, int]:
+    """Two numbers, the digits of each drawn for itself."""
+    a = draw_number(rng, one_of(rng, sizes))
+    return a, draw_number(rng, one_of(rng, sizes))
+
+
+def draw_sum(rng, sizes: range) -> str:
+    a, b = draw_operands(rng, sizes)
+    return f"{a} + {b}"
 
 
 def answer_of_sum(prompt: str) -> str:
@@ -511,17 +540,17 @@ def answer_rel(facts: list[str], direction: str, hops: int, person: str) -> str:
     return person
 
 
-def draw_rel(rng, hops: int | None = None) -> str:
+def draw_rel(rng, sizes: range) -> str:
     """The facts of one chain and 0-2 facts about other people, shuffled, and a question.
 
     The chain has 4-8 people, uniformly, but at least two more than hops: so the answer is never
-    bound to be the end of the chain. At a given number of hops it has 8, so that nothing but the
+    bound to be the end of the chain. At a single number of hops it has 8, so that nothing but the
     hops changes with them, and even 6 hops run along a chain no longer than trained ones. Direction
     and start are uniform over what the chain allows. Each further fact is about two fresh letters,
     so it cannot touch the answer.
     """
-    shortest = LONGEST_CHAIN if hops else SHORTEST_CHAIN
-    hops = hops or pick(rng, HOPS)
+    shortest = LONGEST_CHAIN if len(sizes) == 1 else SHORTEST_CHAIN
+    hops = one_of(rng, sizes)
     n_people = pick(rng, range(max(shortest, hops + 2), LONGEST_CHAIN + 1))
     people = shuffled(rng, string.ascii_uppercase)
     chain, others = people[:n_people], people[n_people:]
@@ -593,12 +622,173 @@ def edit_rel(rng, prompt: str) -> str:
 
 
 # ----------------------------------------------------------------------------------------------
+# add_reversed, add_padded: sums whose digits are written otherwise (Lee et al., arXiv:2307.03381)
+# ----------------------------------------------------------------------------------------------
+
+
+def answer_of_padded(prompt: str) -> str:
+    """The sum with as many digits as the longer operand has, and one more."""
+    return answer_of_sum(prompt).zfill(longest_number(prompt) + 1)
+
+
+def draw_padded(rng, sizes: range) -> str:
+    """A sum whose operands have the most digits of all, with leading zeros."""
+    return " + ".join(str(number).zfill(sizes[-1]) for number in draw_operands(rng, sizes))
+
+
+def n_digit_strings(answer: str) -> int:
+    """How many texts of digits are as long; ValueError where the answer is none.
+
+    >>> n_digit_strings("0506")
+    10000
+    """
+    if not NUMBER.fullmatch(answer):
+        raise ValueError(f"{answer[:80]!r} is not a text of digits")
+    return 10 ** len(answer)
+
+
+def draw_digit_string(rng, answer: str) -> str:
+    """One of them, uniformly."""
+    n_digit_strings(answer)
+    return "".join(pick(rng, string.digits) for _ in answer)
+
+
+def digit_strings(answer: str) -> Iterator[str]:
+    """All of them in ascending order."""
+    return (f"{i:0{len(answer)}d}" for i in range(n_digit_strings(answer)))
+
+
+# ----------------------------------------------------------------------------------------------
+# mod, gcd: arithmetic whose rule does not show in the digits
+# ----------------------------------------------------------------------------------------------
+
+
+def mod_parts(prompt: str) -> tuple[str, str, str, str]:
+    """(a, operator, b, p) of a prompt, as written; ValueError outside the grammar or for p = 0."""
+    match = MOD_PROMPT.fullmatch(" ".join(prompt.split()))
+    if match is None or not int(match[4]):
+        raise ValueError(f"{prompt[:80]!r} is not of the form 'a + b mod p', with +, - or *")
+    return match.groups()
+
+
+def answer_of_mod(prompt: str) -> str:
+    a, operator, b, p = mod_parts(prompt)
+    a, b = int(a), int(b)
+    return str({"+": a + b, "-": a - b, "*": a * b}[operator] % int(p))
+
+
+def draw_mod(rng, sizes: range) -> str:
+    """Both operands below the modulus; each operator as often."""
+    p = one_of(rng, sizes)
+    a, operator, b = pick(rng, range(p)), pick(rng, "+-*"), pick(rng, range(p))
+    return f"{a} {operator} {b} mod {p}"
+
+
+def mod_key(text: str) -> str | None:
+    """a + b and b + a are one example, and so are the products."""
+    if not (match := MOD_PROMPT.fullmatch(text)):
+        return None
+    a, operator, b, p = match.groups()
+    operands = [plain_number(a), plain_number(b)]
+    if operator != "-":
+        operands.sort(key=by_value)
+    return f" {operator} ".join(operands) + f" mod {plain_number(p)}"
+
+
+def modulus(prompt: str) -> int:
+    return int(mod_parts(prompt)[3])
+
+
+def edit_mod(rng, prompt: str) -> str:
+    """Another first operand below the modulus."""
+    a, operator, b, p = mod_parts(prompt)
+    key = mod_key(f"{a} {operator} {b} mod {p}")
+    others = [n for n in range(int(p)) if mod_key(f"{n} {operator} {b} mod {p}") != key]
+    if not others:
+        raise ValueError(f"{prompt[:80]!r} leaves no other operand")
+    return f"{pick(rng, others)} {operator} {b} mod {p}"
+
+
+def pair_of(prompt: str) -> list[int]:
+    """The two numbers of a prompt, above 0; ValueError where they are not."""
+    numbers = items_of(prompt)
+    if len(numbers) != 2 or not all(numbers):
+        raise ValueError(f"{prompt[:80]!r} is not two numbers above 0")
+    return numbers
+
+
+def draw_gcd(rng, sizes: range) -> str:
+    """Two multiples of a divisor below 10 ** n: one of its own digits, all digits as often.
+
+    Of two numbers drawn each for itself, 61 % would have no common divisor but 1.
+    """
+    n_digits = one_of(rng, sizes)
+    divisor = max(1, draw_number(rng, pick(rng, range(1, n_digits + 1))))
+    factors = range(1, (10**n_digits - 1) // divisor + 1)
+    return spaced(divisor * pick(rng, factors) for _ in range(2))
+
+
+def edit_gcd(rng, prompt: str) -> str:
+    """One digit changed, neither number made 0."""
+    pair_of(prompt)
+    while "0" in (edited := change_one_digit(rng, prompt)).split():
+        pass
+    return edited
+
+
+# ----------------------------------------------------------------------------------------------
+# recall: associative recall (Ba et al., arXiv:1610.06258)
+# ----------------------------------------------------------------------------------------------
+
+
+def recall_parts(prompt: str) -> tuple[dict[str, str], str]:
+    """(letter -> digit, the letter asked for); ValueError outside the grammar."""
+    text = " ".join(prompt.split())
+    match = RECALL_PROMPT.fullmatch(text)
+    pairs = match and {pair[0]: pair[1] for pair in match[1].split()}
+    if not match or len(pairs) < len(match[1].split()) or match[2] not in pairs:
+        raise ValueError(f"{prompt[:80]!r} does not ask for one of its different letters")
+    return pairs, match[2]
+
+
+def answer_recall(prompt: str) -> str:
+    pairs, asked = recall_parts(prompt)
+    return pairs[asked]
+
+
+def draw_recall(rng, sizes: range) -> str:
+    """Different letters, each with a digit of its own draw, and one of the letters."""
+    letters = shuffled(rng, string.ascii_uppercase)[: one_of(rng, sizes)]
+    return f"{spaced(x + pick(rng, string.digits) for x in letters)} ? {pick(rng, letters)}"
+
+
+def recall_key(text: str) -> str | None:
+    """The order of the pairs changes no example."""
+    try:
+        pairs, asked = recall_parts(text)
+    except ValueError:
+        return None
+    return f"{spaced(sorted(map(''.join, pairs.items())))} ? {asked}"
+
+
+def n_pairs(prompt: str) -> int:
+    return len(recall_parts(prompt)[0])
+
+
+def edit_recall(rng, prompt: str) -> str:
+    """Another digit behind one letter."""
+    recall_parts(prompt)
+    return change_one_digit(rng, prompt)
+
+
+# ----------------------------------------------------------------------------------------------
 # The records, in curriculum order
 # ----------------------------------------------------------------------------------------------
 
 COPY = sequence_task(
     "copy",
     answer_copy,
+    standard=True,
     help="the items in the order given",
     examples=("[copy] 5 27 9 | 5 27 9", "[copy] 0 0 314 7 | 0 0 314 7"),
     key=sequence_key,
@@ -607,6 +797,7 @@ COPY = sequence_task(
 REV = sequence_task(
     "rev",
     answer_rev,
+    standard=True,
     help="the items from last to first",
     examples=("[rev] 5 27 9 | 9 27 5", "[rev] 0 0 314 7 | 7 314 0 0"),
     key=sequence_key,
@@ -618,6 +809,8 @@ ADD = Task(
     examples=("[add] 41 + 465 | 506", "[add] 7 + 0 | 7"),
     unit="digits",
     training=DIGITS,
+    sizes=range(1, 101),
+    standard=True,
     extrapolation=range(4, 6),
     systematic=range(1, 7),
     draw=draw_sum,
@@ -632,6 +825,7 @@ ADD = Task(
 SORT = sequence_task(
     "sort",
     answer_sort,
+    standard=True,
     help="the items in ascending order",
     examples=("[sort] 5 27 9 | 5 9 27", "[sort] 7 314 0 7 | 0 7 7 314"),
     key=multiset_key,
@@ -645,6 +839,8 @@ REL = Task(
     examples=("[rel] B>K F>B K>A ? up 2 A | B", "[rel] B>K Q>Z F>B ? down 1 F | B"),
     unit="hops",
     training=HOPS,
+    sizes=range(1, LONGEST_CHAIN - 1),
+    standard=True,
     extrapolation=range(4, 7),
     systematic=range(1, 7),
     draw=draw_rel,
@@ -659,4 +855,71 @@ REL = Task(
     draw_legal=draw_letter,
     legal_answers=letters,
 )
-TASKS |= {task.name: task for task in (COPY, REV, ADD, SORT, REL)}
+MOD = Task(
+    name="mod",
+    help="a sum, difference or product modulo a number",
+    examples=("[mod] 57 + 88 mod 97 | 48", "[mod] 3 - 5 mod 97 | 95"),
+    unit="modulus",
+    training=range(97, 98),
+    sizes=range(2, 10_000),
+    draw=draw_mod,
+    answer=answer_of_mod,
+    key=mod_key,
+    size_of=modulus,
+    edit=edit_mod,
+    characters="+-*" + "mod",
+)
+GCD = Task(
+    name="gcd",
+    help="the greatest common divisor of two numbers",
+    examples=("[gcd] 84 36 | 12", "[gcd] 7 9 | 1"),
+    unit="digits",
+    training=DIGITS,
+    sizes=range(1, 101),
+    draw=draw_gcd,
+    answer=lambda prompt: str(math.gcd(*pair_of(prompt))),
+    key=multiset_key,
+    size_of=longest_number,
+    edit=edit_gcd,
+)
+RECALL = Task(
+    name="recall",
+    help="the digit that stands behind a letter",
+    examples=("[recall] K7 B3 Q1 ? B | 3", "[recall] Z0 ? Z | 0"),
+    unit="pairs",
+    training=range(2, 9),
+    sizes=range(1, 27),
+    draw=draw_recall,
+    answer=answer_recall,
+    key=recall_key,
+    size_of=n_pairs,
+    edit=edit_recall,
+    characters="?" + string.ascii_uppercase,
+)
+ADD_REVERSED = replace(
+    ADD,
+    name="add_reversed",
+    help="the sum of two numbers, its last digit first",
+    examples=("[add_reversed] 41 + 465 | 605", "[add_reversed] 60 + 40 | 001"),
+    standard=False,
+    answer=lambda prompt: answer_of_sum(prompt)[::-1],
+    aliases=(),
+    n_legal=lambda answer: n_number_lists(answer[::-1]),
+    draw_legal=lambda rng, answer: draw_number_list(rng, answer[::-1])[::-1],
+    legal_answers=lambda answer: (legal[::-1] for legal in number_lists(answer[::-1])),
+)
+ADD_PADDED = replace(
+    ADD,
+    name="add_padded",
+    help="the sum of two numbers, all written with leading zeros",
+    examples=("[add_padded] 041 + 465 | 0506", "[add_padded] 7 + 5 | 12"),
+    standard=False,
+    draw=draw_padded,
+    answer=answer_of_padded,
+    aliases=(),
+    n_legal=n_digit_strings,
+    draw_legal=draw_digit_string,
+    legal_answers=digit_strings,
+)
+RECORDS = (COPY, REV, ADD, SORT, REL, MOD, GCD, RECALL, ADD_REVERSED, ADD_PADDED)
+TASKS |= {task.name: task for task in RECORDS}
