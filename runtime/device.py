@@ -24,9 +24,17 @@ def cpu_features():
 
 
 def cpu_bf16_instructions():
-    """The instructions this processor has for bf16 products: "amx", "avx512" or "" for none."""
+    """The instructions by which this processor multiplies faster in bf16 than in fp32.
+
+    "amx", "avx512" or "" for none. An Intel without AMX, or in a virtual machine that hides it, has
+    avx512_bf16 too and gains nothing: a Xeon (Emerald Rapids) makes 80 GFLOP/s a thread in bf16 and
+    136 in fp32, products of 1,000 x 256 x 1,024.
+    """
     features = cpu_features()
-    return next((isa for isa in ("amx", "avx512") if features.get(f"{isa}_bf16")), "")
+    if features.get("amx_bf16"):
+        return "amx"
+    intel = str(features.get("cpu_name", "")).startswith("Intel")
+    return "avx512" if features.get("avx512_bf16") and not intel else ""
 
 
 def total_memory_bytes(device: torch.device, limit="/sys/fs/cgroup/memory.max") -> int | None:
