@@ -244,7 +244,7 @@ from data.baselines import chance_exact_match, lookup_words, mean_lookup
 from data.formats import Examples, Tokenizer
 from data.sources import default_out_dir
 from data.subsets import CANARY_COUNTS, make_panel
-from data.tasks import TASKS
+from data.tasks import TASKS, standard_tasks
 from runtime.device import (
     DTYPES,
     CoreWatch,
@@ -3126,10 +3126,11 @@ def results_table(reports, seeds):
     over = f" over {len(reports)} seeds and examples" if many else ""
     lines = [f"exact match on {columns[0][1][0]['held_out']} examples, 95 % interval{over}"]
     headings = [heading for heading, _ in columns]
-    lines.append(f"{'task':10}{'n':>6}" + "".join(f"  {h:24}" for h in [*headings, "lookup"]))
+    width = max(10, *(len(row["group"]) for row in rates_of(columns[0][1][0])))
+    lines.append(f"{'task':{width}}{'n':>6}" + "".join(f"  {h:24}" for h in [*headings, "lookup"]))
     by_model = [zip(*map(rates_of, own), strict=True) for _, own in columns]
     for cells in zip(*by_model, strict=True):
-        line = f"{cells[0][0]['group']:10}{cells[0][0]['n']:>6}"
+        line = f"{cells[0][0]['group']:{width}}{cells[0][0]['n']:>6}"
         rates = [metrics.over_seeds(of_model) for of_model in cells]
         for stats in rates:
             rate = f"{stats['mean']:.1%} [{stats['low']:.1%}, {stats['high']:.1%}]"
@@ -3243,7 +3244,7 @@ def report_runs(
     model = ["--model", folder.resolve()]
     if data.panel is not None:
         command = ["python", ROOT / "evaluate_memorization.py", *model]
-    elif {tag for tags in plan.trained_tags for tag in tags} & set(TASKS):
+    elif {tag for tags in plan.trained_tags for tag in tags} & set(standard_tasks()):
         command = ["python", ROOT / "evaluate_ood.py", *model]
         command += ["--tokenizer", Path(data.files["tokenizer"]["path"]).resolve()]
     else:  # no standard suite asks for these tags
