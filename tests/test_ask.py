@@ -276,6 +276,17 @@ def test_a_prompt_beyond_the_table_of_positions_is_refused(home, tmp_path, capsy
     ) in capsys.readouterr().err
 
 
+def test_a_model_whose_scores_overflow_is_named(home, tmp_path, capsys):
+    path = save_model(tmp_path / "best_model.pth", home / "train.txt")
+    content = torch.load(path, weights_only=True)
+    content["model"]["w_tokens"] *= 1e38  # finite, and its logits are not
+    torch.save(content, path)
+    assert run(path, "[add] 1 + 2") == 2
+    assert f"error: {path} predicts no finite numbers; its training had diverged" in (
+        capsys.readouterr().err
+    )
+
+
 def test_flags_that_do_not_go_together(home, capsys):
     model = str(home / "run")
     for flags, said in (
