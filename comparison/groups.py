@@ -127,8 +127,9 @@ def best_outcomes(run: Run, epoch: int) -> dict[str, tuple[str, bool]]:
         same_model = report.get("epoch") == best.get("epoch") == epoch
         if rows and "examples" in rows[0] and same_model:
             names, outcomes = rows[0]["examples"].split(), rows[0].get("outcomes", "")
-            tasks = [cell["group"] for cell in rows[0].get("by_task", []) for _ in range(cell["n"])]
-            if len(names) == len(outcomes) == len(tasks):
+            cells = [(cell["group"], int(cell.get("n", 0))) for cell in rows[0].get("by_task", [])]
+            if len(names) == len(outcomes) == sum(n for _, n in cells):
+                tasks = [task for task, n in cells for _ in range(n)]
                 rights = (character == "1" for character in outcomes)
                 return dict(zip(names, zip(tasks, rights, strict=True), strict=True))
     return {}
@@ -154,7 +155,12 @@ def read_ood(run: Run) -> dict[int | None, dict[str, Answers]]:
             for name, suite in sorted(of_category.items())
         ]
         source = json.dumps([run.ood.get("canonical_tags"), asked])
-        values = stats.get("values") or [stats.get("exact_match")] * len(seeds)
+        values = stats.get("values", [stats.get("exact_match")])
+        if len(values) != len(seeds):
+            raise UserError(
+                f"{folder / 'ood_results.json'} has {len(values)} values of {category} for "
+                f"{len(seeds)} seeds; evaluate the model again"
+            )
         for i, seed in enumerate(seeds):
             of_seed = rights.get(seed) or (rights.get(None) if len(seeds) == 1 else None) or {}
             right, value, n = of_seed.get(category), values[i], stats.get("n", 0)
@@ -297,7 +303,8 @@ def is_same_run(first: Run, second: Run) -> bool:
         known = config.get("arguments") and config.get("data", {}).get("train", {}).get("sha256")
         if not known or not isinstance(config.get("seed", config.get("seeds")), (int, list)):
             return False
-    return not how_runs_differ(*configs)
+    tokenizers = {entry_at(config, "data", "tokenizer", "sha256") for config in configs}
+    return len(tokenizers) == 1 and not how_runs_differ(*configs)
 
 
 def seeds_held_twice(part: list[tuple[Run, list[Model]]]) -> str:
@@ -320,17 +327,28 @@ def gathered_words(group: Group) -> str:
     said = f"{group.name} is {names}: equal settings, seeds {seeds}"
     differing = [
         what
-        for what, of_config in ORIGINS.items()
-        if len({json.dumps(of_config(run.config)) for run in group.runs}) > 1
+        for what, path in ORIGINS.items()
+        if len({json.dumps(entry_at(run.config, *path)) for run in group.runs}) > 1
     ]
+    epochs = sorted(last_of(run, "epoch") for run in group.runs)
+    if epochs[0] < epochs[-1]:  # by early stopping, or one is still in training
+        differing.append(f"how far they are, epochs {epochs[0]:,.0f} to {epochs[-1]:,.0f}")
     return said + (f"; they differ in {' and '.join(differing)}" if differing else "")
 
 
 ORIGINS = {
-    "the commit of the program": lambda config: config.get("git_commit"),
-    "the version of torch": lambda config: config.get("versions", {}).get("torch"),
-    "precision": lambda config: config.get("derived", {}).get("precision"),
+    "the commit of the program": ("git_commit",),
+    "the version of torch": ("versions", "torch"),
+    "device": ("device",),
+    "precision": ("derived", "precision"),
 }
+
+
+def entry_at(record: dict, *path: str):
+    """What stands at a path of keys, None where nothing does."""
+    for key in path:
+        record = record.get(key) if isinstance(record, dict) else None
+    return record
 
 
 def group_names(groups: list[list[Run]]) -> list[str]:

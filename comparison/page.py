@@ -234,7 +234,8 @@ def csv_text(comparison: Comparison) -> str:
     in_pairs = {(d.row, run) for d in comparison.differences for run in (d.first, d.second)}
     for rate in comparison.rates:
         if (rate.row, rate.run) not in in_pairs:
-            writer.writerow([rate.row, rate.run, "", *numbers_of(rate)])
+            rest = [""] * (len(COLUMNS) + len(tested) + 2)
+            writer.writerow([rate.row, rate.run, "", *numbers_of(rate), *rest])
     return out.getvalue()
 
 

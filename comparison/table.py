@@ -14,6 +14,7 @@ from comparison.groups import (
     Rate,
     as_run,
     budget_words,
+    entry_at,
     gather,
     rate_of,
     row_names,
@@ -192,36 +193,34 @@ def difference_over_seeds(
 
 def caveats(groups: Sequence[Group], rows: Sequence[str]) -> list[str]:
     """Sentences on data, checkpoints and seeds that are not alike."""
-    notes = []
-    for what, of_group in ALIKE.items():
-        places = defaultdict(list)
-        for group in groups:
-            if (value := of_group(group)) is not None:
-                places[value].append(group.name)
-        if len(places) > 1:
-            sides = " against ".join(", ".join(names) for names in places.values())
-            notes.append(f"{what}: {sides}")
+    runs = [(group.name, run) for group in groups for run in group.runs]
+    validation = [(name, entry_at(run.config, "data", "val", "sha256") or "") for name, run in runs]
+    evaluated = [(name, run.ood) for name, run in runs if run.ood]
+    checkpoints = [(name, ood.get("checkpoint", "")) for name, ood in evaluated]
+    tags = [
+        (name, "as written" if not ood.get("canonical_tags") else "--canonical_tags")
+        for name, ood in evaluated
+    ]
+    notes = sides("different validation sets", validation, named=False)
+    notes += sides("evaluated out of distribution are different checkpoints", checkpoints)
+    notes += sides("tags out of distribution are read in different ways", tags)
+    if {checkpoint for _, checkpoint in checkpoints} == {"last.pth"}:
+        notes.append("evaluated out of distribution is last.pth, not the best model")
     if unequal := budget_words([as_run(group) for group in groups]):
         notes.append(unequal.strip(" .").replace("U", "u", 1))
-    for group in groups:
-        notes += lacking(group, rows)
-    return notes
+    return notes + [note for group in groups for note in lacking(group, rows)]
 
 
-def first_config(group: Group, *path: str):
-    value = group.runs[0].config
-    for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
-ALIKE = {
-    "different validation sets": lambda group: first_config(group, "data", "val", "sha256"),
-    "out of distribution, different checkpoints": lambda group: group.runs[0].ood.get("checkpoint"),
-    "out of distribution, tags mapped in one alone": lambda group: group.runs[0].ood.get(
-        "canonical_tags"
-    ),
-}
+def sides(what: str, values: Sequence[tuple[str, str]], named: bool = True) -> list[str]:
+    """A sentence that says which runs have which of several values; an unknown one is ""."""
+    places = defaultdict(dict)
+    for name, value in values:
+        if value:
+            places[value][name] = None
+    if len(places) < 2:
+        return []
+    each = [", ".join(names) + (f" ({value})" if named else "") for value, names in places.items()]
+    return [f"{what}: {' against '.join(each)}"]
 
 
 def lacking(group: Group, rows: Sequence[str]) -> list[str]:

@@ -83,7 +83,7 @@ RATES |= {"examples": TEXT, "outcomes": BITS}  # which examples, and which of th
 BY_COUNT = {"group": COUNT, **RATES, "by_task": [{"group": TEXT, **RATES}]}
 MODEL = {"epoch": COUNT, "step": COUNT, "by_repeat_count": [BY_COUNT]}
 MEMORIZATION = {"format": COUNT, "best": MODEL, "last": MODEL}
-STATS = {**RATES, "oracle_length_exact_match": RATE, "failures": {EACH: AMOUNT}}
+STATS = {**RATES, "values": [RATE], "oracle_length_exact_match": RATE, "failures": {EACH: AMOUNT}}
 SUITE = {
     "category": TEXT,
     "headline": STATS,
@@ -97,6 +97,7 @@ OOD = {
     "headline": {EACH: STATS},
     "suites": {EACH: SUITE},
     "training_range": {EACH: PAIR},
+    "seed": COUNT,
     "seeds": [COUNT],
     "checkpoint": TEXT,
 }

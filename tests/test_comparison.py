@@ -216,6 +216,82 @@ def test_what_could_have_stood_out_is_one_sentence_from_row_to_row(tmp_path):
     assert f"With 3 seeds a difference under {ends} would not have stood out." in printed
 
 
+def test_runs_of_seeds_with_other_headlines_are_paired_on_what_all_answered(tmp_path):
+    """Examples 0 to 59 against 20 to 79: only the 40 shared ones count."""
+    rng, rights = np.random.default_rng(1), {}
+    for i, name in enumerate("ab"):
+        rights[name] = rng.random((3, 60)) < 0.5
+        for seed in range(3):
+            home, right = tmp_path / name / f"seed_{seed}", {"add": rights[name][seed]}
+            make_run(home, seed, right, {"add": 60}, first=20 * i, lr=i)
+        write_json(tmp_path / name / "config.json", config_of(0, lr=i))
+    d = at(compared(tmp_path / "a", tmp_path / "b"), "unseen: add")
+    shared = rights["a"][:, 20:].mean(axis=1), rights["b"][:, :40].mean(axis=1)
+    assert d.p == pytest.approx(scipy.stats.ttest_rel(*shared).pvalue)
+    assert d.note == "on the 40 examples that both answered, of 60 and 60"
+
+
+def test_what_was_evaluated_otherwise_is_named(tmp_path):
+    for lr, name in enumerate("ab"):
+        make_run(tmp_path / name, 0, {"add": 0.5}, {"add": 60}, lr=lr)
+        add_ood(tmp_path / name, {"interpolation": np.ones(5, bool)})
+    path = tmp_path / "b/ood_results/ood_results.json"
+    results = json.loads(path.read_text())
+    write_json(path, {**results, "checkpoint": "last.pth", "canonical_tags": True})
+    assert compared(tmp_path / "a", tmp_path / "b").notes == [
+        "evaluated out of distribution are different checkpoints: a (best_model.pth) against b "
+        "(last.pth)",
+        "tags out of distribution are read in different ways: a (as written) against b "
+        "(--canonical_tags)",
+    ]
+    write_json(
+        path.parents[2] / "a/ood_results/ood_results.json", {**results, "checkpoint": "last.pth"}
+    )
+    write_json(path, {**results, "checkpoint": "last.pth"})
+    assert compared(tmp_path / "a", tmp_path / "b").notes == [
+        "evaluated out of distribution is last.pth, not the best model"
+    ]
+
+
+def test_a_seed_that_has_not_got_as_far_is_named(tmp_path):
+    for seed in range(2):
+        make_run(tmp_path / f"a_s{seed}", seed, {"add": 0.5}, {"add": 60})
+    path = tmp_path / "a_s1/metrics.jsonl"
+    write_rows(path.parent, [json.loads(path.read_text()), {"epoch": 1200, "step": 9}])
+    (note,) = compared(*sorted(tmp_path.iterdir())).notes
+    assert note.endswith("seeds 0, 1; they differ in how far they are, epochs 3 to 1,200")
+
+
+def test_values_that_are_not_one_a_seed_are_one_sentence(tmp_path):
+    for lr, name in enumerate("ab"):
+        seeds_of(tmp_path / name, [0.5, 0.6, 0.7], range(3), lr=lr)
+        add_ood(tmp_path / name, {"extrapolation": np.ones((2, 5), bool)}, seeds=[0, 1])
+    path = tmp_path / "b/ood_results/ood_results.json"
+    write_json(path, {**json.loads(path.read_text()), "seeds": [0, 1, 2]})
+    with pytest.raises(
+        UserError, match="has 2 values of extrapolation for 3 seeds; evaluate the m"
+    ):
+        compared(tmp_path / "a", tmp_path / "b")
+
+
+def test_validation_examples_that_were_all_trained_on_are_compared_by_rates(tmp_path):
+    for lr, name in enumerate("ab"):
+        make_run(tmp_path / name, 0, {"add": 0.5}, {"add": 60}, names=False, lr=lr)
+        config = config_of(0, lr=lr)
+        config["data"]["audit"] = {"val_unseen": 0}
+        write_json(tmp_path / name / "config.json", config)
+        row = {
+            "epoch": 3,
+            "step": 9,
+            "val_exact_match": None,
+            "val_exact_match_seen": 0.25 + lr / 2,
+        }
+        row |= {"val_exact_match_by_task_seen": {"add": 0.25 + lr / 2}, "val_n_seen": 60}
+        write_rows(tmp_path / name, [{**row, "val_n_by_task_seen": {"add": 60}}])
+    found = compared(tmp_path / "a", tmp_path / "b")
+    assert (found.rows, found.differences[0].difference) == (["seen: add"], -0.5)
+
+
 def test_with_two_seeds_far_apart_nothing_could_have_stood_out(tmp_path):
     seeds_of(tmp_path / "a", [0.2, 0.9], range(2))
     seeds_of(tmp_path / "b", [0.5, 0.4], range(2), lr=2)
