@@ -413,13 +413,17 @@ def as_run(group: Group) -> Run:
         if ood_row(category) in rows
         for rate in [rate_of(group, ood_row(category))]
     }
+    checkpoints = {run.ood["checkpoint"] for run in group.runs if "checkpoint" in run.ood}
+    ood = {"headline": headline, "seeds": [model.seed for model in group.models]}
+    if len(checkpoints) == 1:
+        ood["checkpoint"] = checkpoints.pop()
     return Run(
         name=group.name,
         config=group.runs[0].config,
         seeds=[rows for run in group.runs for rows in run.seeds],
         memorization=[record for run in kept for record in run.memorization],
         memorization_of=model,
-        ood={"headline": headline, "seeds": [model.seed for model in group.models]},
+        ood=ood,
         folder=group.runs[0].folder,
     )
 

@@ -145,7 +145,7 @@ def difference_in(first: Group, second: Group, row: str) -> dict | None:
     else:
         (a,), (b,) = answers
         found = metrics.compare_rates(round(a.value * a.n), a.n, round(b.value * b.n), b.n)
-        more = "" if note else "not paired: the folders keep rates alone"
+        more = "" if note else "not paired, since not both folders keep the outcome of each example"
     notes = "; ".join(filter(None, (note, more)))
     return {"row": row, "first": first.name, "second": second.name, **found, "note": notes}
 

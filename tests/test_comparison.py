@@ -22,6 +22,7 @@ from runtime.ledger import Ledger
 from runtime.records import load_run
 
 ALL = {"add": 60, "rel": 40}  # validation examples of each task
+NOT_PAIRED = "not paired, since not both folders keep the outcome of each example"
 
 
 def config_of(seed, **arguments):
@@ -173,7 +174,19 @@ def test_rates_alone_are_compared_and_it_is_said(tmp_path):
     for name, lr in (("a", 1), ("b", 2)):
         make_run(tmp_path / name, 0, {"add": 0.5}, {"add": 60}, names=False, lr=lr)
     d = at(compared(tmp_path / "a", tmp_path / "b"), "unseen: add")
-    assert (d.test, d.note) == ("two proportions", "not paired: the folders keep rates alone")
+    assert (d.test, d.note) == ("two proportions", NOT_PAIRED)
+
+
+def test_outcomes_of_another_epochs_model_are_not_taken_for_the_best_ones(tmp_path):
+    """A run that goes on has a new best model before memorization.json is written again."""
+    for name, lr in (("a", 1), ("b", 2)):
+        make_run(tmp_path / name, 0, {"add": 0.5}, {"add": 60}, lr=lr)
+    path = tmp_path / "a/memorization.json"
+    report = json.loads(path.read_text())
+    report["best"]["epoch"] = 2
+    write_json(path, report)
+    d = at(compared(tmp_path / "a", tmp_path / "b"), "unseen: add")
+    assert (d.test, d.note) == ("two proportions", NOT_PAIRED)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -565,6 +578,7 @@ def test_plots_prints_and_writes_the_comparison_and_draws_groups(tmp_path, capsy
     assert (out / "lr1_s0/tasks_over_epochs.png").exists()
     shown = [as_run(group) for group in gather([load_run(p, p.name) for p in folders])[0]]
     assert [(run.name, len(run.seeds)) for run in shown] == [("lr1", 3), ("lr2", 3)]
+    assert {plots.ood_model(run) for run in shown} == {"best_model.pth"}
     (ax,) = plots.compare_ood_figure(shown).axes
     marks = {line.get_label(): line.get_xdata()[0] for line in ax.lines}
     for rate_of_run in found.rates:
