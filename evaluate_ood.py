@@ -219,12 +219,14 @@ def run_suite(
     lines = [[] for _ in replicas.seeds]
     for i in range(len(examples)):
         why = next((reason for reason in REASONS if facts[reason][i]), None)
+        level = examples.levels[i] if examples.levels else None
         about = {
             "suite": suite.path.stem,
             "category": suite.category,
             "task": examples.tasks[i],
             "tag": examples.tags[i],
-            "level": examples.levels[i] if examples.levels else None,
+            "level": None if isinstance(level, str) else level,
+            "level_text": level if isinstance(level, str) else None,  # a column has one type
             "prompt": examples.prompt(i),
             "answer": examples.answer(i),
             "in_headline": why is None,
@@ -289,7 +291,12 @@ def suite_results(
     """
     headline = [row for row in rows if row["in_headline"]]
     counted = [row for row in headline or rows if row["prediction"] is not None]
-    with_level = [row for row in counted if row["level"] is not None]
+    levels = [row["level"] if row["level_text"] is None else row["level_text"] for row in counted]
+    with_level = [
+        {**row, "level": level}
+        for row, level in zip(counted, levels, strict=True)
+        if level is not None
+    ]
     seen = facts.get("seen_in_training")
     return {
         "category": suite.category,

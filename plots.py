@@ -1,4 +1,4 @@
-"""Figures from run folders: what was learned, when, and how far it carries.
+"""Figures and comparisons of run folders: what was learned, when, and how far it carries.
 
     python plots.py runs/step1_add_only
     python plots.py runs/normal runs/dedup runs/duplicated --out_dir runs/figures
@@ -22,16 +22,23 @@ One run writes into --out_dir (by default `<run>/plots`):
 
 Several runs write these into one folder each below --out_dir, and side by side into --out_dir:
 compare_learning.png, compare_tasks.png, compare_repeat_count.png, compare_repeat_effects.png,
-compare_matched_repeats.png, compare_ood.png. Of several paths those that are no run are passed over
-with a note. Where runs side by side differ in epochs, steps, parameters or training rows, the
-figures say so. With two or three seeds a figure shows each seed in place of an interval, which
-would be too wide to tell anything.
+compare_matched_repeats.png, compare_ood.png. Folders that differ in the seed alone stand there as
+one run of several seeds. Of several paths those that are no run are passed over with a note. Where
+runs side by side differ in epochs, steps, parameters or training rows, the figures say so. With two
+or three seeds a figure shows each seed in place of an interval, which would be too wide to tell
+anything.
 
 What repetition is worth is printed, and written to repeat_effects.json in --out_dir: exact match
 at each repeat count minus that of examples seen once, and of those minus unseen ones, taken within
 each seed; with a 95 % interval for other seeds and other examples, or Newcombe's for a single seed.
 Where another run has the repeated examples once, each count and task is also compared with the very
 same examples there, seed by seed: matched_repeat_effects.json, compare_matched_repeats.png.
+
+Several runs are also compared, `runs/wide_s* runs/deep_s*` as two runs of several seeds: a table of
+their rates with 95 % intervals, and for every two of them the difference in each row, its p
+(McNemar's test for two models, Student's t over seeds), p adjusted for the whole table (Holm), and
+the smallest difference that could have stood out. It is printed, and written to comparison.md and
+comparison.csv in --out_dir. docs/metrics.md explains the tests.
 """
 
 import io
@@ -41,7 +48,7 @@ import shlex
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain, permutations
@@ -50,6 +57,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from comparison.groups import Group, as_run, budget_words, gather
+from comparison.page import lines as comparison_lines
+from comparison.page import write as write_comparison
+from comparison.table import compare_groups
 from data.tasks import TASKS
 from metrics import matched_repeat_effects, over_seeds, repeat_effects, wilson_interval
 from runtime.cli import Parser, path_text, run_main
@@ -67,6 +78,8 @@ from runtime.records import (
     load_run,
     place_of,
     stage_starts,
+    unique_names,
+    value_at,
 )
 
 # What `level` counts, for which tasks, and the range of the standard training data.
@@ -132,12 +145,6 @@ def curve_of(xs: Iterable[float], points: list[Point]) -> Curve:
 def shows_each(n_seeds: int) -> bool:
     """Whether seeds are drawn one by one: Student's t is 4.3 with 3 seeds and 12.7 with 2."""
     return 2 <= n_seeds <= 3
-
-
-def value_at(record: dict, *path: str) -> float:
-    for key in path:
-        record = record.get(key) if isinstance(record, dict) else None
-    return float(record) if is_number(record) else math.nan
 
 
 def read_point(record: dict, *path: str, n: tuple[str, ...] = ("n",)) -> Point:
@@ -314,34 +321,6 @@ def spread_words(runs: list[Run]) -> str:
     """What is drawn about a loss, which has no interval."""
     numbers = [max(len(run.seeds), len(run.memorization)) for run in runs]
     return " Loss: lowest to highest seed." if max(numbers) > 3 else " Loss: no interval."
-
-
-def budget_words(runs: list[Run]) -> str:
-    """In which of epochs, steps, parameters and training rows runs side by side differ."""
-    words = []
-    for what, of_run in BUDGETS.items():
-        values = [value for value in map(of_run, runs) if math.isfinite(value)]
-        if len(set(values)) > 1:
-            words.append(f"{what} {min(values):,.0f} to {max(values):,.0f}")
-    return f" Unequal budgets: {', '.join(words)}." if words else ""
-
-
-def last_of(run: Run, key: str) -> float:
-    """The highest epoch or step that a seed of the run reached; nan without any."""
-    return max((value_at(row, key) for rows in run.seeds for row in rows[-1:]), default=math.nan)
-
-
-def training_rows(run: Run) -> float:
-    stages = run.config.get("derived", {}).get("stages", [])
-    return value_at(stages[-1], "rows") if stages else math.nan
-
-
-BUDGETS = {
-    "epochs": lambda run: last_of(run, "epoch"),
-    "steps": lambda run: last_of(run, "step"),
-    "parameters": lambda run: value_at(run.config, "derived", "n_params"),
-    "training rows": training_rows,
-}
 
 
 def words(name: str) -> str:
@@ -1276,27 +1255,18 @@ def run_folders(runs: list[Run]) -> list[str]:
     return [f"{run.name.replace('/', '_')}/" for run in runs] if len(runs) > 1 else [""]
 
 
-def draw_figures(runs: list[Run]) -> dict:
-    """File name -> figure, for all that the run folders have the data for."""
+def draw_figures(runs: list[Run], groups: Sequence[Run] = ()) -> dict:
+    """File name -> figure, for all that the run folders have the data for.
+
+    Side by side stand the groups of seeds, or the runs where there are no two groups.
+    """
     figures = {}
     for run, folder in zip(runs, run_folders(runs), strict=True):
         figures |= {folder + name: draw(run) for name, draw in RUN_FIGURES.items()}
     if len(runs) > 1:
-        figures |= {name: draw(runs) for name, draw in COMPARISONS.items()}
+        apart = groups if len(groups) > 1 else runs
+        figures |= {name: draw(apart) for name, draw in COMPARISONS.items()}
     return {name: figure for name, figure in figures.items() if figure is not None}
-
-
-def unique_names(folders: list[Path]) -> list[str]:
-    """The last part of each path, with as many parents as tell them apart.
-
-    A byte that is no UTF-8 stands as `\\xff`: no font draws it, and no new folder should have it.
-    """
-    paths = [folder.resolve() for folder in folders]
-    depth = 2 if any(path.name == "ood_results" for path in paths) else 1
-    while len({path.parts[-depth:] for path in paths}) < len(paths):
-        depth += 1
-    names = ["/".join(path.parts[-depth:]) for path in paths]
-    return [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]
 
 
 def load_runs(run_dirs, out_dir=None) -> tuple[list[Run], Path, list[str]]:
@@ -1328,7 +1298,12 @@ def write_figures(run_dirs, out_dir=None) -> list[Path]:
     All figures are drawn before the first is written, each by a temporary file and a rename.
     """
     runs, out_dir, _ = load_runs(run_dirs, out_dir)
-    return save_figures(runs, out_dir)
+    return save_figures(runs, out_dir, [as_run(group) for group in gathered(runs)[0]])
+
+
+def gathered(runs: list[Run]) -> tuple[list[Group], list[str]]:
+    """Several runs as groups of seeds, with notes; a single one has nothing to be compared with."""
+    return gather(runs) if len(runs) > 1 else ([], [])
 
 
 def remove_figures(folder: Path, but: Iterable[Path] = ()) -> None:
@@ -1355,10 +1330,10 @@ def figures_or_notice(run_dir: Path, out_dir: Path) -> tuple[list[Path], str]:
         return [], f"note: the figures could not be drawn ({reason}); draw them with: {again}"
 
 
-def save_figures(runs: list[Run], out_dir: Path) -> list[Path]:
+def save_figures(runs: list[Run], out_dir: Path, groups: Sequence[Run] = ()) -> list[Path]:
     images = {}
     with own_style():
-        for name, figure in draw_figures(runs).items():
+        for name, figure in draw_figures(runs, groups).items():
             images[out_dir / name] = io.BytesIO()
             figure.savefig(images[out_dir / name], format="png", dpi=DPI)
     for path, image in images.items():
@@ -1390,17 +1365,25 @@ def draw(args) -> None:
     """Write the figures and the effect of repetition of the runs named; print both."""
     runs, out_dir, notes = load_runs(args.runs, args.out_dir)
     print(*notes, sep="\n", end="\n" if notes else "", file=sys.stderr)
-    paths = save_figures(runs, out_dir)
-    effects = {run.name: effects_of(run) for run in runs}
+    groups, found = gathered(runs)
+    together = [as_run(group) for group in groups]
+    paths = save_figures(runs, out_dir, together)
+    effects = {run.name: effects_of(run) for run in together or runs}
     if any(effects.values()):
         paths.append(out_dir / EFFECTS[0])
         write_json(paths[-1], effects)
-    matched = matched_effects_of(runs)
+    matched = matched_effects_of(together)
     if matched:
         paths.append(out_dir / EFFECTS[1])
         write_json(paths[-1], matched)
+    said = [*effect_lines(effects), *matched_lines(matched)]
+    if groups:
+        said = said or [""]
+        comparison = compare_groups(groups, found)
+        paths += write_comparison(comparison, out_dir)
+        said += comparison_lines(comparison)
     print(*paths, sep="\n")
-    print(*effect_lines(effects), *matched_lines(matched), sep="\n", end="")
+    print(*said, sep="\n", end="")
 
 
 def main(argv: list[str] | None = None) -> int:

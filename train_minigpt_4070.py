@@ -26,7 +26,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections import deque, namedtuple
+from collections import defaultdict, deque, namedtuple
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -228,6 +228,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.adamw import adamw
 from tqdm import tqdm
 
 import metrics
@@ -243,7 +244,7 @@ from data.baselines import chance_exact_match, lookup_words, mean_lookup
 from data.formats import Examples, Tokenizer
 from data.sources import default_out_dir
 from data.subsets import CANARY_COUNTS, make_panel
-from data.tasks import TASKS
+from data.tasks import TASKS, standard_tasks
 from runtime.device import (
     DTYPES,
     CoreWatch,
@@ -1547,6 +1548,55 @@ def plan_lines(plan: Plan, data: Data, seeds: list[int]) -> list[str]:
 # ----------------------------------------------------------------------------------------------
 
 
+class AdamW:
+    """torch.optim.AdamW(fused=True), bit for bit, by the function that it calls.
+
+    Torch's class imports torch's compiler when the first one is made. That takes 1.2 s of processor
+    time, nearly half of a start.
+    """
+
+    _step_supports_amp_scaling = True  # GradScaler then sets the two below during a step
+    grad_scale = found_inf = None  # where found_inf is 1, the kernel skips the step
+
+    def __init__(self, groups: list[dict], lr: float | torch.Tensor, betas: tuple[float, float]):
+        self.param_groups = [{**group, "lr": lr, "betas": betas} for group in groups]
+        self.state = defaultdict(dict)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            moved = [p for p in group["params"] if p.grad is not None]
+            for p in moved:
+                if not self.state[p]:
+                    moments = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
+                    self.state[p] = {"step": torch.zeros((), device=p.device), **moments}
+            states = [self.state[p] for p in moved]
+            beta1, beta2 = group["betas"]
+            adamw(
+                moved,
+                [p.grad for p in moved],
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
+                [],
+                [state["step"] for state in states],
+                fused=True,
+                amsgrad=False,
+                beta1=beta1,
+                beta2=beta2,
+                lr=group["lr"],
+                weight_decay=group["weight_decay"],
+                eps=1e-8,
+                maximize=False,
+                grad_scale=self.grad_scale,
+                found_inf=self.found_inf,
+            )
+
+    def zero_grad(self) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+
 def make_optimizer(model, weight_decay, lr=0.0, betas=(0.9, 0.95)):
     """AdamW that decays matrices only. A CUDA graph needs the learning rate as a tensor."""
     matrices, biases = [], []
@@ -1556,8 +1606,7 @@ def make_optimizer(model, weight_decay, lr=0.0, betas=(0.9, 0.95)):
         {"params": matrices, "weight_decay": weight_decay},
         {"params": biases, "weight_decay": 0.0},
     ]
-    in_graph = isinstance(lr, torch.Tensor)
-    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True, capturable=in_graph)
+    return AdamW(groups, lr, betas)
 
 
 def set_learning_rate(optimizer, lr):
@@ -1592,7 +1641,7 @@ def clip_gradients(model, max_norm):
 
 def train_step(
     model: GPT,
-    optimizer: torch.optim.Optimizer,
+    optimizer: AdamW,
     scaler: torch.amp.GradScaler,
     batches: list[Batch],
     *,
@@ -1624,7 +1673,7 @@ def train_step(
     norms = clip_gradients(model, max_grad_norm)
     scaler.step(optimizer)
     scaler.update()
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad()
     return total, norms
 
 
@@ -1633,7 +1682,7 @@ class EagerSteps:
     """The steps of an epoch, each batch laid out by its own lengths."""
 
     model: GPT
-    optimizer: torch.optim.Optimizer
+    optimizer: AdamW
     scaler: torch.amp.GradScaler
     data: Resident
     batch_size: int  # examples of a step and replica
@@ -1705,7 +1754,7 @@ class StaticSteps(EagerSteps):
         self.warm_up = max(self.warm_up, 1)
 
     def fixed_step(self):
-        self.optimizer.zero_grad(set_to_none=True)  # what a capture that failed may have left
+        self.optimizer.zero_grad()  # what a capture that failed may have left
         rows, places = self.now.unbind()
         batch = lay_rows(self.data, rows, self.layout, places=places)
         self.results.copy_(torch.stack(self.train_step([batch], self.noise)))
@@ -2173,7 +2222,7 @@ class TrainingState:
     """
 
     model: GPT
-    optimizer: torch.optim.Optimizer
+    optimizer: AdamW
     scaler: torch.amp.GradScaler
     replicas: list[Replica]  # still training: replica r of the model is replicas[r]
     optimized: torch.Tensor  # float [R]: the training loss added up over this epoch's steps
@@ -3017,8 +3066,8 @@ def write_memorization(replica, data, device):
             reports[name] = {**place, **report}
     record = {"format": 2, "last_is_best": reports.get("last") is reports["best"], "last": None}
     record |= reports
-    if "last" in reports:  # which has the examples, the same ones
-        record["best"] = without_examples(record["best"])
+    if "last" in reports:  # which has the training examples, the same ones
+        record["best"] = without_training_examples(record["best"])
     write_json(replica.folder / "memorization.json", record)
     return record
 
@@ -3033,9 +3082,13 @@ def set_aside_finished(replica: Replica, name: str, error: NotFinite) -> None:
     print(f"seed {replica.seed} {replica.finished}")
 
 
-def without_examples(report):
-    """A report whose repeat counts have rates alone."""
-    table = [without(row, "examples", "outcomes", "losses") for row in report["by_repeat_count"]]
+def without_training_examples(report):
+    """A report whose repeat counts above 0 have rates alone.
+
+    The outcomes of unseen examples stay, by which two models are compared (McNemar's test).
+    """
+    names = ("examples", "outcomes", "losses")
+    table = [without(row, *names) if row["group"] else row for row in report["by_repeat_count"]]
     return {**report, "by_repeat_count": table}
 
 
@@ -3073,10 +3126,11 @@ def results_table(reports, seeds):
     over = f" over {len(reports)} seeds and examples" if many else ""
     lines = [f"exact match on {columns[0][1][0]['held_out']} examples, 95 % interval{over}"]
     headings = [heading for heading, _ in columns]
-    lines.append(f"{'task':10}{'n':>6}" + "".join(f"  {h:24}" for h in [*headings, "lookup"]))
+    width = max(10, *(len(row["group"]) for row in rates_of(columns[0][1][0])))
+    lines.append(f"{'task':{width}}{'n':>6}" + "".join(f"  {h:24}" for h in [*headings, "lookup"]))
     by_model = [zip(*map(rates_of, own), strict=True) for _, own in columns]
     for cells in zip(*by_model, strict=True):
-        line = f"{cells[0][0]['group']:10}{cells[0][0]['n']:>6}"
+        line = f"{cells[0][0]['group']:{width}}{cells[0][0]['n']:>6}"
         rates = [metrics.over_seeds(of_model) for of_model in cells]
         for stats in rates:
             rate = f"{stats['mean']:.1%} [{stats['low']:.1%}, {stats['high']:.1%}]"
@@ -3190,7 +3244,7 @@ def report_runs(
     model = ["--model", folder.resolve()]
     if data.panel is not None:
         command = ["python", ROOT / "evaluate_memorization.py", *model]
-    elif {tag for tags in plan.trained_tags for tag in tags} & set(TASKS):
+    elif {tag for tags in plan.trained_tags for tag in tags} & set(standard_tasks()):
         command = ["python", ROOT / "evaluate_ood.py", *model]
         command += ["--tokenizer", Path(data.files["tokenizer"]["path"]).resolve()]
     else:  # no standard suite asks for these tags

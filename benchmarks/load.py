@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from data.generate import build_tokenizer  # noqa: E402
-from data.tasks import TASKS, draw_example  # noqa: E402
+from data.tasks import draw_example, standard_tasks  # noqa: E402
 from runtime.cli import Parser, run_main  # noqa: E402
 from runtime.files import write_json  # noqa: E402
 
@@ -32,7 +32,7 @@ def write_rows(path, n, seed):
     """n rows, the five tasks in turn, duplicates as they fall."""
     rng = random.Random(f"{seed} growth")
     with open(path, "w", encoding="utf-8") as file:
-        file.writelines(draw_example(rng, list(TASKS)[i % len(TASKS)]) + "\n" for i in range(n))
+        file.writelines(draw_example(rng, standard_tasks()[i % 5]) + "\n" for i in range(n))
 
 
 def write_pickle(path, text_path):
@@ -114,7 +114,7 @@ def measure_sizes(args):
     print("| rows | file | MiB | load s | load peak MiB | to first step s | peak MiB | batch ms |")
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        write_json(Path(folder, "tokenizer.json"), build_tokenizer(TASKS))
+        write_json(Path(folder, "tokenizer.json"), build_tokenizer(standard_tasks()))
         write_rows(Path(folder, "val.txt"), 2500, seed=4243)
         for n in map(int, args.rows.split(",")):
             text, pickled = Path(folder, f"{n}.txt"), Path(folder, f"{n}.pkl")

@@ -16,7 +16,6 @@ hash of that key alone says whether training, validation or the OOD suites own i
 of any size and seed stays disjoint from every validation set and OOD suite.
 """
 
-import argparse
 import hashlib
 import io
 import json
@@ -27,7 +26,6 @@ import re
 import string
 import sys
 from collections import Counter
-from dataclasses import dataclass
 from functools import partial
 from itertools import combinations, product
 from pathlib import Path
@@ -35,6 +33,7 @@ from pathlib import Path
 if __name__ == "__main__":  # Python looks for modules beside the script, not above it
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data.own_sets import FLAGS, OwnSet, add_flags, draw_sets, own_set
 from data.tasks import (
     NUMBER,
     TASKS,
@@ -51,33 +50,19 @@ from data.tasks import (
     split_example,
     split_of,
     standard_tasks,
+    take,
+    with_wrong_answer,
 )
 from runtime.cli import Parser, bounded, path, run_main
 from runtime.errors import UserError
 from runtime.files import ROOT, check_writable, write_atomically
 
 SEED = 1337
+STATS = "dataset_stats.json"
 MAX_SEED = 2**32 - 1  # as of a training run
 ROWS_PER_TASK = 10_000  # in each of the three training sets
 REPEAT_COUNTS = (2, 4, 8, 16, 32)
 ROWS_PER_REPEAT_COUNT = 680  # per task, so 3,400 over the five; 16 and 32 go into 672
-
-
-def take(n: int, draw, owner: str | None, by_key: bool = False) -> list[str]:
-    """The first n new rows of draw() whose key `owner` owns; None takes every row.
-
-    New is a row that was not there yet or, by key, an example that was not. Where n do not exist,
-    it takes what does: it gives up after 3,000 draws without a new one.
-    """
-    rows, misses = {}, 0
-    while len(rows) < n and misses < 3000:
-        raw = draw()
-        key = key_of(raw)
-        misses += 1
-        if owner in (None, split_of(key)) and (key if by_key else raw) not in rows:
-            rows[key if by_key else raw] = raw
-            misses = 0
-    return list(rows.values())
 
 
 # ---------------------------------------------------------------------------
@@ -176,101 +161,6 @@ def memorization_sets(seed: int) -> dict[str, list[str]]:
         "train": shuffled(rng, train),
         "val": take(300, partial(draw_sum, val_rng), "val", by_key=True),
     }
-
-
-def with_wrong_answer(rng, raw: str) -> str:
-    """The row with another answer of the same form."""
-    tag, prompt, answer = split_example(raw)
-    while (other := TASKS[tag].draw_legal(rng, answer)) == answer:
-        pass
-    return row(tag, prompt, other)
-
-
-# ---------------------------------------------------------------------------
-# One's own set: any tasks, size, repetition and share of wrong answers
-# ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class OwnSet:
-    """A training and a validation set as a command describes them."""
-
-    tasks: tuple[str, ...]
-    rows: int  # of each task in training
-    val_rows: int  # of each task in validation
-    sizes: dict[str, range]  # task -> its sizes, where they are not those of the standard sets
-    counts: tuple[int, ...] = (1,)  # repeat counts; each gets an equal part of the rows
-    fraction: float | None = None  # the part of the rows that repeats; None makes equal parts
-    corrupt: float = 0.0  # share of the training examples with a wrong answer
-
-
-def examples_by_count(spec: OwnSet) -> dict[int, int]:
-    """Repeat count -> how many examples of one task have it; the rows add up to spec.rows.
-
-    Rows that do not make a whole example of their count stand there once.
-    """
-    share = 1 / len(spec.counts) if spec.fraction is None else spec.fraction
-    examples = {count: int(spec.rows * share) // count for count in spec.counts if count > 1}
-    for count, n in examples.items():
-        if n == 0:
-            raise UserError(
-                f"{int(spec.rows * share):,} of {spec.rows:,} rows hold no example {count} times; "
-                "take more --rows or a smaller count"
-            )
-    once = spec.rows - sum(count * n for count, n in examples.items())
-    return examples | ({1: once} if once else {})
-
-
-def own_rows(spec: OwnSet, task: str, seed: int) -> list[str]:
-    """The training rows of one task, no example in two repeat counts.
-
-    With the same seed a smaller set is the beginning of a larger one. The wrong answers are spread
-    evenly over each repeat count, and all copies of an example have the same one.
-    """
-    counts = examples_by_count(spec)
-    rng, noise = random.Random(f"{seed} own {task}"), random.Random(f"{seed} own {task} noise")
-    examples = iter(own_examples(spec, task, rng, sum(counts.values()), "train"))
-    rows = []
-    for count, n in counts.items():
-        for i in range(n):
-            raw = next(examples)
-            wrong = int((i + 1) * spec.corrupt) > int(i * spec.corrupt)
-            rows += [with_wrong_answer(noise, raw) if wrong else raw] * count
-    return rows
-
-
-def own_examples(spec: OwnSet, task: str, rng, n: int, owner: str) -> list[str]:
-    """n different examples of one task; UserError where its sizes do not have as many."""
-    sizes = spec.sizes.get(task, TASKS[task].training)
-    found = take(n, lambda: draw_example(rng, task, sizes), owner, by_key=True)
-    if len(found) < n:
-        raise UserError(
-            f"{task} with {TASKS[task].unit} {sizes_text(sizes)} has only about {len(found):,} "
-            f"different examples for the {OWNERS[owner]} set, not {n:,}; take larger --sizes or "
-            "fewer rows"
-        )
-    return found
-
-
-OWNERS = {"train": "training", "val": "validation"}
-
-
-def own_sets(spec: OwnSet, seed: int) -> dict[str, list[str]]:
-    """Training and validation, shuffled; validation repeats nothing and has no wrong answer."""
-    train = [raw for task in spec.tasks for raw in own_rows(spec, task, seed)]
-    val = []
-    for task in spec.tasks:
-        rng = random.Random(f"{seed} own {task} val")
-        val += own_examples(spec, task, rng, spec.val_rows, "val")
-    return {
-        name: shuffled(random.Random(f"{seed} own {name}"), rows)
-        for name, rows in (("train", train), ("val", val))
-        if rows
-    }
-
-
-def sizes_text(sizes: range) -> str:
-    return str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]}-{sizes[-1]}"
 
 
 # ---------------------------------------------------------------------------
@@ -521,7 +411,7 @@ def with_stats(
     """The files and dataset_stats.json, which describes those made of (row, level) pairs."""
     about = {name: file_statistics(pairs, files[name]) for name, pairs in sets.items()}
     stats = {"seed": seed, **(options or {}), "files": about, "overlap": overlaps(sets)}
-    return files | {"dataset_stats.json": json_bytes(stats)}
+    return files | {STATS: json_bytes(stats)}
 
 
 def training_files(draw_sets, tasks, seed: int, options: dict | None = None) -> dict[str, bytes]:
@@ -540,17 +430,22 @@ def training_files(draw_sets, tasks, seed: int, options: dict | None = None) -> 
 
 
 def own_files(spec: OwnSet, seed: int) -> dict[str, bytes]:
-    """The files of one's own set, which dataset_stats.json describes."""
-    sizes = {task: spec.sizes.get(task, TASKS[task].training) for task in spec.tasks}
-    options = {
-        "rows_of_each_task": spec.rows,
-        "examples_by_repeat_count_of_each_task": {
-            str(count): n for count, n in sorted(examples_by_count(spec).items())
-        },
-        "corrupt": spec.corrupt,
-        "sizes": {task: sizes_text(each) for task, each in sizes.items()},
+    """The files of one's own set. dataset_stats.json begins with what the set was asked to be."""
+    by_count = {
+        "examples_by_repeat_count": spec.examples,
+        "corrupted_examples_by_repeat_count": spec.corrupted,
     }
-    return training_files(partial(own_sets, spec), spec.tasks, seed, options)
+    of_each_task = {
+        "rows": spec.rows,
+        "val_rows": spec.val_rows,
+        **{key: dict(sorted(numbers.items())) for key, numbers in by_count.items()},
+    }
+    options = {
+        "of_each_task": of_each_task,
+        "corrupt": spec.corrupt,
+        "sizes": {task: [sizes[0], sizes[-1]] for task, sizes in spec.sizes.items()},
+    }
+    return training_files(partial(draw_sets, spec), tuple(spec.sizes), seed, options)
 
 
 def ood_files(seed: int) -> dict[str, bytes]:
@@ -646,146 +541,38 @@ def make_missing(path: Path, root: Path = ROOT) -> list[Path]:
 # ---------------------------------------------------------------------------
 
 
-def repeat_counts(text: str) -> tuple[int, ...]:
-    """An argparse type: different repeat counts, with commas between them."""
-    counts = tuple(bounded(int, 1, 1_000_000)(word) for word in text.split(","))
-    if len(set(counts)) < len(counts):
-        raise argparse.ArgumentTypeError(f"{text} names a count twice")
-    return counts
-
-
-def size_range(text: str) -> tuple[str | None, range]:
-    """An argparse type: `1-2`, `97` or, for one task, `add=1-2`."""
-    match = re.fullmatch(r"(?:(\w+)=)?(\d{1,9})(?:-(\d{1,9}))?", text)
-    low, high = (int(match[2]), int(match[3] or match[2])) if match else (1, 0)
-    if low > high:
-        raise argparse.ArgumentTypeError(f"{text} is not of the form 1-2, 97 or add=1-2")
-    return match[1], range(low, high + 1)
+def tasks_text() -> str:
+    """A line for each task."""
+    lines = ["tasks, the sizes of their examples, and the sizes that --sizes may ask for:"]
+    for name, task in TASKS.items():
+        asked = f"{task.sizes[0]}-{task.sizes[-1]}"
+        lines.append(f"  {name:12}  {task.help} ({task.sizes_text(task.training)}; {asked})")
+    lines.append(f"The standard sets have {', '.join(standard_tasks())}.")
+    return "\n".join(lines)
 
 
 def build_parser() -> Parser:
-    tasks = "".join(f"\n  {name:12} {task.help}" for name, task in TASKS.items())
     parser = Parser(
         "Write the standard training sets, validation sets and OOD suites, or with --tasks one's "
-        f"own set.\n\ntasks, the first five of which make the standard sets:{tasks}"
+        f"own set.\n\n{tasks_text()}"
     )
     only = {"nargs": "+", "choices": tuple(PARTS)}
     parser.add_argument("--only", **only, help="standard parts to write (default: all)")
-    out_help = "folder that gets data/ and ood_data_complete/, or with --tasks the files themselves"
-    parser.add_argument("--out", type=path, help=f"{out_help} (default: beside the scripts)")
+    parser.add_argument(
+        "--out",
+        type=path,
+        help="folder that gets data/ and ood_data_complete/ (default: beside the scripts); with "
+        "--tasks, which need it, the folder that gets the files themselves",
+    )
     seed = bounded(int, 0, MAX_SEED)
     parser.add_argument("--seed", type=seed, default=SEED, help="seed of every draw")
-
-    own = parser.add_argument_group("one's own set: train.pkl, val.pkl, tokenizer.json")
-    own.add_argument("--tasks", nargs="+", choices=tuple(TASKS), help="its tasks; needs --out")
-    rows = {"type": bounded(int, 1, 10_000_000), "metavar": "N"}
-    own.add_argument("--rows", **rows, help="training rows of each task (default: 2000)")
-    rows = {"type": bounded(int, 0, 10_000_000), "metavar": "N"}
-    own.add_argument(
-        "--val_rows",
-        **rows,
-        help="validation rows of each task; 0: no val.pkl (default: 500)",
-    )
-    own.add_argument(
-        "--sizes",
-        type=size_range,
-        nargs="+",
-        metavar="[TASK=]LOW-HIGH",
-        help="digits, items, hops or pairs of the examples, or the modulus (default: as in the "
-        "standard sets; mod: 97)",
-    )
-    own.add_argument(
-        "--repeat_counts",
-        type=repeat_counts,
-        metavar="K,K",
-        help="how often examples stand in training; each count gets an equal part of the rows "
-        "(default: 1)",
-    )
-    own.add_argument(
-        "--repeat_fraction",
-        type=bounded(float, 0, 1),
-        metavar="F",
-        help="instead: this part of the rows are copies of few examples; needs --repeat_count",
-    )
-    count = bounded(int, 2, 1_000_000)
-    own.add_argument("--repeat_count", type=count, metavar="K", help="copies of each of the few")
-    own.add_argument(
-        "--corrupt",
-        type=bounded(float, 0, 1),
-        metavar="SHARE",
-        help="share of the training examples with a wrong answer of the right form (default: 0)",
-    )
-    own.add_argument(
-        "--format",
-        choices=("plain", *SUM_FORMATS),
-        help="how sums are written: reversed has the answer's last digit first, padded has leading "
-        "zeros; the tag says so (default: plain)",
-    )
+    add_flags(parser)
     return parser
-
-
-SUM_FORMATS = {"reversed": "add_reversed", "padded": "add_padded"}  # --format -> what add becomes
-OWN_FLAGS = [
-    "rows",
-    "val_rows",
-    "sizes",
-    "repeat_counts",
-    "repeat_fraction",
-    "repeat_count",
-    "corrupt",
-    "format",
-]
-
-
-def own_set(args) -> OwnSet:
-    """What the flags say; UserError where they contradict each other."""
-    if args.only:
-        raise UserError("--only writes standard parts and --tasks one's own set; give one of them")
-    if args.out is None:
-        raise UserError("--tasks needs --out, the folder for its files")
-    tasks = tuple(dict.fromkeys(args.tasks))
-    if args.format in SUM_FORMATS:
-        if "add" not in tasks:
-            raise UserError(f"--format {args.format} is of sums, and --tasks has no add")
-        tasks = tuple(SUM_FORMATS[args.format] if task == "add" else task for task in tasks)
-    if (args.repeat_fraction is None) != (args.repeat_count is None):
-        raise UserError("--repeat_fraction and --repeat_count go together; give both or none")
-    if args.repeat_count and args.repeat_counts:
-        raise UserError("--repeat_counts and --repeat_fraction exclude each other; give one")
-    spec = OwnSet(
-        tasks=tasks,
-        rows=args.rows or 2000,
-        val_rows=500 if args.val_rows is None else args.val_rows,
-        sizes=own_sizes(tasks, args.sizes or []),
-        counts=(args.repeat_count,) if args.repeat_count else args.repeat_counts or (1,),
-        fraction=args.repeat_fraction,
-        corrupt=args.corrupt or 0.0,
-    )
-    examples_by_count(spec)  # raises before anything is drawn
-    return spec
-
-
-def own_sizes(tasks: tuple[str, ...], given: list[tuple[str | None, range]]) -> dict[str, range]:
-    """Task -> sizes: those given for all tasks, then those given for one."""
-    sizes = {}
-    for name, wanted in sorted(given, key=lambda pair: pair[0] is not None):
-        chosen = [task for task in tasks if name in (None, task, task.split("_")[0])]
-        if not chosen:
-            raise UserError(f"--sizes {name}={sizes_text(wanted)}: --tasks has no {name}")
-        for task in chosen:
-            allowed = TASKS[task].sizes
-            if wanted[0] not in allowed or wanted[-1] not in allowed:
-                raise UserError(
-                    f"--sizes {sizes_text(wanted)}: {task} has {sizes_text(allowed)} "
-                    f"{TASKS[task].unit}"
-                )
-            sizes[task] = wanted
-    return sizes
 
 
 def print_table(folder: Path, written: list[Path]) -> None:
     """One line for each file of rows."""
-    stats = json.loads((folder / "dataset_stats.json").read_bytes())
+    stats = json.loads((folder / STATS).read_bytes())
     print(f"\n{folder!s:<44} {'rows':>7} {'examples':>8} {'kB':>6}")
     for name, file in stats["files"].items():
         kilobytes = (folder / name).stat().st_size // 1000
@@ -793,24 +580,36 @@ def print_table(folder: Path, written: list[Path]) -> None:
         print(f"  {name:<42} {file['rows']:>7,} {file['examples']:>8,} {kilobytes:>6,}  {state}")
 
 
-def check_replaceable(folder: Path, files: dict[str, bytes]) -> None:
-    """UserError where a set that this command did not make, or a file of another, is there."""
-    for name in ADD_ONLY.split():
-        there = (folder / name).exists()
-        if there and not (name in files and (folder / "dataset_stats.json").exists()):
-            raise UserError(f"{folder / name} is of another set; move it or take another --out")
+def check_replaceable(folder: Path, spec: OwnSet) -> None:
+    """UserError where the folder has files that are of no own set, or of one with validation."""
+    stats = folder / STATS
+    own = stats.exists() and b'"of_each_task"' in stats.read_bytes()
+    for name in (STATS, *ADD_ONLY.split()):
+        stays = name == "val.pkl" and not spec.val_rows
+        if (folder / name).exists() and (stays or not own):
+            raise UserError(f"{folder / name} is of another set; move it or give another --out")
+
+
+def write_own_set(args) -> None:
+    """Write one's own set and print what it holds; nothing is written where a flag is wrong."""
+    if args.only:
+        raise UserError("--only writes standard parts and --tasks one's own set; give one of them")
+    if args.out is None:
+        raise UserError("--tasks needs --out, the folder for its files")
+    spec = own_set(args)
+    check_writable(args.out, "--out")
+    check_replaceable(args.out, spec)
+    # The statistics come first: they say whose the files are, also where the writing was cut short.
+    files = dict(sorted(own_files(spec, args.seed).items(), key=lambda file: file[0] != STATS))
+    print_table(args.out, write_files(args.out, files))
 
 
 def generate(args) -> None:
     """Write the parts asked for, or one's own set, and print what they hold."""
     if args.tasks:
-        spec = own_set(args)
-        check_writable(args.out, "--out")
-        files = own_files(spec, args.seed)
-        check_replaceable(args.out, files)
-        print_table(args.out, write_files(args.out, files))
+        write_own_set(args)
         return
-    for flag in OWN_FLAGS:
+    for flag in FLAGS:
         if getattr(args, flag) is not None:
             raise UserError(f"--{flag} is of one's own set; name its --tasks")
     root = args.out or ROOT

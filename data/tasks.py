@@ -33,8 +33,8 @@ EXAMPLE = re.compile(r"\[([^\[\]\n]+)\] (.*) \| (.*)")
 ITEMS_PROMPT = re.compile(r"[0-9]+( [0-9]+)*")
 ADD_PROMPT = re.compile(r"([0-9]+) ?\+ ?([0-9]+)")
 REL_PROMPT = re.compile(r"([A-Z]>[A-Z](?: [A-Z]>[A-Z])*)\?(up|down) ([0-9]+) ([A-Z])")
-MOD_PROMPT = re.compile(r"([0-9]+) ([-+*]) ([0-9]+) mod ([0-9]+)")
-RECALL_PROMPT = re.compile(r"([A-Z][0-9](?: [A-Z][0-9])*) \? ([A-Z])")
+MOD_PROMPT = re.compile(r"([0-9]+) ?([-+*]) ?([0-9]+) mod ([0-9]+)")
+RECALL_PROMPT = re.compile(r"([A-Z][0-9](?: [A-Z][0-9])*) ?\? ?([A-Z])")
 QUESTION = re.compile(r"(up|down)(\s+)([0-9]+)(\s+)([A-Z])(?=\s*$)")  # at the end of a prompt
 
 
@@ -98,6 +98,9 @@ def one_of(rng, sizes: range) -> int:
 def draw_number(rng, n_digits: int | None = None) -> int:
     """A number of n_digits digits, uniformly; by default 1-3 digits, uniformly. 0 has one digit."""
     n_digits = n_digits or pick(rng, DIGITS)
+    if n_digits > 15:  # more numbers than random() has values
+        further = (pick(rng, string.digits) for _ in range(n_digits - 15))
+        return int(str(draw_number(rng, 15)) + "".join(further))
     return pick(rng, range(10 ** (n_digits - 1) if n_digits > 1 else 0, 10**n_digits))
 
 
@@ -236,6 +239,13 @@ class Task:
         """The row of a prompt, with the rule's answer."""
         return row(self.name, prompt, self.answer(prompt))
 
+    def sizes_text(self, sizes: range) -> str:
+        """`1-2 digits`, `1 digit`, `modulus 97`: a modulus is no number of anything."""
+        text = "-".join(f"{size:,}" for size in dict.fromkeys((sizes[0], sizes[-1])))
+        if self.unit == "modulus":
+            return f"{'moduli' if len(sizes) > 1 else 'modulus'} {text}"
+        return f"{text} {self.unit if sizes[-1] > 1 else self.unit.removesuffix('s')}"
+
     def perturb(self, rng, prompt: str) -> tuple[str, str]:
         """(prompt, answer) of another example: a small edit, answered by the same rule.
 
@@ -264,25 +274,31 @@ NEUTRAL_WORDS |= {"long", "longer", "short", "shorter", "train", "val", "test"}
 
 
 def task_of_tag(tag: str) -> str | None:
-    """The task family of a tag, by what stands before its first underscore; None for an unknown
-    one, and for a composition of the earlier program (`copy_then_sort`). A task's own name is its
-    tag, whatever it holds.
+    """The task family of a tag, by its first words, as many as make the name of a task; None for
+    an unknown one, and for a composition of the earlier program (`copy_then_sort`).
 
     >>> task_of_tag("sort_desc"), task_of_tag("sorting_extrap"), task_of_tag("max")
     ('sort', 'sort', None)
+    >>> task_of_tag("add_twice"), task_of_tag("add_reversed_extrap")
+    ('add', 'add_reversed')
     """
-    head, *words = tag.split("_")
-    if tag in TASKS:
-        return tag
-    if "then" in words:
-        return None
-    if head in TASKS:
-        return head
-    return next((name for name, task in TASKS.items() if head in task.aliases), None)
+    return _task_and_words(tag)[0]
+
+
+def _task_and_words(tag: str) -> tuple[str | None, list[str]]:
+    """The task family of a tag and the tag's further words."""
+    words = tag.split("_")
+    if "then" not in words or tag in TASKS:
+        for n in range(len(words), 0, -1):
+            head = "_".join(words[:n])
+            for name, task in TASKS.items():
+                if head in (name, *task.aliases):
+                    return name, words[n:]
+    return None, words
 
 
 def _has_only(words, tag: str) -> bool:
-    return NEUTRAL_WORDS.union(words).issuperset(tag.split("_")[1:])
+    return NEUTRAL_WORDS.union(words).issuperset(_task_and_words(tag)[1])
 
 
 def canonical_tags(tag: str) -> tuple[str, ...]:
@@ -325,10 +341,11 @@ def keyed_task(tag: str) -> Task | None:
 def canonical_key(tag: str, prompt: str) -> str:
     """A text that two prompts share exactly when they are writings of one example.
 
-    add: the unordered pair; sort: the multiset; copy, rev: the sequence; rel: the set of facts and
-    the question; all without leading zeros and spare spaces. A prompt outside its task's grammar,
-    or whose tag may stand for another rule, keys on its text with every run of whitespace made one
-    space. Never raises.
+    add and its formats, gcd: the unordered pair; sort: the multiset; copy, rev: the sequence; rel,
+    recall: the set of facts or pairs, and the question; mod: operands, whose order counts in a
+    difference only, operator and modulus; all without leading zeros and spare spaces. A prompt
+    outside its task's grammar, or whose tag may stand for another rule, keys on its text with every
+    run of whitespace made one space. Never raises.
 
     >>> canonical_key("add", "465 + 041"), canonical_key("sort", "27 5  9")
     ('[add] 41 + 465', '[sort] 5 9 27')
@@ -369,6 +386,31 @@ def size_of(raw: str) -> int:
     if tag not in TASKS:
         raise ValueError(f"[{tag}] is no task with sizes")
     return TASKS[tag].size_of(prompt)
+
+
+def take(n: int, draw, owner: str | None, by_key: bool = False) -> list[str]:
+    """The first n new rows of draw() whose key `owner` owns; None takes every row.
+
+    New is a row that was not there yet or, by key, an example that was not. Where n do not exist,
+    it takes what does: it gives up after 3,000 draws without a new one.
+    """
+    rows, misses = {}, 0
+    while len(rows) < n and misses < 3000:
+        raw = draw()
+        key = key_of(raw)
+        misses += 1
+        if owner in (None, split_of(key)) and (key if by_key else raw) not in rows:
+            rows[key if by_key else raw] = raw
+            misses = 0
+    return list(rows.values())
+
+
+def with_wrong_answer(rng, raw: str) -> str:
+    """The row with another answer of the same form."""
+    tag, prompt, answer = split_example(raw)
+    while (other := TASKS[tag].draw_legal(rng, answer)) == answer:
+        pass
+    return row(tag, prompt, other)
 
 
 def change_one_digit(rng, prompt: str) -> str:
@@ -494,11 +536,16 @@ def draw_sum(rng, sizes: range) -> str:
     return f"{a} + {b}"
 
 
-def answer_of_sum(prompt: str) -> str:
+def addends_of(prompt: str) -> list[int]:
+    """The numbers of a sum; ValueError where it is none."""
     words = [word.strip() for word in prompt.split("+")]
     if len(words) < 2 or not all(map(NUMBER.fullmatch, words)):
         raise ValueError(f"{prompt[:80]!r} is not a sum of numbers")
-    return str(answer_add(list(map(int, words))))
+    return list(map(int, words))
+
+
+def answer_of_sum(prompt: str) -> str:
+    return str(answer_add(addends_of(prompt)))
 
 
 def pair_key(text: str) -> str | None:
@@ -622,18 +669,208 @@ def edit_rel(rng, prompt: str) -> str:
 
 
 # ----------------------------------------------------------------------------------------------
+# mod, gcd: arithmetic whose rule does not show in the digits
+# ----------------------------------------------------------------------------------------------
+
+
+def answer_mod(a: int, operator: str, b: int, p: int) -> int:
+    """`[mod] 57 + 88 mod 97 | 48`: a + b, a - b or a * b modulo p, from 0 to p - 1.
+
+    >>> answer_mod(57, "+", 88, 97)
+    48
+    >>> answer_mod(3, "-", 5, 97)
+    95
+    """
+    return {"+": a + b, "-": a - b, "*": a * b}[operator] % p
+
+
+def mod_parts(prompt: str) -> tuple[int, str, int, int]:
+    """(a, operator, b, p) of a prompt; ValueError outside the grammar and for p = 0."""
+    match = MOD_PROMPT.fullmatch(" ".join(prompt.split()))
+    if match is None or plain_number(match[4]) == "0":
+        raise ValueError(f"{prompt[:80]!r} is not of the form 'a + b mod p', with +, - or *")
+    return int(match[1]), match[2], int(match[3]), int(match[4])
+
+
+def answer_of_mod(prompt: str) -> str:
+    return str(answer_mod(*mod_parts(prompt)))
+
+
+def draw_mod(rng, sizes: range) -> str:
+    """Each operator as often, both operands below the modulus."""
+    p = one_of(rng, sizes)
+    a, operator, b = pick(rng, range(p)), pick(rng, "+-*"), pick(rng, range(p))
+    return f"{a} {operator} {b} mod {p}"
+
+
+def mod_key(text: str) -> str | None:
+    """a + b and b + a are one example, and so are the products."""
+    if not (match := MOD_PROMPT.fullmatch(text)):
+        return None
+    operands = [plain_number(match[1]), plain_number(match[3])]
+    if match[2] != "-":
+        operands.sort(key=by_value)
+    return f"{operands[0]} {match[2]} {operands[1]} mod {plain_number(match[4])}"
+
+
+def modulus(prompt: str) -> int:
+    return mod_parts(prompt)[3]
+
+
+def edit_mod(rng, prompt: str) -> str:
+    """Another first operand below the modulus."""
+    a, operator, b, p = mod_parts(prompt)
+    if p == 1:
+        raise ValueError(f"{prompt[:80]!r} leaves no other operand")
+    while (other := pick(rng, range(min(p, 10**15)))) == a:
+        pass
+    return f"{other} {operator} {b} mod {p}"
+
+
+def answer_gcd(a: int, b: int) -> int:
+    """`[gcd] 84 36 | 12`: the greatest common divisor of two numbers above 0.
+
+    >>> answer_gcd(84, 36)
+    12
+    >>> answer_gcd(7, 9)
+    1
+    """
+    return math.gcd(a, b)
+
+
+def gcd_parts(prompt: str) -> list[int]:
+    """The two numbers of a prompt; ValueError where they are not two, or one is 0."""
+    numbers = items_of(prompt)
+    if len(numbers) != 2 or not all(numbers):
+        raise ValueError(f"{prompt[:80]!r} is not two numbers above 0")
+    return numbers
+
+
+def answer_of_gcd(prompt: str) -> str:
+    return str(answer_gcd(*gcd_parts(prompt)))
+
+
+def draw_gcd(rng, sizes: range) -> str:
+    """Two multiples of one number, which has 1 to as many digits as the shorter, each as often.
+
+    Of two numbers drawn each for itself, 61 % would have no common divisor but 1.
+    """
+    lengths = [one_of(rng, sizes) for _ in range(2)]
+    divisor = max(1, draw_number(rng, pick(rng, range(1, min(lengths) + 1))))
+    ranges = [range(-(-(10 ** (n - 1)) // divisor), (10**n - 1) // divisor + 1) for n in lengths]
+    return spaced(divisor * pick(rng, factors) for factors in ranges)
+
+
+def edit_gcd(rng, prompt: str) -> str:
+    """One digit changed, neither number made 0."""
+    gcd_parts(prompt)
+    while not all(items_of(edited := change_one_digit(rng, prompt))):
+        pass
+    return edited
+
+
+# ----------------------------------------------------------------------------------------------
+# recall: associative recall (Ba et al., arXiv:1610.06258)
+# ----------------------------------------------------------------------------------------------
+
+
+def answer_recall(digit_of: dict[str, str], letter: str) -> str:
+    """`[recall] K7 B3 Q1 ? B | 3`: the digit that stands behind a letter.
+
+    >>> answer_recall({"K": "7", "B": "3", "Q": "1"}, "B")
+    '3'
+    >>> answer_recall({"Z": "0"}, "Z")
+    '0'
+    """
+    return digit_of[letter]
+
+
+def recall_parts(prompt: str) -> tuple[dict[str, str], str]:
+    """(letter -> digit, the letter asked for).
+
+    ValueError outside the grammar, where a letter stands twice, and for a letter that is not there.
+    """
+    match = RECALL_PROMPT.fullmatch(" ".join(prompt.split()))
+    pairs = match[1].split() if match else []
+    digit_of = dict(pairs)
+    if match is None or len(digit_of) < len(pairs) or match[2] not in digit_of:
+        raise ValueError(f"{prompt[:80]!r} does not ask for one of its different letters")
+    return digit_of, match[2]
+
+
+def answer_of_recall(prompt: str) -> str:
+    return answer_recall(*recall_parts(prompt))
+
+
+def draw_recall(rng, sizes: range) -> str:
+    """Different letters, each with a digit of its own draw, and one of the letters."""
+    letters = shuffled(rng, string.ascii_uppercase)[: one_of(rng, sizes)]
+    return f"{spaced(x + pick(rng, string.digits) for x in letters)} ? {pick(rng, letters)}"
+
+
+def recall_key(text: str) -> str | None:
+    """The order of the pairs changes no example."""
+    try:
+        digit_of, letter = recall_parts(text)
+    except ValueError:
+        return None
+    return f"{spaced(sorted(map(''.join, digit_of.items())))} ? {letter}"
+
+
+def n_pairs(prompt: str) -> int:
+    return len(recall_parts(prompt)[0])
+
+
+def edit_recall(rng, prompt: str) -> str:
+    """Another digit behind one letter."""
+    recall_parts(prompt)
+    return change_one_digit(rng, prompt)
+
+
+# ----------------------------------------------------------------------------------------------
 # add_reversed, add_padded: sums whose digits are written otherwise (Lee et al., arXiv:2307.03381)
 # ----------------------------------------------------------------------------------------------
 
 
+def answer_add_reversed(addends: list[int]) -> str:
+    """`[add_reversed] 41 + 465 | 605`: the sum, its last digit first.
+
+    >>> answer_add_reversed([41, 465])
+    '605'
+    >>> answer_add_reversed([60, 40])
+    '001'
+    """
+    return str(answer_add(addends))[::-1]
+
+
+def answer_of_reversed(prompt: str) -> str:
+    return answer_add_reversed(addends_of(prompt))
+
+
+def answer_add_padded(addends: list[int], n_digits: int) -> str:
+    """`[add_padded] 041 + 465 | 0506`: the sum, with zeros before it up to n_digits digits.
+
+    >>> answer_add_padded([41, 465], 4)
+    '0506'
+    >>> answer_add_padded([7, 5], 2)
+    '12'
+    """
+    return str(answer_add(addends)).zfill(n_digits)
+
+
 def answer_of_padded(prompt: str) -> str:
-    """The sum with as many digits as the longer operand has, and one more."""
-    return answer_of_sum(prompt).zfill(longest_number(prompt) + 1)
+    """One digit more than the longest operand is written with."""
+    return answer_add_padded(addends_of(prompt), longest_number(prompt) + 1)
 
 
 def draw_padded(rng, sizes: range) -> str:
-    """A sum whose operands have the most digits of all, with leading zeros."""
+    """A sum whose operands are all written with as many digits as the largest size."""
     return " + ".join(str(number).zfill(sizes[-1]) for number in draw_operands(rng, sizes))
+
+
+def longest_plain_number(prompt: str) -> int:
+    """The digits of the longest number, without leading zeros."""
+    return max(len(plain_number(number)) for number in NUMBER.findall(prompt))
 
 
 def n_digit_strings(answer: str) -> int:
@@ -648,137 +885,27 @@ def n_digit_strings(answer: str) -> int:
 
 
 def draw_digit_string(rng, answer: str) -> str:
-    """One of them, uniformly."""
+    """One of those texts, uniformly."""
     n_digit_strings(answer)
     return "".join(pick(rng, string.digits) for _ in answer)
 
 
 def digit_strings(answer: str) -> Iterator[str]:
-    """All of them in ascending order."""
+    """All of those texts in ascending order."""
     return (f"{i:0{len(answer)}d}" for i in range(n_digit_strings(answer)))
 
 
-# ----------------------------------------------------------------------------------------------
-# mod, gcd: arithmetic whose rule does not show in the digits
-# ----------------------------------------------------------------------------------------------
-
-
-def mod_parts(prompt: str) -> tuple[str, str, str, str]:
-    """(a, operator, b, p) of a prompt, as written; ValueError outside the grammar or for p = 0."""
-    match = MOD_PROMPT.fullmatch(" ".join(prompt.split()))
-    if match is None or not int(match[4]):
-        raise ValueError(f"{prompt[:80]!r} is not of the form 'a + b mod p', with +, - or *")
-    return match.groups()
-
-
-def answer_of_mod(prompt: str) -> str:
-    a, operator, b, p = mod_parts(prompt)
-    a, b = int(a), int(b)
-    return str({"+": a + b, "-": a - b, "*": a * b}[operator] % int(p))
-
-
-def draw_mod(rng, sizes: range) -> str:
-    """Both operands below the modulus; each operator as often."""
-    p = one_of(rng, sizes)
-    a, operator, b = pick(rng, range(p)), pick(rng, "+-*"), pick(rng, range(p))
-    return f"{a} {operator} {b} mod {p}"
-
-
-def mod_key(text: str) -> str | None:
-    """a + b and b + a are one example, and so are the products."""
-    if not (match := MOD_PROMPT.fullmatch(text)):
-        return None
-    a, operator, b, p = match.groups()
-    operands = [plain_number(a), plain_number(b)]
-    if operator != "-":
-        operands.sort(key=by_value)
-    return f" {operator} ".join(operands) + f" mod {plain_number(p)}"
-
-
-def modulus(prompt: str) -> int:
-    return int(mod_parts(prompt)[3])
-
-
-def edit_mod(rng, prompt: str) -> str:
-    """Another first operand below the modulus."""
-    a, operator, b, p = mod_parts(prompt)
-    key = mod_key(f"{a} {operator} {b} mod {p}")
-    others = [n for n in range(int(p)) if mod_key(f"{n} {operator} {b} mod {p}") != key]
-    if not others:
-        raise ValueError(f"{prompt[:80]!r} leaves no other operand")
-    return f"{pick(rng, others)} {operator} {b} mod {p}"
-
-
-def pair_of(prompt: str) -> list[int]:
-    """The two numbers of a prompt, above 0; ValueError where they are not."""
-    numbers = items_of(prompt)
-    if len(numbers) != 2 or not all(numbers):
-        raise ValueError(f"{prompt[:80]!r} is not two numbers above 0")
-    return numbers
-
-
-def draw_gcd(rng, sizes: range) -> str:
-    """Two multiples of a divisor below 10 ** n: one of its own digits, all digits as often.
-
-    Of two numbers drawn each for itself, 61 % would have no common divisor but 1.
-    """
-    n_digits = one_of(rng, sizes)
-    divisor = max(1, draw_number(rng, pick(rng, range(1, n_digits + 1))))
-    factors = range(1, (10**n_digits - 1) // divisor + 1)
-    return spaced(divisor * pick(rng, factors) for _ in range(2))
-
-
-def edit_gcd(rng, prompt: str) -> str:
-    """One digit changed, neither number made 0."""
-    pair_of(prompt)
-    while "0" in (edited := change_one_digit(rng, prompt)).split():
-        pass
-    return edited
-
-
-# ----------------------------------------------------------------------------------------------
-# recall: associative recall (Ba et al., arXiv:1610.06258)
-# ----------------------------------------------------------------------------------------------
-
-
-def recall_parts(prompt: str) -> tuple[dict[str, str], str]:
-    """(letter -> digit, the letter asked for); ValueError outside the grammar."""
-    text = " ".join(prompt.split())
-    match = RECALL_PROMPT.fullmatch(text)
-    pairs = match and {pair[0]: pair[1] for pair in match[1].split()}
-    if not match or len(pairs) < len(match[1].split()) or match[2] not in pairs:
-        raise ValueError(f"{prompt[:80]!r} does not ask for one of its different letters")
-    return pairs, match[2]
-
-
-def answer_recall(prompt: str) -> str:
-    pairs, asked = recall_parts(prompt)
-    return pairs[asked]
-
-
-def draw_recall(rng, sizes: range) -> str:
-    """Different letters, each with a digit of its own draw, and one of the letters."""
-    letters = shuffled(rng, string.ascii_uppercase)[: one_of(rng, sizes)]
-    return f"{spaced(x + pick(rng, string.digits) for x in letters)} ? {pick(rng, letters)}"
-
-
-def recall_key(text: str) -> str | None:
-    """The order of the pairs changes no example."""
-    try:
-        pairs, asked = recall_parts(text)
-    except ValueError:
-        return None
-    return f"{spaced(sorted(map(''.join, pairs.items())))} ? {asked}"
-
-
-def n_pairs(prompt: str) -> int:
-    return len(recall_parts(prompt)[0])
-
-
-def edit_recall(rng, prompt: str) -> str:
-    """Another digit behind one letter."""
-    recall_parts(prompt)
-    return change_one_digit(rng, prompt)
+def sum_format(name: str, **record) -> Task:
+    """The record of add with its digits written otherwise, which no standard set has."""
+    return replace(
+        ADD,
+        name=name,
+        standard=False,
+        extrapolation=range(0),
+        systematic=range(0),
+        aliases=(),
+        **record,
+    )
 
 
 # ----------------------------------------------------------------------------------------------
@@ -875,9 +1002,9 @@ GCD = Task(
     examples=("[gcd] 84 36 | 12", "[gcd] 7 9 | 1"),
     unit="digits",
     training=DIGITS,
-    sizes=range(1, 101),
+    sizes=range(1, 16),
     draw=draw_gcd,
-    answer=lambda prompt: str(math.gcd(*pair_of(prompt))),
+    answer=answer_of_gcd,
     key=multiset_key,
     size_of=longest_number,
     edit=edit_gcd,
@@ -890,33 +1017,32 @@ RECALL = Task(
     training=range(2, 9),
     sizes=range(1, 27),
     draw=draw_recall,
-    answer=answer_recall,
+    answer=answer_of_recall,
     key=recall_key,
     size_of=n_pairs,
     edit=edit_recall,
     characters="?" + string.ascii_uppercase,
+    rewritings=("extra_spaces",),
 )
-ADD_REVERSED = replace(
-    ADD,
-    name="add_reversed",
+ADD_REVERSED = sum_format(
+    "add_reversed",
     help="the sum of two numbers, its last digit first",
     examples=("[add_reversed] 41 + 465 | 605", "[add_reversed] 60 + 40 | 001"),
-    standard=False,
-    answer=lambda prompt: answer_of_sum(prompt)[::-1],
-    aliases=(),
+    answer=answer_of_reversed,
     n_legal=lambda answer: n_number_lists(answer[::-1]),
     draw_legal=lambda rng, answer: draw_number_list(rng, answer[::-1])[::-1],
     legal_answers=lambda answer: (legal[::-1] for legal in number_lists(answer[::-1])),
 )
-ADD_PADDED = replace(
-    ADD,
-    name="add_padded",
+# Another width is another answer. The key is the pair all the same: the widths of a sum are too
+# much alike for training to have one and validation another.
+ADD_PADDED = sum_format(
+    "add_padded",
     help="the sum of two numbers, all written with leading zeros",
     examples=("[add_padded] 041 + 465 | 0506", "[add_padded] 7 + 5 | 12"),
-    standard=False,
     draw=draw_padded,
     answer=answer_of_padded,
-    aliases=(),
+    size_of=longest_plain_number,
+    rewritings=("extra_spaces", "no_spaces"),
     n_legal=n_digit_strings,
     draw_legal=draw_digit_string,
     legal_answers=digit_strings,

@@ -501,8 +501,8 @@ def per_example(panel: MeasuredPanel, l0: np.ndarray) -> dict[str, list]:
         "memory_bits": values_of(bits["memory"]),
         "memory_bits_standard_error": values_of(errors["standard_error"]),
         "unexplained_bits": values_of(bits["unexplained"]),
-        "first_learned_epoch_in": values_of(learned["in"]),
-        "first_learned_epoch_out": values_of(learned["out"]),
+        "first_learned_epoch_in": whole_values_of(learned["in"]),
+        "first_learned_epoch_out": whole_values_of(learned["out"]),
         "forgetting_events": values_of(events),
         "nearest_training_prompt": [None if i < 0 else of.prompts[i] for i in neighbour],
         "nearest_training_distance": [None if i < 0 else int(i) for i in distance],
@@ -511,6 +511,10 @@ def per_example(panel: MeasuredPanel, l0: np.ndarray) -> dict[str, list]:
 
 def values_of(array: np.ndarray) -> list:
     return [_known(value) for value in array]
+
+
+def whole_values_of(array: np.ndarray) -> list:
+    return [int(value) if math.isfinite(value) else None for value in array]
 
 
 def neighbours(panel: MeasuredPanel) -> tuple[np.ndarray, np.ndarray]:

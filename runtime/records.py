@@ -5,6 +5,8 @@ or one UserError names the file, the place in it, and what should stand there.
 """
 
 import json
+import math
+import os
 import re
 import reprlib
 from dataclasses import dataclass
@@ -81,7 +83,7 @@ RATES |= {"examples": TEXT, "outcomes": BITS}  # which examples, and which of th
 BY_COUNT = {"group": COUNT, **RATES, "by_task": [{"group": TEXT, **RATES}]}
 MODEL = {"epoch": COUNT, "step": COUNT, "by_repeat_count": [BY_COUNT]}
 MEMORIZATION = {"format": COUNT, "best": MODEL, "last": MODEL}
-STATS = {**RATES, "oracle_length_exact_match": RATE, "failures": {EACH: AMOUNT}}
+STATS = {**RATES, "values": [RATE], "oracle_length_exact_match": RATE, "failures": {EACH: AMOUNT}}
 SUITE = {
     "category": TEXT,
     "headline": STATS,
@@ -95,6 +97,7 @@ OOD = {
     "headline": {EACH: STATS},
     "suites": {EACH: SUITE},
     "training_range": {EACH: PAIR},
+    "seed": COUNT,
     "seeds": [COUNT],
     "checkpoint": TEXT,
 }
@@ -209,6 +212,7 @@ class Run:
     memorization: list[dict]
     memorization_of: str  # "last" or "best"
     ood: dict
+    folder: Path
 
 
 def parse(text):
@@ -296,12 +300,40 @@ def contents_of(folder):
     return ", ".join(names[:4]) + more if names else "nothing at all"
 
 
+def unique_names(folders):
+    """The last part of each path, with as many parents as tell them apart.
+
+    A byte that is no UTF-8 stands as `\\xff`: no font draws it, and no new folder should have it.
+    """
+    paths = [folder.resolve() for folder in folders]
+    depth = 2 if any(path.name == "ood_results" for path in paths) else 1
+    while len({path.parts[-depth:] for path in paths}) < len(paths):
+        depth += 1
+    return [printable("/".join(path.parts[-depth:])) for path in paths]
+
+
+def printable(name):
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def load_run(folder, name):
     """Read a run folder, a folder of seeds, or one that holds nothing but ood_results.json."""
     if folder.is_file():
         raise NoRun(f"{folder} is a file; name a run folder, as in runs/step1_add_only")
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; name a run folder, as in runs/step1_add_only")
+    run = read_run(folder, name)
+    if not (run.seeds or run.memorization or run.ood):
+        raise NoRun(
+            f"{folder} holds no run: no epoch in a metrics.jsonl and no ood_results.json, but "
+            f"{contents_of(folder)}; name a run folder, or let "
+            f"train_minigpt_4070.py --out_dir {folder} finish an epoch"
+        )
+    return run
+
+
+def read_run(folder, name):
+    """What load_run reads, which may be nothing: a seed that diverged in its first epoch."""
     folders = seed_folders(folder) or [folder]
     check_seeds(folders)
     seeds = [read_epochs(home / "metrics.jsonl") for home in folders]
@@ -309,7 +341,7 @@ def load_run(folder, name):
     model = "last" if any("last" in of_seed for of_seed in models) else "best"
     ood = read_json(folder / "ood_results" / "ood_results.json", OOD)
     configs = [read_json(home / "config.json", CONFIG) for home in folders]
-    run = Run(
+    return Run(
         name=name,
         config=read_json(folder / "config.json", CONFIG),
         seeds=[rows for rows in seeds if rows],
@@ -320,14 +352,8 @@ def load_run(folder, name):
         ],
         memorization_of=model,
         ood=ood or read_json(folder / "ood_results.json", OOD),
+        folder=folder,
     )
-    if not (run.seeds or run.memorization or run.ood):
-        raise NoRun(
-            f"{folder} holds no run: no epoch in a metrics.jsonl and no ood_results.json, but "
-            f"{contents_of(folder)}; name a run folder, or let "
-            f"train_minigpt_4070.py --out_dir {folder} finish an epoch"
-        )
-    return run
 
 
 # ----------------------------------------------------------------------------------------------
@@ -355,6 +381,13 @@ def best_rows(run):
     validated = [[r for r in rows if key in r] for rows in run.seeds]
     marked = [[r for r in rows if r.get("best")] or rows for rows in validated]
     return [rows[-1] for rows in marked if rows]
+
+
+def value_at(record, *path):
+    """The number at a path of keys, nan where there is none."""
+    for key in path:
+        record = record.get(key) if isinstance(record, dict) else None
+    return float(record) if is_number(record) else math.nan
 
 
 def in_order(names, first):

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from data import formats  # noqa: E402
 from data.generate import build_tokenizer  # noqa: E402
-from data.tasks import TASKS, draw_example  # noqa: E402
+from data.tasks import TASKS, draw_example, standard_tasks  # noqa: E402
 from runtime import errors  # noqa: E402
 
 TOKENIZER_JSON = build_tokenizer(TASKS)
@@ -35,7 +35,7 @@ TOKENIZER = formats.Tokenizer(TOKENIZER_JSON["itos"].values())
 
 def honest(rng, n=40):
     """What a data set holds: rows, ids, labels, levels."""
-    rows = [draw_example(rng, list(TASKS)[i % 5]) for i in range(n)]
+    rows = [draw_example(rng, standard_tasks()[i % 5]) for i in range(n)]
     return {
         "raw": rows,
         "encoded": [TOKENIZER.encode(row).tolist() for row in rows],

@@ -3,7 +3,9 @@
 import io
 import json
 import math
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from ood_models import evaluate, make_home, save_model, vocabulary, write_suite
 from reference import reference_logits
 from train_minigpt_4070 import RUN_ON, load_model
 
+ROOT = Path(evaluate_ood.__file__).parent
 EOS = "<eos>"
 ROWS = [f"[add] {a} + {a + b} | {2 * a + b}" for a in range(1, 9) for b in range(3)]
 ROWS += [*ROWS[:4], ROWS[0], "[add] 9 + 1 | 10", "[add] 1 + 9 | 11"]  # the last contradicts
@@ -273,6 +276,17 @@ def test_a_prompt_beyond_the_table_of_positions_is_refused(home, tmp_path, capsy
     ) in capsys.readouterr().err
 
 
+def test_a_model_whose_scores_overflow_is_named(home, tmp_path, capsys):
+    path = save_model(tmp_path / "best_model.pth", home / "train.txt")
+    content = torch.load(path, weights_only=True)
+    content["model"]["w_tokens"] *= 1e38  # finite, and its logits are not
+    torch.save(content, path)
+    assert run(path, "[add] 1 + 2") == 2
+    assert f"error: {path} predicts no finite numbers; its training had diverged" in (
+        capsys.readouterr().err
+    )
+
+
 def test_flags_that_do_not_go_together(home, capsys):
     model = str(home / "run")
     for flags, said in (
@@ -379,6 +393,30 @@ def test_a_pipe_is_answered_line_by_line(home, capsys, monkeypatch):
     assert run(home / "run", "-") == 2
     assert "\n\nerror: 'nothing' is no prompt" in capsys.readouterr().out
     assert files_in(home) == before  # nothing is written
+
+
+def test_the_keys_are_those_of_the_page(panel, home, capsys):
+    page = (ROOT / "docs/formats.md").read_text()
+    page = page[page.index("### The object of `--prompt --json`") : page.index("## Into other")]
+    tables = re.split(r"^\| key of `models`.*$", page, flags=re.M)
+    top, of_models = (
+        {
+            name: cells.split(" | ")[1].strip() == "–"
+            for names, cells in re.findall(r"^\| (`[^|]*`) (\|.*)$", table, re.M)
+            for name in re.findall(r"`(\w+)`", names)
+        }
+        for table in tables
+    )
+    said = [asked(capsys, panel, "[add] 1 + 1"), asked(capsys, home / "run", "[max] 1€")]
+    for one in said:
+        assert list(one) == list(top)
+        assert all(one[name] is not None for name, always in top.items() if always)
+        for model in one["models"]:
+            assert set(model) == set(of_models)
+            assert all(model[name] is not None for name, always in of_models.items() if always)
+    assert {name for name in top if said[1][name] is None} == {
+        name for name, always in top.items() if not always
+    } - {"training"}
 
 
 class Terminal(io.StringIO):

@@ -11,6 +11,7 @@ import torch
 
 import train_minigpt_4070 as minigpt
 from benchmarks import bench as B
+from benchmarks import start
 from data import formats
 from runtime.errors import UserError
 
@@ -326,3 +327,15 @@ def test_loading_is_measured_for_text_and_pickle(tmp_path):
     assert len(header) == 8
     assert [row[:2] for row in rows] == [["100", ".txt"], ["100", ".pkl"]]
     assert all(float(row[-1]) > 0 for row in rows)
+
+
+def test_starts_are_measured_in_turn(monkeypatch, capsys):
+    commands = {"ends": (0, "-c", "pass"), "errs": (2, "-c", "raise SystemExit(2)")}
+    monkeypatch.setattr(start, "COMMANDS", commands)
+    assert start.main(["--rounds", "2"]) == 0
+    *_, first, second = capsys.readouterr().out.splitlines()
+    for line, name in ((first, "ends"), (second, "errs")):
+        assert re.fullmatch(rf"\| `{name}` (\| \d+\.\d\d \(\d+\.\d\d–\d+\.\d\d\) ){{2}}\|", line)
+    monkeypatch.setattr(start, "COMMANDS", {"errs": (0, "-c", "raise SystemExit(2)")})
+    with pytest.raises(AssertionError):
+        start.main(["--rounds", "1"])

@@ -7,7 +7,7 @@ import pytest
 
 from data.formats import build_examples
 from data.subsets import CANARY_COUNTS, draw_canaries, make_panel
-from data.tasks import TASKS, canonical_key, split_example
+from data.tasks import TASKS, canonical_key, draw_example, split_example
 from reference import TOKENIZER
 from runtime.errors import UserError
 
@@ -15,8 +15,8 @@ from runtime.errors import UserError
 def draw(n, seed, tasks=tuple(TASKS)):
     """n rows, the tasks in turn."""
     rng = random.Random(seed)
-    rows = [TASKS[tasks[i % len(tasks)]] for i in range(n)]
-    return build_examples([task.row(task.draw(rng)) for task in rows], TOKENIZER, "rows")
+    rows = [draw_example(rng, tasks[i % len(tasks)]) for i in range(n)]
+    return build_examples(rows, TOKENIZER, "rows")
 
 
 def panel_of(train, n, share=0.5):

@@ -23,22 +23,6 @@ def test_memory_is_what_the_machine_has_or_its_container_may_take(tmp_path, monk
     assert device.total_memory_bytes(cpu, limit) is None
 
 
-@pytest.mark.parametrize(
-    ("features", "isa"),
-    [
-        ({"amx_bf16": True, "avx512_bf16": True, "cpu_name": "Intel Xeon"}, "amx"),
-        ({"amx_bf16": False, "avx512_bf16": True, "cpu_name": "Intel Xeon"}, ""),
-        ({"amx_bf16": False, "avx512_bf16": True, "cpu_name": "AMD Zen 5"}, "avx512"),
-        ({"avx512_bf16": True}, "avx512"),  # torch before it told the name
-        ({"avx512_bf16": False, "cpu_name": "AMD Zen 3"}, ""),
-        ({}, ""),
-    ],
-)
-def test_bf16_is_for_processors_that_multiply_faster_in_it(monkeypatch, features, isa):
-    monkeypatch.setattr(device, "cpu_features", lambda: features)
-    assert device.cpu_bf16_instructions() == isa
-
-
 CGROUPS = {
     "no groups": ({}, math.inf),
     "version 2, none set": (
@@ -152,3 +136,19 @@ def test_what_passes_between_steps_is_no_step():
         watch.begin()
         now[0], now[1] = now[0] + 1.0, now[1] + 1.0
         assert watch.step() == ""
+
+
+@pytest.mark.parametrize(
+    ("features", "isa"),
+    [
+        ({"amx_bf16": True, "avx512_bf16": True, "cpu_name": "Intel Xeon"}, "amx"),
+        ({"amx_bf16": False, "avx512_bf16": True, "cpu_name": "Intel Xeon"}, ""),
+        ({"amx_bf16": False, "avx512_bf16": True, "cpu_name": "AMD Zen 5"}, "avx512"),
+        ({"avx512_bf16": True}, "avx512"),  # torch before it told the name
+        ({"avx512_bf16": False, "cpu_name": "AMD Zen 3"}, ""),
+        ({}, ""),
+    ],
+)
+def test_bf16_is_for_processors_that_multiply_faster_in_it(monkeypatch, features, isa):
+    monkeypatch.setattr(device, "cpu_features", lambda: features)
+    assert device.cpu_bf16_instructions() == isa

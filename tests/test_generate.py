@@ -20,6 +20,7 @@ from runtime.files import write_atomically
 from solvers import halves, insertion_sort, own_key, own_keys, solve
 
 SCRIPT = Path(generate.__file__)
+STANDARD = ("copy", "rev", "add", "sort", "rel")
 TRAINING_SETS = [
     "data/processed/train_normal.pkl",
     "data/processed/train_dedup.pkl",
@@ -166,7 +167,7 @@ def test_every_key_is_owned_by_its_side_so_any_other_seed_is_disjoint_too(files)
                 assert split_of(tasks.key_of(raw)) == "ood", raw
 
 
-@pytest.mark.parametrize("task", tasks.TASKS)
+@pytest.mark.parametrize("task", STANDARD)
 def test_another_seed_draws_other_rows_and_stays_disjoint(files, task):
     held_out = set().union(*(own_keys(files[name]["raw"]) for name in VALIDATION_SETS + OOD))
     sets = generate.training_rows(task, seed=7)
@@ -194,8 +195,8 @@ def of_task(content, task) -> list[str]:
 
 def test_rows_and_task_mix(files):
     for name in TRAINING_SETS[:3]:
-        assert Counter(files[name]["labels"]) == dict.fromkeys(tasks.TASKS, 10_000)
-    assert Counter(files["data/processed/val.pkl"]["labels"]) == dict.fromkeys(tasks.TASKS, 500)
+        assert Counter(files[name]["labels"]) == dict.fromkeys(STANDARD, 10_000)
+    assert Counter(files["data/processed/val.pkl"]["labels"]) == dict.fromkeys(STANDARD, 500)
     assert Counter(files["data/add_only/train.pkl"]["labels"]) == {"add": 5000}
     assert Counter(files["data/add_only/val.pkl"]["labels"]) == {"add": 500}
     for name in TRAINING_SETS + VALIDATION_SETS:
@@ -205,7 +206,7 @@ def test_rows_and_task_mix(files):
 
 
 def test_encoded_rows_are_the_characters_and_the_tokenizers_are_exact(root, files):
-    for folder, trained in (("processed", tasks.TASKS), ("add_only", ("add",))):
+    for folder, trained in (("processed", STANDARD), ("add_only", ("add",))):
         tokenizer = json.loads((root / "data" / folder / "tokenizer.json").read_text())
         itos = {int(i): token for i, token in tokenizer["itos"].items()}
         assert [itos[i] for i in range(3)] == ["<pad>", "<unk>", "<eos>"]
@@ -225,7 +226,7 @@ def test_files_are_shuffled(files):
     for name in [*TRAINING_SETS[:3], "data/processed/val.pkl"]:
         labels = files[name]["labels"]
         tenth = len(labels) // 10
-        for task in tasks.TASKS:
+        for task in STANDARD:
             share = labels[:tenth].count(task) / tenth
             assert share == pytest.approx(0.2, abs=0.09), (name, task)
     raws = files["data/processed/train_duplicated.pkl"]["raw"]
@@ -241,7 +242,7 @@ def test_dedup_repeats_nothing_and_holds_all_that_normal_holds(files):
 def test_repeat_counts_are_exact_and_repeated_examples_are_a_random_choice(files):
     duplicated, dedup = (files[name] for name in (TRAINING_SETS[2], TRAINING_SETS[1]))
     assert set(duplicated["raw"]) < set(dedup["raw"])
-    for task in tasks.TASKS:
+    for task in STANDARD:
         counts = Counter(of_task(duplicated, task))
         assert Counter(counts.values()) == {1: 6616, 2: 340, 4: 170, 8: 85, 16: 42, 32: 21}
         assert len(own_keys(counts)) == len(counts)
@@ -386,7 +387,7 @@ def test_suites_use_trained_tags_and_characters_except_novel_tasks(root, files):
         if name == "ood_novel_tasks":
             assert tags == {"sub", "mul", "max", "count", "dedup"}
         else:
-            assert tags <= set(tasks.TASKS)
+            assert tags <= set(STANDARD)
             assert set("".join(raws)) <= set(tokenizer["stoi"])
 
 
@@ -437,7 +438,7 @@ def test_interpolation_is_drawn_as_validation_is(files):
     interpolation = files["ood_data_complete/ood_interpolation.pkl"]
     val = files["data/processed/val.pkl"]
     assert Counter(interpolation["labels"]) == Counter(val["labels"])
-    for task in tasks.TASKS:
+    for task in STANDARD:
         lengths = [[len(raw) for raw in of_task(c, task)] for c in (interpolation, val)]
         assert sum(lengths[0]) == pytest.approx(sum(lengths[1]), rel=0.05)
     for tag, prompt, _, level in suite(files, "interpolation"):
@@ -494,7 +495,7 @@ def test_robustness_changes_the_writing_and_not_the_answer(files):
         assert (level == "no_spaces") == (" " not in prompt)
         assert answer == " ".join(str(int(w)) if w.isdigit() else w for w in answer.split())
         assert prompt != plain or level == "no_spaces"
-    expected = {(task, "extra_spaces"): 100 for task in tasks.TASKS}
+    expected = {(task, "extra_spaces"): 100 for task in STANDARD}
     expected |= {(task, "leading_zeros"): 100 for task in ("copy", "rev", "add", "sort")}
     expected[("add", "no_spaces")] = 100
     assert Counter((tag, level) for tag, _, _, level in rows) == expected

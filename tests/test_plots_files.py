@@ -62,10 +62,11 @@ def test_command_line_writes_each_run_into_its_folder_and_comparisons_beside(add
     out = add_only.parent / "figures"
     done = command(add_only, five_tasks, "--out_dir", out)
     assert (done.returncode, done.stderr) == (0, "")
-    listed, table = done.stdout.split("\n\n")
+    listed, table, compared = done.stdout.split("\n\n", 2)
     paths = [Path(line) for line in listed.splitlines()]
     assert sorted(p for p in out.rglob("*") if p.is_file()) == sorted(paths)
     assert table.startswith("exact match by times in the training set")
+    assert compared.startswith("Exact match in %: best model by validation [95 % interval")
     names = {p.relative_to(out).as_posix() for p in paths}
     assert {"step1_add_only/learning.png", "compare_learning.png", "compare_ood.png"} <= names
     assert "step1_add_only/repeat_count.png" not in names
@@ -148,7 +149,7 @@ def test_seeds_of_other_data_are_not_averaged(tmp_path):
 
 def test_what_repetition_is_worth_is_printed_and_written(tmp_path, monkeypatch, capsys):
     folders = study(tmp_path, 3)[:2]
-    monkeypatch.setattr(plots, "save_figures", lambda runs, out_dir: [])
+    monkeypatch.setattr(plots, "save_figures", lambda runs, out_dir, groups: [])
     assert plots.main([*map(str, folders), "--out_dir", str(tmp_path / "out")]) == 0
     written = json.loads((tmp_path / "out" / "repeat_effects.json").read_text())
     assert list(written) == ["normal", "dedup"]

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from string import ascii_uppercase
 
@@ -16,15 +16,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import generate, tasks
+from data import generate, own_sets, tasks
 from data.tasks import canonical_key, canonical_tags, split_example, split_of, task_of_tag
 from solvers import halves, insertion_sort, solve
 
 
 def test_worked_examples():
-    result = doctest.testmod(tasks)
-    assert result.attempted >= 15
-    assert result.failed == 0
+    for module, at_least in ((tasks, 25), (own_sets, 2)):
+        result = doctest.testmod(module)
+        assert result.attempted >= at_least
+        assert result.failed == 0
 
 
 @pytest.mark.parametrize("task", tasks.TASKS)
@@ -117,6 +118,12 @@ def test_split_example_shows_the_row_but_not_all_of_a_long_one():
         ("adding_interp", "add", "add"),
         ("relational_extrap", "rel", "rel"),
         ("relation_extrap", "rel", "rel"),
+        ("add_reversed_extrap", "add_reversed", "add_reversed"),
+        ("add_padded_twice", "add_padded", "add_padded_twice"),
+        ("add_reverse", "add", "add_reverse"),
+        ("mod_long", "mod", "mod"),
+        ("recall_then_sort", None, "recall_then_sort"),
+        ("modulo", None, "modulo"),
         ("max", None, "max"),
         ("address", None, "address"),
         ("copycat", None, "copycat"),
@@ -191,27 +198,101 @@ def test_keys_ignore_spaces_and_leading_zeros(rng, task):
     spaced = re.sub(" ", lambda _: " " * rng.randint(1, 3), f" {prompt} ")
     zeros = re.sub(r"\d+", lambda number: "0" * rng.randint(0, 2) + number[0], prompt)
     assert canonical_key(tag, spaced) == key
-    assert canonical_key(tag, zeros) == key
-    if task in ("add", "rel"):
-        assert canonical_key(tag, re.sub(r" ?([+>?]) ?", r" \1 ", prompt)) == key
-        assert canonical_key(tag, re.sub(r" ?([+>?]) ?", r"\1", prompt)) == key
+    if task != "recall":  # whose digits are characters
+        assert canonical_key(tag, zeros) == key
+    assert canonical_key(tag, re.sub(r" ?([-+*>?]) ?", r" \1 ", prompt)) == key
+    assert canonical_key(tag, re.sub(r" ?([-+*>?]) ?", r"\1", prompt)) == key
+
+
+@pytest.mark.parametrize(
+    ("task", "prompt", "key"),
+    [
+        ("mod", "088 + 57 mod 97", "57 + 88 mod 97"),
+        ("mod", "57 * 8 mod 097", "8 * 57 mod 97"),
+        ("mod", "57 - 8 mod 97", "57 - 8 mod 97"),
+        ("mod", "8-57  mod 97", "8 - 57 mod 97"),
+        ("mod", "8 + 57 mod 98", "8 + 57 mod 98"),
+        ("mod", "105 + 57 mod 97", "57 + 105 mod 97"),  # 105 is 8 modulo 97, and another prompt
+        ("gcd", "84 036", "36 84"),
+        ("recall", "K7 B3 Q1 ? B", "B3 K7 Q1 ? B"),
+        ("recall", "Q1  K7 B3?B", "B3 K7 Q1 ? B"),
+        ("recall", "Q1 K7 B4 ? B", "B4 K7 Q1 ? B"),
+        ("add_reversed", "465 + 041", "41 + 465"),
+        ("add_padded", "465 + 041", "41 + 465"),
+        ("add_padded", "0041+0465", "41 + 465"),
+    ],
+)
+def test_keys_of_tasks_of_own_sets_by_hand(task, prompt, key):
+    assert canonical_key(task, prompt) == f"[{task}] {key}"
+
+
+@pytest.mark.parametrize(
+    ("task", "prompts"),
+    [
+        ("mod", ["1 + 2 mod 0", "1 + 2 mod 00", "1 + 2", "1 / 2 mod 5", "-1 + 2 mod 5", "", "mod"]),
+        ("gcd", ["5", "0 5", "5 00", "1 2 3", "a b", "-4 6", ""]),
+        ("recall", ["K7 K3 ? K", "K7 K7 ? K", "K7 B3 ? Q", "K07 ? K", "k7 ? k", "K7 B3", ""]),
+        ("add_reversed", ["5", "a + b", "", "1 - 2"]),
+        ("add_padded", ["5", "a + b", "", "1 - 2"]),
+    ],
+)
+def test_a_prompt_outside_the_grammar_has_no_answer_and_is_its_own_key(task, prompts):
+    for prompt in prompts:
+        with pytest.raises(ValueError, match=r"is not|does not ask"):
+            tasks.TASKS[task].answer(prompt)
+        assert canonical_key(task, prompt).startswith(f"[{task}]")
+    huge = "9" * 5000
+    for text in (f"{huge} + 1 mod {huge}", f"{huge} {huge}", f"{huge} + {huge}"):
+        assert len(canonical_key(task, text)) == len(f"[{task}] {text}")
+        with pytest.raises(ValueError, match=r"limit|is not|does not ask"):
+            tasks.TASKS[task].answer(text)
+
+
+def test_sums_of_many_digits_are_drawn_over_their_whole_range():
+    numbers = [tasks.draw_number(random.Random(seed), 40) for seed in range(400)]
+    assert {len(str(number)) for number in numbers} == {40}
+    for place in (0, 14, 15, 16, 30, 39):
+        digits = {str(number)[place] for number in numbers}
+        assert digits == set("0123456789" if place else "123456789")
+
+
+@given(st.randoms(use_true_random=False), st.sampled_from(list(tasks.TASKS)))
+@settings(max_examples=200)
+def test_a_rewriting_that_a_record_names_leaves_key_and_answer(rng, task):
+    record = tasks.TASKS[task]
+    prompt = record.draw(rng, record.training)
+    written = {
+        "extra_spaces": prompt.replace(" ", " " * rng.randint(2, 3)),
+        "leading_zeros": re.sub(r"\d+", lambda number: "0" * rng.randint(0, 2) + number[0], prompt),
+        "no_spaces": prompt.replace(" ", ""),
+    }
+    for kind in record.rewritings:
+        assert canonical_key(task, written[kind]) == canonical_key(task, prompt)
+        assert record.answer(written[kind]) == record.answer(prompt), kind
 
 
 @given(st.randoms(use_true_random=False), st.sampled_from(list(tasks.TASKS)), st.integers(0, 9))
 @settings(max_examples=200)
 def test_any_draw_of_any_size_is_right_has_its_size_and_one_owner(rng, task, size):
-    sizes = list(tasks.TASKS[task].systematic)
-    wanted = sizes[size * len(sizes) // 10]
-    raw = tasks.draw_example(rng, task, wanted)
+    record = tasks.TASKS[task]
+    sizes = record.sizes
+    wanted = (*sizes[:5], *sizes[-5:])[size] if len(sizes) >= 10 else sizes[size % len(sizes)]
+    raw = tasks.draw_example(rng, task, range(wanted, wanted + 1))
     tag, prompt, answer = split_example(raw)
     assert (tag, prompt, answer) == halves(raw)
     assert answer == solve(tag, prompt)
     assert tasks.size_of(raw) == wanted
     # Other writings of the example have its owner, whatever else may be there.
     owner = split_of(canonical_key(tag, prompt))
-    if task == "add":
+    if task.startswith("add"):
         other = " + ".join(f"0{number}" for number in reversed(prompt.split(" + ")))
-    elif task == "sort":
+    elif task == "mod" and "-" not in prompt:
+        a, operator, b, _, p = prompt.split()
+        other = f"{b} {operator} {a} mod {p}"
+    elif task == "recall":
+        pairs, letter = prompt.split(" ? ")
+        other = f"{' '.join(sorted(pairs.split()))} ?{letter}"
+    elif task in ("sort", "gcd"):
         other = "  ".join(sorted(prompt.split()))
     elif task == "rel":
         facts, question = prompt.split(" ? ")
@@ -337,6 +418,12 @@ def test_chance_is_uniform_and_a_shuffle_loses_nothing():
         ("sort", "1 1 1", 1000, "0 0 0", "9 9 9"),
         ("rev", "999", 900, "100", "999"),
         ("rel", "B", 26, "A", "Z"),
+        ("mod", "48", 90, "10", "99"),
+        ("gcd", "1", 10, "0", "9"),
+        ("recall", "3", 10, "0", "9"),
+        ("add_reversed", "605", 900, "001", "999"),
+        ("add_reversed", "001", 900, "001", "999"),
+        ("add_padded", "012", 1000, "000", "999"),
     ],
 )
 def test_legal_answers_are_counted_enumerated_and_drawn_alike(task, answer, n, first, last):
@@ -366,6 +453,8 @@ def test_legal_answers_of_long_numbers_are_counted_exactly_and_drawn_in_form():
     [
         *(("add", answer) for answer in ("", "042", "1 ", "a", "-3", "1  2", "٣")),
         *(("rel", answer) for answer in ("", "AB", "b", "7", "É")),
+        *(("add_reversed", answer) for answer in ("", "240", "a", " 1", "٣")),
+        *(("add_padded", answer) for answer in ("", "1 2", "a", "-3", "٣")),
     ],
 )
 def test_an_answer_of_another_form_has_no_legal_answers(task, answer):
@@ -375,12 +464,24 @@ def test_an_answer_of_another_form_has_no_legal_answers(task, answer):
             list(work(answer))
 
 
+@given(st.randoms(use_true_random=False), st.sampled_from(list(tasks.TASKS)))
+@settings(max_examples=200)
+def test_every_answer_is_among_the_legal_ones_of_its_form(rng, task):
+    record = tasks.TASKS[task]
+    answer = record.answer(record.draw(rng, record.training))
+    other, n = record.draw_legal(rng, answer), record.n_legal(answer)
+    assert record.n_legal(other) == n >= 10
+    assert len(other) == len(answer)
+    if n <= 2000:
+        assert {answer, other} <= set(islice(record.legal_answers(answer), n))
+
+
 @given(st.randoms(use_true_random=False), st.sampled_from(list(tasks.TASKS)), st.booleans())
 @settings(max_examples=300)
 def test_a_perturbed_prompt_is_another_example_under_the_same_rule(rng, task, long):
     record = tasks.TASKS[task]
-    size = tasks.pick(rng, record.extrapolation) if long else None
-    prompt = record.draw(rng, size)
+    sizes = range(record.sizes[-1] // 2, record.sizes[-1] + 1) if long else record.training
+    prompt = record.draw(rng, sizes)
     edited, answer = record.perturb(rng, prompt)
     assert answer == solve(task, edited)
     assert canonical_key(task, edited) != canonical_key(task, prompt)
@@ -388,9 +489,16 @@ def test_a_perturbed_prompt_is_another_example_under_the_same_rule(rng, task, lo
         facts, new_facts = (text.split(" ? ")[0].split() for text in (prompt, edited))
         assert len(set(facts)) == len(set(new_facts)) == len(facts)
         assert record.size_of(edited) <= max(record.size_of(prompt), record.training[-1])
+    elif task == "mod":
+        (a, *same), (b, *others) = prompt.split(), edited.split()
+        assert same == others
+        assert a != b
+        assert 0 <= int(b) < int(same[-1])
     else:
         assert len(edited) == len(prompt)
         assert sum(a != b for a, b in zip(prompt, edited, strict=True)) == 1
+        if task in ("recall", "add_padded"):
+            return  # whose digits may be zeros at the beginning
         numbers = re.findall(r"\d+", edited)
         assert numbers == [str(int(number)) for number in numbers]
 
@@ -406,6 +514,12 @@ def test_perturbing_rel_renames_people_and_asks_other_questions():
 
 
 def test_perturbing_refuses_what_has_no_answer_or_no_edit():
+    with pytest.raises(ValueError, match="leaves no other operand"):
+        tasks.TASKS["mod"].perturb(random.Random(0), "0 + 0 mod 1")
+    for seed in range(20):  # however large the modulus, and whatever zeros a number begins with
+        edited, _ = tasks.TASKS["mod"].perturb(random.Random(seed), f"5 - 3 mod {10**400}")
+        assert edited.endswith(f" - 3 mod {10**400}")
+        assert set(tasks.TASKS["gcd"].perturb(random.Random(seed), "1 007")[0]) - {"0", " "}
     with pytest.raises(ValueError, match="not a sum"):
         tasks.TASKS["add"].perturb(random.Random(0), "a + b")
     with pytest.raises(ValueError, match="do not reach"):
@@ -429,14 +543,15 @@ def double(items):
 
 tasks.TASKS["twice"] = tasks.sequence_task(
     "twice", double, help="each item doubled", key=tasks.sequence_key, aliases=("doubling",),
-    examples=("[twice] 5 27 | 10 54", "[twice] 0 314 | 0 628"), characters="!",
+    examples=("[twice] 5 27 | 10 54", "[twice] 0 314 | 0 628"), characters="!", standard=True,
 )
 
 import numpy as np
 import plots, train_minigpt_4070 as trainer
 from data import formats, generate
 
-stages = trainer.plan_stages(formats.Labels(list(tasks.TASKS), np.arange(6)), 12, 6)
+names = list(tasks.standard_tasks())
+stages = trainer.plan_stages(formats.Labels(names, np.arange(6)), 12, 6)
 files = generate.ood_files(7)
 sets = generate.processed_sets(7)
 print(json.dumps({

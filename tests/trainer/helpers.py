@@ -15,7 +15,7 @@ import torch
 import plots
 import train_minigpt_4070 as t
 from data import formats
-from data.tasks import TASKS
+from data.tasks import standard_tasks
 from reference import TOKENIZER
 
 SCRIPT = Path(t.__file__)
@@ -31,7 +31,10 @@ def words(text):
     return text.split()
 
 
-def draw_rows(n, seed, tags=tuple(TASKS)):
+STANDARD = standard_tasks()
+
+
+def draw_rows(n, seed, tags=STANDARD):
     """n rows with short prompts, the tags in turn."""
     rng = random.Random(seed)
     rows = []

@@ -8,6 +8,7 @@ import pytest
 
 import plots
 import train_minigpt_4070 as t
+from comparison.groups import best_outcomes
 from data import audit
 from reference import TOKENIZER
 from runtime.records import load_run
@@ -220,6 +221,13 @@ def test_the_last_model_shows_the_rote_learning_that_the_best_one_has_not_done_y
     assert once["outcomes"].count("1") == round(24 * once["exact_match"])
     assert len(set(once["examples"].split())) == len(once["losses"].split()) == 24
     assert not {"examples", "outcomes", "losses"} & best["by_repeat_count"][1].keys()
+    # Of unseen examples both have it, by which two runs' best models are compared.
+    unseen, same = (report["by_repeat_count"][0] for report in (best, last))
+    assert unseen["examples"] == same["examples"]
+    assert unseen["outcomes"] == best["unseen"]["outcomes"]
+    named = zip(unseen["examples"].split(), unseen["outcomes"], strict=True)
+    expected = {name: ("add", right == "1") for name, right in named}
+    assert best_outcomes(load_run(world / "run", "run"), best["epoch"]) == expected
     said = capsys.readouterr().out
     assert f"best model, epoch {best['epoch']}" in said
     assert (

@@ -1,16 +1,19 @@
 """Accumulation, weight decay, learning rate and curriculum."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 
 import train_minigpt_4070 as t
 from data import formats
-from data.tasks import TASKS
+from data.tasks import standard_tasks
 from reference import reference_loss
-from trainer.helpers import batch_of, build, make_model, step_of
+from trainer.helpers import SCRIPT, batch_of, build, command, make_model, step_of
 
-NAMES = tuple(TASKS)  # in curriculum order
+NAMES = standard_tasks()  # in curriculum order
 
 
 @pytest.mark.parametrize("R", [1, 2])
@@ -33,6 +36,58 @@ def test_accumulation_equals_one_large_batch(R):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-6)
     expected = [reference_loss(start, r, [rows[i] for i in chosen[r]]) for r in range(R)]
     torch.testing.assert_close(results[0][0], torch.stack(expected).detach(), rtol=1e-5, atol=1e-6)
+
+
+def adamw_of_torch(ours):
+    """torch.optim.AdamW with the groups of `ours`, which are of other parameters."""
+    return torch.optim.AdamW(
+        [{**g, "params": [p.detach().clone() for p in g["params"]]} for g in ours.param_groups],
+        fused=True,
+    )
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("R", [1, 2])
+def test_adamw_is_torchs_own_bit_for_bit(R, scaled):
+    """With fp16's scaler too, which has a step left out where a gradient is not finite."""
+    model = make_model(seeds=range(R), std=0.2)
+    ours = t.make_optimizer(model, 0.1, 1e-2, betas=(0.8, 0.9))
+    theirs = adamw_of_torch(ours)
+    scalers = [torch.amp.GradScaler("cpu", enabled=scaled) for _ in range(2)]
+    pairs = [
+        (p, q)
+        for a, b in zip(ours.param_groups, theirs.param_groups, strict=True)
+        for p, q in zip(a["params"], b["params"], strict=True)
+    ]
+    for step in range(6):
+        generator = torch.Generator().manual_seed(step)
+        for p, q in pairs:
+            p.grad = torch.randn(p.shape, generator=generator)
+            if scaled and step == 3 and p is pairs[2][0]:
+                p.grad.flatten()[1] = torch.inf
+            q.grad = p.grad.clone()
+        t.set_learning_rate(ours, 1e-2 / (1 + step))
+        t.set_learning_rate(theirs, 1e-2 / (1 + step))
+        for scaler, optimizer in zip(scalers, (ours, theirs), strict=True):
+            scaler.scale(torch.zeros(()))
+            scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+        for p, q in pairs:
+            assert torch.equal(p, q)
+            for name, value in theirs.state[q].items():
+                assert torch.equal(ours.state[p][name], value), name
+    assert {float(state["step"]) for state in ours.state.values()} == {5.0 if scaled else 6.0}
+
+
+def test_a_run_does_not_import_torchs_compiler(world):
+    run = [sys.executable, "-X", "importtime", SCRIPT, *command(world, "--epochs", "1")]
+    done = subprocess.run(run, capture_output=True, text=True)
+    assert (done.returncode, (world / "run/last.pth").exists()) == (0, True)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "torch.optim.adamw" in imported
+    assert "torch._dynamo" not in imported
 
 
 def test_weight_decay_is_for_matrices_only():
