@@ -320,11 +320,19 @@ def worth_of_a_copy(once: Curve, repeated: Curve, i: int, rng) -> tuple[float, f
     return interval_of((same - repeated.distinct[i]) / copies)
 
 
-def count_words(value: tuple[float, float, float]) -> str:
-    def word(n):
-        return "none measured" if math.isinf(n) else "the fewest" if n == 0 else f"{n:,.0f}"
-
-    return f"{word(value[0])} [{word(value[1])}, {word(value[2])}]"
+def crossing_words(curve: Curve, parts: tuple[str, ...]) -> str:
+    """`from 512 [450, 600] distinct examples on`, or that it is so everywhere or nowhere."""
+    value, low, high = crossing(curve, parts, np.random.default_rng(0))
+    first, last = f"{curve.distinct[0]:,}", f"{curve.distinct[-1]:,}"
+    if value == 0:
+        return f"from the fewest distinct examples measured on, {first}"
+    if math.isinf(value):
+        return f"nowhere up to {last} distinct examples"
+    ends = [
+        first if low == 0 else f"{low:,.0f}",
+        f"above {last}" if high == math.inf else f"{high:,.0f}",
+    ]
+    return f"from {value:,.0f} [{', '.join(ends)}] distinct examples on"
 
 
 def sentences(lines: list[dict]) -> list[str]:
@@ -338,13 +346,10 @@ def sentences(lines: list[dict]) -> list[str]:
             curve = curve_of(lines, task, repetition)
             if curve is None:
                 continue
-            shares, bits = (
-                count_words(crossing(curve, parts, np.random.default_rng(0)))
-                for parts in (SHARES, BITS)
-            )
             said.append(
-                f"{task}, {repetition}: more answers are right by rule than by memory from "
-                f"{shares} distinct examples on, and more bits are from {bits} on."
+                f"{task}, {repetition}: more answers are right by rule than by memory "
+                f"{crossing_words(curve, SHARES)}; rule is more bits than memory "
+                f"{crossing_words(curve, BITS)}."
             )
             if repetition == "once":
                 continue
@@ -364,7 +369,8 @@ def budget_rows(lines: list[dict]) -> list[list[str]]:
     """The cells after their last step, as a table for people."""
 
     def ends(line, part, times=1, digits=2):
-        values = (f"{times * line[f'{part}{end}']:.{digits}f}" for end in ("", "_low", "_high"))
+        values = (times * line[f"{part}{end}"] for end in ("", "_low", "_high"))
+        values = (f"{round(value, digits) + 0.0:.{digits}f}" for value in values)  # no -0.0
         return "{} [{}, {}]".format(*values)
 
     return [
@@ -455,6 +461,7 @@ def draw_areas(ax, curve: Curve, parts: tuple[str, ...]) -> None:
         ax.set_ylim(max(ax.get_ylim()[0], -curve.bits.max()), 1.05 * curve.bits.max())
     else:
         proportion_axis(ax.yaxis)
+        ax.set_ylim(0, 1)
     ax.axhline(0, color="0.4", linewidth=0.8)
     ax.set_xscale("log", base=2)
     ax.set_xticks(x, [f"{n:,}" for n in x])
