@@ -99,12 +99,16 @@ def rate_words(comparison: Comparison) -> str:
 def method_words(comparison: Comparison) -> str:
     n = sum(d.p is not None for d in comparison.differences)
     tests = f"{n} test{'s' * (n != 1)}"
-    return (
+    said = (
         f"Differences in points [95 %]. Holm: p adjusted for the {tests} of this table. "
         "Detectable: the smallest difference that the test at 5 %, taken alone, finds in 80 % of "
-        "cases. Tests over seeds are for other seeds on these examples; McNemar's is for these two "
-        "models alone, and says nothing of other seeds."
+        "cases."
     )
+    if any(d.over_seeds for d in comparison.differences):
+        said += " Tests over seeds are for other seeds on these examples."
+    if not all(d.over_seeds for d in comparison.differences):
+        said += " Tests of two models are for other examples, and say nothing of other seeds."
+    return said
 
 
 def pair_sentences(differences: Sequence[Difference]) -> list[str]:
@@ -140,7 +144,7 @@ def could_have(least: Difference, most: Difference) -> str:
         for d in (least, most)
     ]
     start = f"With {least.counts} a" if least.counts == most.counts else "A"
-    return f"{start} difference under {' to '.join(ends)} would not have stood out."
+    return f"{start} difference under {' to '.join(ends)} would not reliably have stood out."
 
 
 def capital(sentence: str) -> str:

@@ -62,14 +62,14 @@ class Difference:
 
     @property
     def sentence(self) -> str:
-        """What this many seeds or examples could have shown, taken alone."""
+        """What this many seeds or examples could have shown in 80 % of cases, taken alone."""
         which = f"with {self.counts}"
         if self.detectable is None and self.over_seeds:
             return f"{which} that do not vary nothing is known of what would have stood out"
         if self.detectable is None or self.detectable >= 1:
-            return f"{which} no difference would have stood out"
+            return f"{which} no difference would reliably have stood out"
         points = 100 * self.detectable
-        return f"{which} a difference under {points:.1f} points would not have stood out"
+        return f"{which} a difference under {points:.1f} points would not reliably have stood out"
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,8 @@ def difference_in(first: Group, second: Group, row: str) -> dict | None:
         (a,), (b,) = answers
         found = metrics.compare_rates(round(a.value * a.n), a.n, round(b.value * b.n), b.n)
         more = "" if note else "not paired, since not both folders keep the outcome of each example"
+    ends = {key: found[key] for key in ("low", "high") if found[key] is not None}
+    found |= {key: max(-1.0, min(1.0, end)) for key, end in ends.items()}
     notes = "; ".join(filter(None, (note, more)))
     return {"row": row, "first": first.name, "second": second.name, **found, "note": notes}
 
