@@ -251,7 +251,6 @@ from data.subsets import CANARY_COUNTS, make_panel
 from data.tasks import TASKS, standard_tasks
 from runtime.device import (
     DTYPES,
-    CoreWatch,
     choose_device,
     cpu_bf16_instructions,
     git_state,
@@ -277,6 +276,7 @@ from runtime.distributed import (
 from runtime.files import ROOT, check_archive, write_atomically, write_json
 from runtime.ledger import FILE as LEDGER_FILE
 from runtime.ledger import Ledger, kept_epochs, read_ledger
+from runtime.limits import CoreWatch
 from runtime.records import read_epochs, seed_folder
 from runtime.run_folder import (
     Work,
