@@ -42,6 +42,7 @@ from runtime.errors import Halt, NotFinite, UserError
 
 
 POSITIONS = ("rope", "nope", "alibi", "learned")
+OPTIMIZERS = ("adamw", "muon")
 MAX_SEED = 2**32 - 1
 
 
@@ -126,10 +127,13 @@ def build_parser():
     flag("--batch_size", type=count, default=32, help="examples in a micro-batch")
     flag("--accumulation_steps", type=count, default=1,
          help="micro-batches in an optimizer step; run at once where memory allows")
+    flag("--optimizer", choices=OPTIMIZERS, default="adamw",
+         help="muon: Muon on the matrices of the blocks, scaled to updates of AdamW's size, and "
+              "AdamW on embeddings and biases")
     flag("--beta1", type=below_one, default=0.9, help="AdamW's decay rate of the first moment")
     flag("--beta2", type=below_one, default=0.95, help="AdamW's decay rate of the second moment")
     flag("--weight_decay", type=bounded(float, 0, 1e6), default=0.01,
-         help="AdamW's, on matrices only")
+         help="decoupled, on matrices only")
     flag("--max_grad_norm", type=bounded(float, 0, 1e12), default=1.0,
          help="clip each model's gradient to this norm; 0 never does")
     flag("--label_smoothing", type=bounded(float, 0, 0.99), default=0.0,
@@ -247,7 +251,6 @@ from data.subsets import CANARY_COUNTS, make_panel
 from data.tasks import TASKS, standard_tasks
 from runtime.device import (
     DTYPES,
-    CoreWatch,
     choose_device,
     cpu_bf16_instructions,
     git_state,
@@ -273,6 +276,7 @@ from runtime.distributed import (
 from runtime.files import ROOT, check_archive, write_atomically, write_json
 from runtime.ledger import FILE as LEDGER_FILE
 from runtime.ledger import Ledger, kept_epochs, read_ledger
+from runtime.limits import CoreWatch
 from runtime.records import read_epochs, seed_folder
 from runtime.run_folder import (
     Work,
@@ -843,9 +847,8 @@ def keep_replicas(model, optimizer, keep):
     """Drop all replicas but those in the list `keep` from the model and its optimizer state."""
     for p in model.parameters():
         state = optimizer.state[p] if optimizer is not None else {}
-        for name in ("exp_avg", "exp_avg_sq"):
-            if name in state:
-                state[name] = state[name][keep].clone()
+        for name in state.keys() - {"step"}:
+            state[name] = state[name][keep].clone()
         p.grad = None
         p.data = p.data[keep].clone()
 
@@ -1036,6 +1039,164 @@ def stage_of_epochs(stages: list[Stage], epochs: int) -> np.ndarray:
 
 
 # ----------------------------------------------------------------------------------------------
+# Optimizers: AdamW, and Muon for the matrices within the blocks
+# ----------------------------------------------------------------------------------------------
+
+
+class AdamW:
+    """torch.optim.AdamW(fused=True), bit for bit, by the function that it calls.
+
+    Torch's class imports torch's compiler when the first one is made. That takes 1.2 s of processor
+    time, nearly half of a start.
+    """
+
+    _step_supports_amp_scaling = True  # GradScaler then sets the two below during a step
+    grad_scale = found_inf = None  # where found_inf is 1, the kernel skips the step
+
+    def __init__(self, groups: list[dict], lr: float | torch.Tensor, betas: tuple[float, float]):
+        self.param_groups = [{**group, "lr": lr, "betas": betas} for group in groups]
+        self.state = defaultdict(dict)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            self.update(group)
+
+    def update(self, group: dict) -> None:
+        moved = [p for p in group["params"] if p.grad is not None]
+        for p in moved:
+            if not self.state[p]:
+                moments = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
+                self.state[p] = {"step": torch.zeros((), device=p.device), **moments}
+        states = [self.state[p] for p in moved]
+        beta1, beta2 = group["betas"]
+        adamw(
+            moved,
+            [p.grad for p in moved],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            fused=True,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=1e-8,
+            maximize=False,
+            grad_scale=self.grad_scale,
+            found_inf=self.found_inf,
+        )
+
+    def zero_grad(self) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. (2024), kellerjordan.github.io/posts/muon
+# What is kept of each parameter.
+MOMENTS = {"adamw": {"step", "exp_avg", "exp_avg_sq"}, "muon": {"momentum_buffer"}}
+
+
+def updated_by(name: str, optimizer: str) -> str:
+    """Which of OPTIMIZERS updates the parameter `name`: Muon hidden matrices and nothing else."""
+    hidden = name.startswith("blocks.") and name.rpartition(".")[2].startswith("w_")
+    return optimizer if hidden else "adamw"
+
+
+def orthogonalize(x: torch.Tensor) -> torch.Tensor:
+    """Bring the singular values of each matrix near 1 (0.7 to 1.2): x [n, a, b], a <= b, likewise.
+
+    Five Newton-Schulz iterations of a quintic that is steep at 0.
+    """
+    a, b, c = NEWTON_SCHULZ
+    x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
+
+
+class MuonAndAdamW(AdamW):
+    """Muon in the parameter groups that have "parts", AdamW in the others.
+
+    A parameter [R, in, out] consists of that many matrices side by side (q, k and v are three), and
+    matrices of one shape, whatever layer and replica they are of, are orthogonalized together. The
+    rate is scaled by 0.2 sqrt(max(in, out)), which gives an update the size that AdamW's has: so
+    both take the same rate and weight decay (Liu et al., 2025, arXiv:2502.16982, section 2.2).
+    """
+
+    _step_supports_amp_scaling = False  # GradScaler itself skips a step of both
+
+    def update(self, group: dict, momentum: float = 0.95) -> None:
+        if "parts" not in group:
+            super().update(group)
+            return
+        params, lr = group["params"], group["lr"]
+        for p in params:
+            if not self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        grads, buffers = (
+            [p.grad for p in params],
+            [self.state[p]["momentum_buffer"] for p in params],
+        )
+        torch._foreach_lerp_(buffers, grads, 1 - momentum)
+        updates = torch._foreach_lerp(grads, buffers, momentum)  # Nesterov's
+        torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+        by_shape = {}
+        for p, update, parts in zip(params, updates, group["parts"], strict=True):
+            for matrix, own in zip(p.chunk(parts, 2), update.chunk(parts, 2), strict=True):
+                if matrix.shape[1] > matrix.shape[2]:
+                    matrix, own = matrix.mT, own.mT
+                by_shape.setdefault(matrix.shape, []).append((matrix, own))
+        for (R, a, b), pairs in by_shape.items():
+            x = torch.stack([own for _, own in pairs]).flatten(0, 1).to(group["dtype"])
+            x = orthogonalize(x).float() * (lr * 0.2 * math.sqrt(b))  # [n R, a, b]
+            torch._foreach_sub_([matrix for matrix, _ in pairs], list(x.view(-1, R, a, b)))
+
+
+def make_optimizer(
+    model,
+    weight_decay,
+    lr=0.0,
+    betas=(0.9, 0.95),
+    optimizer="adamw",
+    precision="fp32",
+):
+    """AdamW that decays matrices only; or with "muon" that for what Muon does not update.
+
+    A CUDA graph needs the learning rate as a tensor.
+    """
+    hidden, matrices, biases, parts = [], [], [], []
+    for name, p in model.named_parameters():
+        leaf = name.rpartition(".")[2]
+        if updated_by(name, optimizer) == "muon":
+            hidden.append(p)
+            parts.append({"w_qkv": 3, "w_up": 2 if model.config.swiglu else 1}.get(leaf, 1))
+        else:
+            (biases if leaf.startswith("b_") else matrices).append(p)
+    groups = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": biases, "weight_decay": 0.0},
+    ]
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    if hidden:
+        muon = {"params": hidden, "parts": parts, "dtype": dtype, "weight_decay": weight_decay}
+        groups.append(muon)
+    return (MuonAndAdamW if hidden else AdamW)(groups, lr, betas)
+
+
+def set_learning_rate(optimizer, lr):
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(lr)  # the tensor that a CUDA graph reads
+        else:
+            group["lr"] = lr
+
+
+# ----------------------------------------------------------------------------------------------
 # Plan: all that is decided before the first step
 # ----------------------------------------------------------------------------------------------
 
@@ -1090,13 +1251,15 @@ def memory_bytes(
     device: torch.device,
     use_checkpoint: bool = False,
     in_pieces: bool = False,
+    n_muon: int = 0,
 ) -> int:
     """Estimated peak of a training step with `tokens` positions (of all replicas), bytes. Where
-    the batch runs `in_pieces`, `tokens` are those of one.
+    the batch runs `in_pieces`, `tokens` are those of one. Muon updates `n_muon` of the `n_params`.
 
     Weights and Adam's two moments in fp32, what each position keeps for the backward pass, and the
     weights once more in the products' precision. Gradients come in that precision as activations
-    go, and at the end in fp32 too.
+    go, and at the end in fp32 too. Muon has one moment, and at the end its updates in fp32 and what
+    orthogonalizes the matrices of one shape, three times their size.
     """
     C, d_ff, H = config.d_model, config.d_ff, config.n_heads
     s = 4 if precision == "fp32" else 2  # bytes of a product's operand
@@ -1111,12 +1274,13 @@ def memory_bytes(
     if use_checkpoint:  # a residual stream for each layer, and one layer that is computed again
         per_token = config.n_layers * 4 * C + attention + rest + 4 * d_ff
     copies = 0 if precision == "fp32" else s  # bytes a weight
-    beside = max(int(tokens * per_token) + copies * n_params * R, (4 + copies) * n_params * R)
+    at_end = (4 + copies) * n_params * R + (4 + 3 * (2 if precision == "bf16" else 4)) * n_muon * R
+    beside = max(int(tokens * per_token) + copies * n_params * R, at_end)
     libraries = 0
     if device.type == "cuda":  # cuBLAS has a buffer for the forward and one for the backward pass
         libraries = 2 * 2**20 * (32 if torch.cuda.get_device_capability(device)[0] >= 9 else 8)
     summed = 4 * n_params * R if in_pieces else 0  # the gradients so far
-    return 12 * n_params * R + beside + summed + libraries
+    return (12 * n_params - 4 * n_muon) * R + beside + summed + libraries
 
 
 def model_config(args: argparse.Namespace, data: Data) -> GPTConfig:
@@ -1162,6 +1326,7 @@ class Plan:
     min_lr_ratio: float
     warmup_steps: int  # at most a tenth of the run
     warmup_asked: int
+    optimizer: str  # one of OPTIMIZERS
     betas: tuple[float, float]  # AdamW's
     weight_decay: float
     max_grad_norm: float  # 0: no clipping
@@ -1343,6 +1508,7 @@ def decide_batch(
     *,
     config: GPTConfig,
     n_params: int,
+    n_muon: int,
     n_seeds: int,
     device: torch.device,
     device_bytes: int | None,
@@ -1374,6 +1540,7 @@ def decide_batch(
             device=device,
             use_checkpoint=args.use_checkpoint,
             in_pieces=in_pieces,
+            n_muon=n_muon,
         )
 
     budget = AT_ONCE * (device_bytes or 4 * 2**30)
@@ -1396,7 +1563,10 @@ def make_plan(args: argparse.Namespace, data: Data, n_seeds: int, team: World = 
     device, config = choose_device(args.device, team), model_config(args, data)
     precision, stages = choose_precision(args.amp, device, args.d_model), decide_stages(args, data)
     with torch.device("meta"):
-        n_params = GPT(config, [0]).n_params()
+        model = GPT(config, [0])
+    n_params, n_muon = model.n_params(), 0
+    for name, p in model.named_parameters():
+        n_muon += p.numel() if updated_by(name, args.optimizer) == "muon" else 0
     device_bytes = total_memory_bytes(device)
     if device_bytes and device.type == "cpu":  # the processes on this machine share its memory
         device_bytes //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -1406,6 +1576,7 @@ def make_plan(args: argparse.Namespace, data: Data, n_seeds: int, team: World = 
         device_bytes=device_bytes,
         config=config,
         n_params=n_params,
+        n_muon=n_muon,
         n_seeds=n_seeds,
         device=device,
         precision=precision,
@@ -1433,6 +1604,7 @@ def make_plan(args: argparse.Namespace, data: Data, n_seeds: int, team: World = 
         min_lr_ratio=args.min_lr_ratio,
         warmup_steps=args.warmup_steps,
         warmup_asked=args.warmup_steps,
+        optimizer=args.optimizer,
         betas=(args.beta1, args.beta2),
         weight_decay=args.weight_decay,
         max_grad_norm=args.max_grad_norm,
@@ -1510,6 +1682,7 @@ def plan_lines(plan: Plan, data: Data, seeds: list[int]) -> list[str]:
     lines.append(
         f"steps   {plan.total_steps:,} of {plan.effective_batch} examples in {plan.epochs} epochs, "
         f"peak learning rate {plan.peak_lr:.2e}{scaled}"
+        + ("; Muon on the blocks' matrices, AdamW on the rest" * (plan.optimizer == "muon"))
     )
     if plan.warmup_steps < plan.warmup_asked:
         lines.append(
@@ -1544,77 +1717,8 @@ def plan_lines(plan: Plan, data: Data, seeds: list[int]) -> list[str]:
 
 
 # ----------------------------------------------------------------------------------------------
-# Optimizer and steps
+# Steps
 # ----------------------------------------------------------------------------------------------
-
-
-class AdamW:
-    """torch.optim.AdamW(fused=True), bit for bit, by the function that it calls.
-
-    Torch's class imports torch's compiler when the first one is made. That takes 1.2 s of processor
-    time, nearly half of a start.
-    """
-
-    _step_supports_amp_scaling = True  # GradScaler then sets the two below during a step
-    grad_scale = found_inf = None  # where found_inf is 1, the kernel skips the step
-
-    def __init__(self, groups: list[dict], lr: float | torch.Tensor, betas: tuple[float, float]):
-        self.param_groups = [{**group, "lr": lr, "betas": betas} for group in groups]
-        self.state = defaultdict(dict)
-
-    @torch.no_grad()
-    def step(self) -> None:
-        for group in self.param_groups:
-            moved = [p for p in group["params"] if p.grad is not None]
-            for p in moved:
-                if not self.state[p]:
-                    moments = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
-                    self.state[p] = {"step": torch.zeros((), device=p.device), **moments}
-            states = [self.state[p] for p in moved]
-            beta1, beta2 = group["betas"]
-            adamw(
-                moved,
-                [p.grad for p in moved],
-                [state["exp_avg"] for state in states],
-                [state["exp_avg_sq"] for state in states],
-                [],
-                [state["step"] for state in states],
-                fused=True,
-                amsgrad=False,
-                beta1=beta1,
-                beta2=beta2,
-                lr=group["lr"],
-                weight_decay=group["weight_decay"],
-                eps=1e-8,
-                maximize=False,
-                grad_scale=self.grad_scale,
-                found_inf=self.found_inf,
-            )
-
-    def zero_grad(self) -> None:
-        for group in self.param_groups:
-            for p in group["params"]:
-                p.grad = None
-
-
-def make_optimizer(model, weight_decay, lr=0.0, betas=(0.9, 0.95)):
-    """AdamW that decays matrices only. A CUDA graph needs the learning rate as a tensor."""
-    matrices, biases = [], []
-    for name, p in model.named_parameters():
-        (biases if name.rpartition(".")[2].startswith("b_") else matrices).append(p)
-    groups = [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": biases, "weight_decay": 0.0},
-    ]
-    return AdamW(groups, lr, betas)
-
-
-def set_learning_rate(optimizer, lr):
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], torch.Tensor):
-            group["lr"].fill_(lr)  # the tensor that a CUDA graph reads
-        else:
-            group["lr"] = lr
 
 
 @torch.no_grad()
@@ -2258,12 +2362,11 @@ def resumable_state(state: TrainingState, r: int) -> dict:
     """
     moments = {}
     for name, p in state.model.named_parameters():
-        adam = state.optimizer.state.get(p)
-        if adam:  # none before the first step
+        own = state.optimizer.state.get(p)
+        if own:  # none before the first step
             moments[name] = {
-                "step": float(adam["step"]),
-                "exp_avg": adam["exp_avg"][r : r + 1].cpu().clone(),
-                "exp_avg_sq": adam["exp_avg_sq"][r : r + 1].cpu().clone(),
+                key: float(value) if key == "step" else value[r : r + 1].cpu().clone()
+                for key, value in own.items()
             }
     replica = state.replicas[r]
     content = {"step": state.step, "seconds": state.seconds}
@@ -2321,10 +2424,12 @@ def check_training_part(content: dict) -> None:
     if moments and moments.keys() != weights.keys():
         raise ValueError("its optimizer is of other weights")
     for name, moment in moments.items():
-        for tensor in (moment["exp_avg"], moment["exp_avg_sq"]):
+        if moment.keys() not in MOMENTS.values():
+            raise ValueError(f"its optimizer has other things of {name}")
+        for tensor in (moment[key] for key in moment.keys() - {"step"}):
             if tensor.dtype != torch.float32 or tensor.shape != weights[name].shape:
                 raise ValueError(f"its optimizer does not fit {name}")
-        if type(moment["step"]) is not float:
+        if type(moment.get("step", 0.0)) is not float:
             raise ValueError("its optimizer has no step")
     content["scaler"].items()
 
@@ -2341,6 +2446,9 @@ def read_training_checkpoint(path: Path, plan: Plan | None = None) -> dict:
         replica = Replica(content["seed"], Path(path).parent)
         replica.restore(content["replica"])
         if plan is not None:
+            for name, moment in content["optimizer"].items():
+                if moment.keys() != MOMENTS[updated_by(name, plan.optimizer)]:
+                    raise ValueError(f"its optimizer is not {plan.optimizer}")
             replica.reopen(content["epoch"], plan.epochs, plan.patience)
             content["replica"] = replica.progress()
     except (AttributeError, LookupError, TypeError, ValueError) as error:
@@ -2386,12 +2494,12 @@ def restore_state(state: TrainingState, keep: list[int], checkpoints: list[dict]
     for name, p in state.model.named_parameters():
         p.copy_(torch.cat([c["model"][name] for c in checkpoints]))
         moments = [c["optimizer"].get(name) for c in checkpoints]
-        if moments[0]:
-            state.optimizer.state[p] = {
-                "step": torch.tensor(moments[0]["step"], device=p.device),
-                "exp_avg": torch.cat([m["exp_avg"] for m in moments]).to(p.device),
-                "exp_avg_sq": torch.cat([m["exp_avg_sq"] for m in moments]).to(p.device),
-            }
+        for key, value in (moments[0] or {}).items():
+            if key == "step":
+                value = torch.tensor(value, device=p.device)
+            else:
+                value = torch.cat([m[key] for m in moments]).to(p.device)
+            state.optimizer.state[p][key] = value
     saved, device = checkpoints[0], state.optimized.device
     state.step, state.seconds_before = saved["step"], saved["seconds"]
     state.optimized = torch.tensor([c["optimized"] for c in checkpoints], device=device)
@@ -2555,7 +2663,14 @@ def start_run(
     graph_lr = 0.0 if no_graph_because(plan, team) else torch.zeros((), device=plan.device)
     state = TrainingState(
         model=model,
-        optimizer=make_optimizer(model, plan.weight_decay, graph_lr, plan.betas),
+        optimizer=make_optimizer(
+            model,
+            plan.weight_decay,
+            graph_lr,
+            betas=plan.betas,
+            optimizer=plan.optimizer,
+            precision=plan.precision,
+        ),
         scaler=torch.amp.GradScaler(plan.device.type, enabled=plan.precision == "fp16"),
         replicas=replicas,
         optimized=torch.zeros(len(seeds), device=plan.device),
@@ -2720,7 +2835,8 @@ def first_not_finite(state: TrainingState, r: int, loss: torch.Tensor) -> str:
     if not math.isfinite(loss[r]):
         return f"its loss is {float(loss[r])}"
     for name, p in state.model.named_parameters():
-        if not state.optimizer.state[p]["exp_avg"][r].isfinite().all():
+        moment = state.optimizer.state[p]
+        if not moment.get("exp_avg", moment.get("momentum_buffer"))[r].isfinite().all():
             return f"the gradient of {name} is not finite"
     return "a weight, or the norm of its gradient, is not finite"
 
@@ -3017,14 +3133,14 @@ def optimize(
 
         # Records: a line for each replica. By epochs those without a validation have one too.
         recorded = validated or (not plan.by_step and plan.ended_with(state.step))
-        base = {"epoch": epoch, "step": state.step, "stage": stage}
-        base |= {"tasks": plan.stages[stage].tasks, "lr": plan.lr_at(state.step - 1)}
-        base |= {"examples_seen": plan.examples_at(state.step)}
-        base |= {"seconds": round(state.seconds, 3)}
         for r, replica in enumerate(state.replicas if recorded and main else []):
             mean_loss = float(state.optimized[r]) / done
             mean_loss = mean_loss if math.isfinite(mean_loss) else None  # a sum may overflow
-            line = {**base, "seed": replica.seed, "optimized_loss": mean_loss, **records[r]}
+            line = {"epoch": epoch, "step": state.step, "stage": stage}
+            line |= {"tasks": plan.stages[stage].tasks, "lr": plan.lr_at(state.step - 1)}
+            line |= {"examples_seen": plan.examples_at(state.step)}
+            line |= {"seconds": round(state.seconds, 3), "seed": replica.seed}
+            line |= {"optimized_loss": mean_loss, **records[r]}
             append_lines(replica.folder / "metrics.jsonl", [line])
             if replica.seed in writers:
                 add_scalars(writers[replica.seed], line)

@@ -7,9 +7,9 @@
 Each task is the trainer's command with --resume and a folder of its own below --out_dir; what
 follows `--` goes to every one. Give the same sweep again after whatever happened: finished runs are
 skipped, half-done ones go on, and one that somebody else trains is left to them. Paths, also those
-after `--`, start where the command is given. On this machine
-every task sees the same first --gpus GPUs; on Slurm, SBATCH_PARTITION chooses the partition.
-Needs `pip install submitit`.
+after `--`, start where the command is given. On this machine every task sees the same first --gpus
+GPUs, and the --workers share its cores unless OMP_NUM_THREADS says how many threads each takes; on
+Slurm, SBATCH_PARTITION chooses the partition. Needs `pip install submitit`.
 """
 
 import contextlib
@@ -28,6 +28,7 @@ from data.sources import require_file, standard_path  # noqa: E402
 from runtime.cli import Parser, bounded, path, run_main  # noqa: E402
 from runtime.errors import Halt, UserError  # noqa: E402
 from runtime.files import check_writable  # noqa: E402
+from runtime.limits import usable_cores  # noqa: E402
 
 TRAINER = ROOT / "train_minigpt_4070.py"
 OUTCOMES = {0: "done", 4: "left to somebody else, who has the folder"}
@@ -47,15 +48,20 @@ def load_submitit():
 
 
 class SweepTask:
-    """The trainer's command in a process of its own, in the folder the sweep began in."""
+    """The trainer's command in a process of its own, in the folder the sweep began in.
+
+    `threads` is how many it takes where the environment does not say it; None leaves that to it.
+    """
 
     trainer = None
 
-    def __init__(self, command: list[str], folder: Path | None = None):
-        self.command, self.folder = command, folder or Path.cwd()
+    def __init__(self, command: list[str], folder: Path | None = None, threads: int | None = None):
+        self.command, self.folder, self.threads = command, folder or Path.cwd(), threads
 
     def __call__(self) -> str:
-        self.trainer = subprocess.Popen(self.command, cwd=self.folder)
+        share = {"OMP_NUM_THREADS": str(self.threads)} if self.threads else {}
+        environment = {**share, **os.environ}
+        self.trainer = subprocess.Popen(self.command, cwd=self.folder, env=environment)
         code = self.trainer.wait()
         if code not in OUTCOMES:
             raise subprocess.CalledProcessError(code, self.command)
@@ -68,7 +74,8 @@ class SweepTask:
             # Not `wait()`, whose lock is held by the call above; this one interrupts it for good.
             with contextlib.suppress(ChildProcessError):  # unless that had the exit code already
                 os.waitpid(self.trainer.pid, 0)
-        return load_submitit().helpers.DelayedSubmission(SweepTask(self.command, self.folder))
+        again = SweepTask(self.command, self.folder, self.threads)
+        return load_submitit().helpers.DelayedSubmission(again)
 
 
 def build_parser() -> Parser:
@@ -159,10 +166,12 @@ def submit(args, runs):
             jobs = {name: executor.submit(SweepTask(command)) for name, command in runs.items()}
         print(f"{len(jobs)} runs submitted as Slurm array; logs in {args.out_dir / 'submitit'}")
         return
+    # Workers with a thread a core each would wait for each other's at every product.
+    threads = max(1, usable_cores() // args.workers)
     for name, command in runs.items():
         while sum(not job.done() for job in jobs.values()) >= args.workers:
             time.sleep(0.2)
-        jobs[name] = executor.submit(SweepTask(command))
+        jobs[name] = executor.submit(SweepTask(command, threads=threads))
     errors = {name: job.exception() for name, job in jobs.items()}  # waits for each
     for name, job in jobs.items():
         error = f"failed; see {job.paths.stderr}" if errors[name] else job.result()

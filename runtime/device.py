@@ -1,12 +1,9 @@
 """The machine and the program: what the processor can do, free memory, what a run records."""
 
-import math
 import os
 import platform
 import subprocess
-import time
-from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +11,7 @@ import torch
 from runtime.distributed import ALONE
 from runtime.errors import UserError
 from runtime.files import ROOT
+from runtime.limits import cgroup_memory, usable_cores
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -37,7 +35,7 @@ def cpu_bf16_instructions():
     return "avx512" if features.get("avx512_bf16") and not intel else ""
 
 
-def total_memory_bytes(device: torch.device, limit="/sys/fs/cgroup/memory.max") -> int | None:
+def total_memory_bytes(device: torch.device, root: Path = Path("/")) -> int | None:
     """All that the GPU has, or this machine or container; None where that cannot be told.
 
     What is free at the moment does not count: the same command is to do the same each time.
@@ -46,38 +44,7 @@ def total_memory_bytes(device: torch.device, limit="/sys/fs/cgroup/memory.max") 
         return torch.cuda.get_device_properties(device).total_memory
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
         return None  # Windows tells only through further packages
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    allowed = Path(limit).read_text().strip() if Path(limit).is_file() else "max"
-    return min(total, int(allowed)) if allowed.isdecimal() else total
-
-
-def cgroup_cores(root: Path) -> float:
-    """How many cores' time the control groups of this process leave it; inf where none limits it.
-
-    Each group from the process's own up to the root may set a quota. A container may show its own
-    group as the root, so that the longer paths are missing.
-    """
-    membership, quotas = root / "proc/self/cgroup", [math.inf]
-    for line in membership.read_text().splitlines() if membership.is_file() else ():
-        _, controllers, group = line.split(":", 2)
-        first = controllers == "cpu" or "cpu" in controllers.split(",")  # version 1 names them
-        if controllers and not first:
-            continue
-        base = root / "sys/fs/cgroup" / ("cpu" if first else "")
-        path = PurePosixPath(group.lstrip("/"))
-        for folder in (base / part for part in (path, *path.parents)):
-            names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if first else ("cpu.max",)
-            if all((folder / name).is_file() for name in names):
-                quota, period = " ".join((folder / name).read_text() for name in names).split()
-                if quota not in ("max", "-1"):
-                    quotas.append(int(quota) / int(period))
-    return min(quotas)
-
-
-def usable_cores(root: Path = Path("/")) -> int:
-    """How many cores this process may keep busy: by its affinity, and by its control groups."""
-    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, int(min(n, cgroup_cores(root))))
+    return int(min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), cgroup_memory(root)))
 
 
 def limit_threads(cores: int) -> None:
@@ -89,52 +56,6 @@ def limit_threads(cores: int) -> None:
     asked = {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & os.environ.keys()
     if not asked and cores < torch.get_num_threads():
         torch.set_num_threads(cores)
-
-
-class CoreWatch:
-    """Tells once that the `threads` of a run wait for cores which other work takes.
-
-    The thread that makes a step computes, or spins until the others have done their parts: on a
-    quiet machine its processor time is nearly the wall time. Where each thread gets a part of a
-    core, every product waits for the thread that is not running. Two threads then made 0.4 steps/s
-    and one made 8 (two cores, load 6, d_model 64).
-    """
-
-    SECONDS, STEPS = 5.0, 8  # least window; its longest step does not count: it may hold a Ctrl-Z
-
-    def __init__(
-        self,
-        threads: int,
-        wall: Callable[[], float] = time.perf_counter,
-        processor: Callable[[], float] = time.thread_time,
-    ):
-        self.threads, self.wall, self.processor = threads, wall, processor
-        self.watching, self.steps = threads > 1, []  # one thread waits for no other
-        self.begin()
-
-    def begin(self) -> None:
-        """A step begins now."""
-        self.at = self.wall(), self.processor()
-
-    def step(self) -> str:
-        """A step has ended, and the next one begins; returns what there is to say, or ""."""
-        if not self.watching:
-            return ""
-        wall, processor = self.at
-        self.begin()
-        self.steps.append((self.at[0] - wall, self.at[1] - processor))
-        if len(self.steps) < self.STEPS or sum(wall for wall, _ in self.steps) < self.SECONDS:
-            return ""
-        wall, processor = map(sum, zip(*sorted(self.steps)[:-1], strict=True))
-        self.steps = []
-        self.watching = wall < 2 * processor
-        if self.watching:
-            return ""
-        return (
-            f"note    other work takes the cores: a step takes {wall / processor:.0f} times its "
-            f"processor time, since {self.threads} threads wait for each other; with "
-            "OMP_NUM_THREADS=1 before the command they do not (Ctrl-C, and --resume goes on)"
-        )
 
 
 def versions():

@@ -20,11 +20,11 @@ ROWS = draw_rows(40, seed=3)
 BATCHES = [np.stack([np.arange(n), np.arange(n)[::-1] + 20]) for n in (9, 4, 1)]
 
 
-def steps(team):
+def steps(team, optimizer="adamw"):
     """Three steps of two replicas, dropout 0, with accumulation: (losses, norms, weights)."""
     torch.set_num_threads(1)
     data, model = t.Resident(build(ROWS), CPU), make_model(seeds=(0, 1))
-    optimizer = t.make_optimizer(model, 0.01)
+    optimizer = t.make_optimizer(model, 0.01, optimizer=optimizer)
     for group in optimizer.param_groups:
         group["lr"] = 1e-2
     model.train()
@@ -44,7 +44,7 @@ def one_of_two(rank, port, folder):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
     world = distributed.join_world()
-    found = {"steps": steps(world)}
+    found = {name: steps(world, name) for name in t.OPTIMIZERS}
     found["gathered"] = distributed.gather(world, rank * 10)
     found["most"] = [distributed.most_of_processes(world, value) for value in (0, 15 * rank)]
     found["first"] = [distributed.barrier(world, value=rank), distributed.from_first(world, rank)]
@@ -65,13 +65,15 @@ def free_port():
 def test_two_processes_step_as_one(tmp_path):
     mp.spawn(one_of_two, (free_port(), tmp_path), nprocs=2)
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2)]
-    losses, norms, weights = steps(distributed.ALONE)
+    alone = {name: steps(distributed.ALONE, name) for name in t.OPTIMIZERS}
     for own in found:
-        torch.testing.assert_close(own["steps"][0], losses, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(own["steps"][1], norms, rtol=1e-4, atol=1e-6)
-        for name, w in weights.items():
-            torch.testing.assert_close(own["steps"][2][name], w, rtol=0, atol=1e-5)
-            assert torch.equal(found[0]["steps"][2][name], own["steps"][2][name]), name
+        for optimizer, (losses, norms, weights) in alone.items():
+            own_losses, own_norms, own_weights = own[optimizer]
+            torch.testing.assert_close(own_losses, losses, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(own_norms, norms, rtol=1e-4, atol=1e-6)
+            for name, w in weights.items():
+                torch.testing.assert_close(own_weights[name], w, rtol=0, atol=1e-5)
+                assert torch.equal(found[0][optimizer][2][name], own_weights[name]), name
         assert own["gathered"] == [0, 10]
         assert own["most"] == [0, 15]
         assert own["first"] == [0, 0]

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -57,6 +58,37 @@ def test_a_run_that_somebody_else_has_is_left_to_them():
     assert sweep.SweepTask([*code, "4"])().startswith("left to somebody else")
     with pytest.raises(sweep.subprocess.CalledProcessError):
         sweep.SweepTask([*code, "2"])()
+
+
+@pytest.mark.parametrize(
+    ("asked", "threads", "taken"), [(None, 3, "3"), (None, None, "none"), ("2", 3, "2")]
+)
+def test_a_task_takes_its_share_of_the_cores_unless_told_otherwise(
+    tmp_path, monkeypatch, asked, threads, taken
+):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    code = "import os; open('taken', 'w').write(os.environ.get('OMP_NUM_THREADS', 'none'))"
+    assert sweep.SweepTask([sys.executable, "-c", code], tmp_path, threads)() == "done"
+    assert (tmp_path / "taken").read_text() == taken
+
+
+@pytest.mark.parametrize(("workers", "threads"), [("1", 6), ("2", 3), ("4", 1), ("9", 1)])
+def test_workers_on_one_machine_share_its_cores(tmp_path, monkeypatch, workers, threads):
+    submitted = []
+
+    class Executor:
+        def submit(self, task):
+            submitted.append(task.threads)
+            return SimpleNamespace(done=lambda: True, exception=lambda: None, result=lambda: "done")
+
+    monkeypatch.setattr(sweep, "usable_cores", lambda: 6)
+    monkeypatch.setattr(sweep, "make_executor", lambda args: Executor())
+    flags = ["--data", "a.txt", "--d_model", "16", "--seeds", "0", "1", "--workers", workers]
+    args = sweep.build_parser().parse_args([*flags, "--out_dir", str(tmp_path / "runs")])
+    sweep.submit(args, sweep.commands(args))
+    assert submitted == [threads] * 2
 
 
 def test_paths_after_the_dashes_start_where_the_sweep_is_given(tmp_path, monkeypatch):

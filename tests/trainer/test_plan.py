@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import train_minigpt_4070 as t
-from runtime.device import CoreWatch
+from runtime.limits import CoreWatch
 from trainer.helpers import all_files, assert_same_weights, command, go, words
 
 
