@@ -11,6 +11,7 @@ from plots import (
     Point,
     curve,
     effects_of,
+    epoch_or_step,
     failure_rows,
     level_curves,
     ood_rows,
@@ -56,38 +57,38 @@ def thinned(rows: list) -> list:
 
 
 def learning_table(run: Run) -> Table:
-    """Train and held-out exact match with their gap, and losses, at each validated epoch."""
-    held, key = held_out([run]), held_out_key
+    """Train and held-out exact match with their gap, and losses, at each validation."""
+    held, key, place = held_out([run]), held_out_key, epoch_or_step(run)
     curves = {
-        "train": curve(run, "epoch", "train_exact_match", n=("train_n",)),
-        held: curve(run, "epoch", key(run, "val_exact_match"), n=(key(run, "val_n"),)),
-        "gap": curve(run, "epoch", key(run, "generalization_gap")),
+        "train": curve(run, place, "train_exact_match", n=("train_n",)),
+        held: curve(run, place, key(run, "val_exact_match"), n=(key(run, "val_n"),)),
+        "gap": curve(run, place, key(run, "generalization_gap")),
     }
     losses = {
-        "train loss": curve(run, "epoch", "train_loss"),
-        f"{held} loss": curve(run, "epoch", key(run, "val_loss")),
+        "train loss": curve(run, place, "train_loss"),
+        f"{held} loss": curve(run, place, key(run, "val_loss")),
     }
     at = {name: points_of(c) for name, c in (curves | losses).items()}
-    seen = points_of(curve(run, "epoch", "examples_seen"))
+    seen = points_of(curve(run, place, "examples_seen"))
     rows = []
-    for epoch in thinned(sorted(set().union(*(at[name] for name in curves)))):
-        row = [f"{epoch:.0f}", f"{seen[epoch].value:,.0f}" if epoch in seen else "–"]
-        row += [with_interval(at[name].get(epoch, Point(math.nan))) for name in curves]
-        values = [at[name].get(epoch, Point(math.nan)).value for name in losses]
+    for x in thinned(sorted(set().union(*(at[name] for name in curves)))):
+        row = [f"{x:.0f}", f"{seen[x].value:,.0f}" if x in seen else "–"]
+        row += [with_interval(at[name].get(x, Point(math.nan))) for name in curves]
+        values = [at[name].get(x, Point(math.nan)).value for name in losses]
         rows.append([*row, *("–" if math.isnan(v) else f"{v:.3g}" for v in values)])
-    names = ("epoch", "examples seen", *curves, *losses)
-    return Table("Exact match and loss at each validated epoch", names, rows)
+    names = (place, "examples seen", *curves, *losses)
+    return Table(f"Exact match and loss at each validated {place}", names, rows)
 
 
 def tasks_table(run: Run) -> Table:
-    """Held-out exact match of each task at each validated epoch."""
+    """Held-out exact match of each task at each validation."""
     curves = {task: points_of(c) for task, c in task_curves(run).items()}
-    epochs = thinned(sorted(set().union(*curves.values())))
+    places = thinned(sorted(set().union(*curves.values())))
     rows = [
-        [f"{epoch:.0f}", *(with_interval(at.get(epoch, Point(math.nan))) for at in curves.values())]
-        for epoch in epochs
+        [f"{x:.0f}", *(with_interval(at.get(x, Point(math.nan))) for at in curves.values())]
+        for x in places
     ]
-    return Table("Exact match of each task", ("epoch", *curves), rows)
+    return Table("Exact match of each task", (epoch_or_step(run), *curves), rows)
 
 
 def repeats_table(run: Run) -> Table:
