@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+
 from memorization import figures as panel_figures
 from memorization import page as panel_page
 from memorization.page import Table
@@ -27,6 +29,7 @@ from reporting.svg import RC, Drawing, Sheet, draw
 from runtime.records import Run, held_out_key
 
 MOST_PLACES = 60  # of the map, in its table
+MOST_POINTS = 50  # of a seed's curve
 
 
 class Kind(NamedTuple):
@@ -113,8 +116,11 @@ def learning_of(records: Records):
     for i, path in enumerate((held_out_key(run, "val_exact_match"), "train_exact_match")):
         for seed, one in zip(seeds_of(run), run.seeds, strict=True):
             c = curve(Run(**{**vars(run), "seeds": [one]}), key, path)
-            style = {"color": look(i)["color"], "lw": 0.8, "alpha": 0.55, "marker": ".", "ms": 2}
-            ax.plot(c.x, c.value, label="_", gid=f"seed-{seed}", **style)
+            places = np.unique(np.linspace(0, len(c.x) - 1, MOST_POINTS).round().astype(int))
+            places = places if len(c.x) > MOST_POINTS else slice(None)
+            style = {"color": look(i)["color"], "lw": 0.8, "alpha": 0.55, "label": "_"}
+            style |= {"marker": "." if len(c.x) == 1 else "", "ms": 2, "gid": f"seed-{seed}"}
+            ax.plot(c.x[places], c.value[places], **style)
     ax.set(xlim=limits[0], ylim=limits[1])
     return figure
 
@@ -187,7 +193,7 @@ MEMORY = (
         "What repetition is worth",
         "The same as differences within each model.",
         without_panel(lambda run: repeat_effects_figure([run])),
-        lambda records: tables.repeats_table(records.run),
+        lambda records: tables.effects_table(records.run),
     ),
 )
 LEARNING = (
@@ -224,7 +230,7 @@ LEARNING = (
         "Repeat counts over training",
         "Exact match of training examples by how often they stand in the training set.",
         lambda records: repeat_counts_over_epochs_figure(records.run),
-        lambda records: tables.repeats_table(records.run),
+        lambda records: tables.counts_over_epochs_table(records.run),
     ),
 )
 OOD = (

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,12 +11,12 @@ from data.tasks import TASKS
 from memorization import page as panel_page
 from memorization.page import Table
 from reporting import figures, tables
-from reporting.examples import all_examples, choose, columns_of, encode, short, spans_of
+from reporting.examples import all_examples, as_json, choose, columns_of, encode, short, spans_of
 from reporting.figures import Shown, drawn
 from reporting.gather import Records
 from reporting.identity import identity
 from reporting.svg import Sheet
-from reporting.verdict import verdicts
+from reporting.verdict import typeset, verdicts
 
 HERE = Path(__file__).resolve().parent
 SHOWN_ROWS = 25  # examples in the page itself, for readers without JavaScript
@@ -61,6 +60,8 @@ def render(records: list[Records]) -> str:
     )
     environment.filters["pieces"] = pieces
     environment.filters["shown"] = shown_value
+    environment.filters["typeset"] = typeset
+    environment.filters["kinds"] = kinds_of_columns
     return environment.get_template("page.html.j2").render(
         title=" · ".join(one.name for one in records),
         runs=[(one.name, verdicts(one, list(TASKS))) for one in records],
@@ -84,8 +85,7 @@ def csp_hash(text: str) -> str:
 
 def in_script(data: dict) -> str:
     """JSON that stands in a <script>: no text in it can end that element, or open another one."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c")
+    return as_json(data).replace("<", "\\u003c")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -250,6 +250,15 @@ def shown_value(value, kind: str) -> str:
     if kind == "bits":
         return f"{value:.2f}".replace("-", "−")
     return f"{value:,.0f}" if kind == "count" else str(value)
+
+
+def kinds_of_columns(table: Table) -> list[str]:
+    """Of each column of a table "name" where a cell begins with a letter, else "number"."""
+    columns = zip(*table.rows, strict=True) if table.rows else [[] for _ in table.names]
+    return [
+        "name" if any(str(cell)[:1].isalpha() for cell in column) else "number"
+        for column in columns
+    ]
 
 
 def pieces(row: dict) -> list[tuple[str, bool]]:

@@ -17,6 +17,7 @@ from plots import (
     ood_rows,
     ood_suites,
     percent,
+    repeat_count_curves,
     repeat_points,
     task_curves,
     times_words,
@@ -94,21 +95,39 @@ def tasks_table(run: Run) -> Table:
 def repeats_table(run: Run) -> Table:
     """Exact match and loss of the last model by how often an example stands in the training set."""
     matches, losses = repeat_points(run, "exact_match"), repeat_points(run, "loss")
-    effects = {effect["repeat_count"]: effect for effect in effects_of(run)}
+    grouped = any(effect["grouped"] for effect in effects_of(run))
     rows = []
     for count, point in matches.items():
-        effect, more = effects.get(count), "–"
-        if effect:
-            low, high = (f"{100 * effect[end]:+.1f}" for end in ("low", "high"))
-            base = "once" if effect["minus"] else "unseen"
-            more = f"{100 * effect['difference']:+.1f} [{low}, {high}] than {base}"
         loss = losses[count].value if count in losses else math.nan
         n = f"{point.n:,.0f}" if math.isfinite(point.n) else "–"
-        grouped = bool(effect and effect["grouped"])
         row = (times_words(count, grouped), n, with_interval(point))
-        rows.append((*row, "–" if math.isnan(loss) else f"{loss:.3g}", more))
-    names = ("times in training", "n", "exact match", "loss", "points more")
-    return Table("Exact match by repeat count", names, rows)
+        rows.append((*row, "–" if math.isnan(loss) else f"{loss:.3g}"))
+    return Table(
+        "Exact match by repeat count", ("times in training", "n", "exact match", "loss"), rows
+    )
+
+
+def effects_table(run: Run) -> Table:
+    """What repetition is worth: exact match at each repeat count minus that at another."""
+    rows = []
+    for effect in effects_of(run):
+        difference, low, high = (100 * effect[key] for key in ("difference", "low", "high"))
+        base = "once" if effect["minus"] else "unseen"
+        times = times_words(effect["repeat_count"], effect["grouped"])
+        said = f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+        rows.append((times, base, f"{effect['n']:,}", said))
+    names = ("times in training", "minus", "n", "difference, points")
+    return Table("Differences of exact match within a model", names, rows)
+
+
+def counts_over_epochs_table(run: Run) -> Table:
+    """Exact match at each repeat count at each validated epoch."""
+    curves = {name: points_of(c) for name, c in repeat_count_curves(run, "epoch").items()}
+    rows = [
+        [f"{epoch:.0f}", *(with_interval(at.get(epoch, Point(math.nan))) for at in curves.values())]
+        for epoch in thinned(sorted(set().union(*curves.values())))
+    ]
+    return Table("Exact match by times in the training set", ("epoch", *curves), rows)
 
 
 def ood_table(run: Run) -> Table:

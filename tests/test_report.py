@@ -17,7 +17,7 @@ from metrics import is_there, verdict, wrong_spans
 from plots import Point
 from reporting import examples, gather, identity, svg
 from reporting import verdict as verdicts
-from reporting.examples import choose, encode
+from reporting.examples import as_json, choose, encode
 from reports import HOSTILE, SCRIPT, panel, plain, prediction
 from runtime.files import ROOT
 
@@ -185,7 +185,7 @@ def test_each_figure_has_a_title_a_description_and_its_numbers(pages):
         for name, figure in figures:
             described = f'aria-labelledby="{name}-title" aria-describedby="{name}-about"'
             assert f'role="img" {described}' in figure
-            assert re.search(rf'<h4 id="{name}-title">\w', figure)
+            assert re.search(rf'<h3 class="head" id="{name}-title">\w', figure)
             assert re.search(rf'<figcaption id="{name}-about">\w', figure)
             details = re.search(r"<details>.*</details>", figure, re.S)[0]
             assert details.count("<tr>") > 1
@@ -378,7 +378,7 @@ def test_of_many_each_source_gives_as_many_by_hash():
 def test_examples_keep_within_bytes():
     chosen = choose(rows_of("s", 400), most_bytes=4000)
     assert 20 < len(chosen.rows) < 400
-    assert len(json.dumps(encode(chosen.rows))) <= 4000
+    assert len(as_json(encode(chosen.rows))) <= 4000
 
 
 def test_wrong_spans_by_hand():
