@@ -5,10 +5,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from comparison.table import Comparison
 from memorization import figures as panel_figures
 from memorization import page as panel_page
 from memorization.page import Table
 from plots import (
+    compare_learning_figure,
+    compare_ood_figure,
+    compare_tasks_figure,
     curve,
     examples_or_epoch,
     failures_figure,
@@ -41,6 +45,13 @@ class Kind(NamedTuple):
     figure: Callable
     table: Callable
     inverted: bool = False  # its colours stand for an amount
+
+
+class Compared(NamedTuple):
+    """Several runs, seeds of one run taken together, and what was found of every two."""
+
+    runs: list[Run]
+    comparison: Comparison
 
 
 class Shown(NamedTuple):
@@ -259,7 +270,34 @@ OOD = (
 )
 
 
-def drawn(kinds: tuple[Kind, ...], records: Records, prefix: str, sheet: Sheet) -> list[Shown]:
+COMPARED = (  # of several runs
+    Kind(
+        "learning",
+        "Learning side by side",
+        "Exact match on unseen examples, and how far training examples are above it.",
+        lambda compared: compare_learning_figure(compared.runs),
+        lambda compared: tables.compared_learning_table(compared.runs),
+    ),
+    Kind(
+        "tasks",
+        "Tasks side by side",
+        "The best model of each run, chosen by validation.",
+        lambda compared: compare_tasks_figure(compared.runs),
+        lambda compared: tables.rates_table(compared.comparison, of_tasks=True),
+    ),
+    Kind(
+        "ood",
+        "Out of distribution, side by side",
+        "Categories of suites; interpolation is the control.",
+        lambda compared: compare_ood_figure(compared.runs),
+        lambda compared: tables.rates_table(compared.comparison, of_tasks=False),
+    ),
+)
+
+
+def drawn(
+    kinds: tuple[Kind, ...], records: Records | Compared, prefix: str, sheet: Sheet
+) -> list[Shown]:
     """The figures of these kinds that the records have the data for."""
     from matplotlib import rc_context
 
@@ -271,8 +309,9 @@ def drawn(kinds: tuple[Kind, ...], records: Records, prefix: str, sheet: Sheet) 
                 continue
             name = f"{prefix}{kind.name}"
             drawing = draw(figure, name, sheet, kind.inverted)
-        several = kind.name == "learning" and len(records.run.seeds) > 1
-        seeds = seeds_of(records.run) if several else []
+        seeds = []
+        if kind.figure is learning_of and len(records.run.seeds) > 1:
+            seeds = seeds_of(records.run)
         table = kind.table(records)
         found.append(Shown(name, kind.heading, kind.about, drawing, table, seeds))
     return found

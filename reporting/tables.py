@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+from comparison import page as compared
+from comparison.table import Comparison
 from memorization.page import Table
 from plots import (
     LEVELS,
@@ -48,13 +50,12 @@ def points_of(c: Curve) -> dict[float, Point]:
     }
 
 
-def thinned(rows: list) -> list:
-    """At most MOST_ROWS of the rows, evenly and with the last."""
-    if len(rows) <= MOST_ROWS:
+def thinned(rows: list, most: int = MOST_ROWS) -> list:
+    """At most `most` of the rows, evenly and with the last."""
+    if len(rows) <= most:
         return rows
-    return [
-        rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, MOST_ROWS).round().astype(int))
-    ]
+    places = np.linspace(0, len(rows) - 1, most).round().astype(int)
+    return [rows[i] for i in np.unique(places)]
 
 
 def learning_table(run: Run) -> Table:
@@ -207,3 +208,44 @@ def exclusions_table(run: Run) -> Table:
         if n
     ]
     return Table("Left out of headlines", ("suite", "n", "reason", "left out"), rows)
+
+
+# ------------------------------------------------------------------------------------------------
+# several runs
+# ------------------------------------------------------------------------------------------------
+
+
+def compared_learning_table(runs: list[Run]) -> Table:
+    """Held-out exact match and the gap of each run at its validated epochs."""
+    rows = []
+    for run in runs:
+        held = curve(run, "epoch", held_out_key(run, "val_exact_match"), n=(held_n(run),))
+        gaps = points_of(curve(run, "epoch", held_out_key(run, "generalization_gap")))
+        for epoch, point in thinned(list(points_of(held).items()), MOST_ROWS // len(runs)):
+            gap = with_interval(gaps.get(epoch, Point(math.nan)))
+            rows.append((run.name, f"{epoch:.0f}", with_interval(point), gap))
+    names = ("run", "epoch", f"exact match, {held_out(runs)}", "train minus it")
+    return Table("Exact match over training", names, rows)
+
+
+def held_n(run: Run) -> str:
+    return held_out_key(run, "val_n")
+
+
+def rates_table(comparison: Comparison, of_tasks: bool) -> Table:
+    """The rates of each run: on held-out examples of each task, or on each category of suites."""
+    (_, *names), *rows = compared.rate_table(comparison)
+    held = ("unseen:", "seen:", "validation:")
+    rows = [row for row in rows if not row[0].startswith("panel:")]
+    chosen = [row for row in rows if row[0].startswith(held) is of_tasks]
+    return Table("Exact match in %", ("row", *names), chosen, [compared.rate_words(comparison)])
+
+
+def difference_tables(comparison: Comparison) -> list[Table]:
+    """Every two runs in every row: difference, test, and the smallest that could be seen."""
+    found = []
+    for pair, differences in compared.by_pair(comparison):
+        (_, *names), *rows = compared.difference_table(differences)
+        said = compared.pair_sentences(differences)
+        found.append(Table(f"{pair}, in points", ("row", *names), rows, said))
+    return found

@@ -13,6 +13,8 @@ from html.parser import HTMLParser
 import pytest
 
 import report
+from comparison.page import in_points
+from comparison.table import compare
 from metrics import is_there, verdict, wrong_spans
 from plots import Point
 from reporting import examples, gather, identity, svg
@@ -225,7 +227,7 @@ def test_seeds_have_curves_that_can_be_hidden(tmp_path):
 def test_values_on_hover_are_those_of_the_run(pages):
     points = data_of(pages["plain"])["hover"]["r0-forest"]
     forest = {text for _, _, text in points}
-    suite = json.loads(json.dumps(data_of(pages["plain"])["raw"]["plain"]["ood"]))
+    suite = json.loads(json.dumps(data_of(pages["plain"])["raw"]["runs"]["plain"]["ood"]))
     rate = suite["headline"]["interpolation"]["exact_match"]
     assert f"exact match: interpolation at {100 * rate:.1f} %" in forest
 
@@ -236,6 +238,25 @@ def test_several_runs_stand_in_one_page(folders, tmp_path):
     assert {"r0-budget", "r1-forest"} <= set(re.findall(r'<figure id="(.*?)"', page))
     columns = {column["key"]: column for column in data_of(page)["examples"]["columns"]}
     assert columns["run"]["names"] == ["panel", "plain"]
+
+
+def test_several_runs_are_compared_and_say_what_could_have_been_seen(tmp_path):
+    runs = [plain(tmp_path / "short", seeds=3), plain(tmp_path / "long", seeds=3, epochs=40)]
+    page = page_of(*runs, out=tmp_path / "two.html")
+    sections = Outline(page).sections
+    assert sections == [*PARTS[:-2], "compared", *PARTS[-2:]]
+    found = compare([one.run for one in gather.gather(runs)])
+    said = data_of(page)["raw"]["comparison"]
+    assert said["runs"] == ["short", "long"]
+    assert [d["row"] for d in said["differences"]] == [d.row for d in found.differences]
+    text = html.unescape(Outline(page).text)
+    assert len(found.differences) > 3
+    for d in found.differences:
+        assert in_points(d) in text
+    least = min((d for d in found.differences if d.detectable), key=lambda d: d.detectable)
+    assert f"{100 * least.detectable:.1f} points" in text
+    figures = [name for name in re.findall(r'<figure id="(.*?)"', page) if name[:4] == "all-"]
+    assert figures == ["all-learning", "all-tasks", "all-ood"]
 
 
 # ------------------------------------------------------------------------------------------------
