@@ -224,9 +224,10 @@ def examples_or_epoch(runs: list[Run]) -> str:
 
 
 def epoch_or_step(run: Run) -> str:
-    """The key that tells a run's validations apart: "step" where an epoch has several."""
-    epochs = [row["epoch"] for row in chain(*run.seeds[:1])]
-    return "epoch" if len(set(epochs)) == len(epochs) else "step"
+    """The key that says where a run was validated: "step" where that was within epochs."""
+    epochs, asked = [row["epoch"] for row in chain(*run.seeds[:1])], run.config.get("arguments", {})
+    by_step = asked.get("eval_every_steps") or asked.get("eval_log")
+    return "step" if by_step or len(set(epochs)) < len(epochs) else "epoch"
 
 
 def task_names(run):

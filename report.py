@@ -5,10 +5,10 @@
 
 The page says in one sentence a task whether the models learned the rule or memorized, and shows
 what that rests on: what the run is, memory, learning, other distributions, every example (at most
-5,000) to filter and sort, baselines, exclusions and limits. Parts whose records are not there are
-left out. It reads what train_minigpt_4070.py, evaluate_ood.py and evaluate_memorization.py wrote,
-and computes no number that these did not. Every table can be saved as CSV, and the numbers as JSON.
-The same records give the same bytes.
+5,000) to filter and sort, several runs side by side, baselines, exclusions and limits. Parts whose
+records are not there are left out. It reads what train_minigpt_4070.py, evaluate_ood.py and
+evaluate_memorization.py wrote, and computes no number that these or plots.py do not. Every table
+can be saved as CSV, and the numbers as JSON. The same records give the same bytes.
 """
 
 import shlex

@@ -52,6 +52,7 @@ def build_parser():
     flag = parser.add_argument
     flag("--sections", type=section_list, default=",".join(SECTIONS), help="what to measure")
     flag("--rounds", type=int, default=5, help="rounds; tables hold medians over them")
+    flag("--steps", type=int, default=12, help="training steps of a turn at batch 8; half at 32")
     flag("--quick", action="store_true", help="two rounds of little work: a look, no measurement")
     flag("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
     flag("--out", metavar="JSON", help="write every round's figures here")
@@ -608,13 +609,14 @@ class Setting:
     replicas: tuple
 
 
-def training_settings(bench, quick):
+def training_settings(bench, n_steps):
+    """`n_steps` are those of a turn at batch 8."""
     more = (4,) if bench.device.type == "cpu" else (4, 16, 64)
-    steps = [s * bench.more_steps for s in ((1, 1, 1) if quick else (12, 6, 6))]
+    few, many = (n * bench.more_steps for n in (max(1, n_steps // 2), n_steps))
     return [
-        Setting("batch 8", 8, 1, steps[0], (1, *more)),
-        Setting("batch 32", 32, 1, steps[1], (1, *more)),
-        Setting("batch 8 × 4 (accumulation)", 32, 4, steps[2], (1,)),
+        Setting("batch 8", 8, 1, many, (1, *more)),
+        Setting("batch 32", 32, 1, few, (1, *more)),
+        Setting("batch 8 × 4 (accumulation)", 32, 4, few, (1,)),
     ]
 
 
@@ -1136,7 +1138,7 @@ def measure_sections(args):
     if "train" in args.sections:
         result["training"] = training(
             bench,
-            training_settings(bench, args.quick),
+            training_settings(bench, 1 if args.quick else args.steps),
             rounds,
             not_compiled=not_compiled_because(bench.device),
         )
@@ -1152,7 +1154,7 @@ def measure_sections(args):
         title = f"evaluation, {found['right'] / found['prompts']:.0%} right"
         print(f"\n{generation_table(found, title)}", flush=True)
     if "scoring" in args.sections:
-        result["scoring"] = scoring(bench, rounds, 32 if args.quick else 256)
+        result["scoring"] = scoring(bench, rounds, 32 if args.quick else 128)
         print(f"\n{scoring_table(result['scoring'], bench.clock)}", flush=True)
     if "growth" in args.sections:
         result["growth"] = growth(bench, rounds, args.quick)

@@ -391,5 +391,5 @@ def self_test_table(results: dict) -> Table:
         found = "-" if test["value"] is None else f"{test['value']:.3f}"
         wanted = f"{'at most ' if test['at_most'] else ''}{test['expected']:.3g}{tolerance}"
         rows.append((test["name"], found, wanted, test["unit"], verdict))
-    names = ("self-test", "found", "must be", "unit", "")
+    names = ("self-test", "found", "must be", "unit", "result")
     return Table("Self-tests: what must come out whatever the models do", names, rows)

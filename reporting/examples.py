@@ -14,7 +14,7 @@ from typing import NamedTuple
 from metrics import wrong_spans
 from reporting.gather import Records
 
-MOST, MOST_BYTES = 5000, 600_000
+MOST, MOST_BYTES = 5000, 450_000
 OUTCOMES = {"correct": "right", "stopped_early": "stopped early", "ran_on": "ran on"}
 OUTCOMES |= {"wrong_content": "wrong content", None: "not run"}
 
@@ -132,7 +132,7 @@ class Chosen(NamedTuple):
 def choose(rows: list[dict], most: int = MOST, most_bytes: int = MOST_BYTES) -> Chosen:
     """At most `most` rows, and at most about `most_bytes` of them; the rows keep their order."""
     n, chosen = most, evenly(rows, most)
-    while len(chosen) > 1 and (size := len(json.dumps(encode(chosen)))) > most_bytes:
+    while len(chosen) > 1 and (size := len(as_json(encode(chosen)).encode())) > most_bytes:
         n = int(0.95 * len(chosen) * most_bytes / size)
         chosen = evenly(rows, n)
     if len(chosen) == len(rows):
@@ -143,6 +143,10 @@ def choose(rows: list[dict], most: int = MOST, most_bytes: int = MOST_BYTES) -> 
         "far as it has them, those whose texts have the smallest SHA-256. The table sorts and "
         "filters these alone.",
     )
+
+
+def as_json(value) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def evenly(rows: list[dict], most: int) -> list[dict]:
@@ -180,7 +184,7 @@ def encode(rows: list[dict]) -> dict:
     """{"columns": [{"key", "label", "kind", "about", "values", "names"}], "wrong": [spans]}.
 
     Values of the kind "name" are places in "names"; numbers have four significant digits. "wrong"
-    has for each row the places of wrong characters in its prediction, or 0.
+    has for each row the places of wrong characters in its prediction, [start, end, …], or 0.
     """
     columns = []
     for column in columns_of(rows):
@@ -194,7 +198,8 @@ def encode(rows: list[dict]) -> dict:
         elif column.kind != "code":
             values = [short(value) for value in values]
         columns.append({**found, "values": values})
-    return {"columns": columns, "wrong": [spans_of(row) or 0 for row in rows]}
+    wrong = [[at for span in spans_of(row) for at in span] or 0 for row in rows]
+    return {"columns": columns, "wrong": wrong}
 
 
 def spans_of(row: dict) -> list[tuple[int, int]]:

@@ -3,10 +3,16 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+
+from comparison.table import Comparison
 from memorization import figures as panel_figures
 from memorization import page as panel_page
 from memorization.page import Table
 from plots import (
+    compare_learning_figure,
+    compare_ood_figure,
+    compare_tasks_figure,
     curve,
     examples_or_epoch,
     failures_figure,
@@ -27,6 +33,7 @@ from reporting.svg import RC, Drawing, Sheet, draw
 from runtime.records import Run, held_out_key
 
 MOST_PLACES = 60  # of the map, in its table
+MOST_POINTS = 50  # of a seed's curve
 
 
 class Kind(NamedTuple):
@@ -38,6 +45,13 @@ class Kind(NamedTuple):
     figure: Callable
     table: Callable
     inverted: bool = False  # its colours stand for an amount
+
+
+class Compared(NamedTuple):
+    """Several runs, seeds of one run taken together, and what was found of every two."""
+
+    runs: list[Run]
+    comparison: Comparison
 
 
 class Shown(NamedTuple):
@@ -113,8 +127,11 @@ def learning_of(records: Records):
     for i, path in enumerate((held_out_key(run, "val_exact_match"), "train_exact_match")):
         for seed, one in zip(seeds_of(run), run.seeds, strict=True):
             c = curve(Run(**{**vars(run), "seeds": [one]}), key, path)
-            style = {"color": look(i)["color"], "lw": 0.8, "alpha": 0.55, "marker": ".", "ms": 2}
-            ax.plot(c.x, c.value, label="_", gid=f"seed-{seed}", **style)
+            places = np.unique(np.linspace(0, len(c.x) - 1, MOST_POINTS).round().astype(int))
+            places = places if len(c.x) > MOST_POINTS else slice(None)
+            style = {"color": look(i)["color"], "lw": 0.8, "alpha": 0.55, "label": "_"}
+            style |= {"marker": "." if len(c.x) == 1 else "", "ms": 2, "gid": f"seed-{seed}"}
+            ax.plot(c.x[places], c.value[places], **style)
     ax.set(xlim=limits[0], ylim=limits[1])
     return figure
 
@@ -187,7 +204,7 @@ MEMORY = (
         "What repetition is worth",
         "The same as differences within each model.",
         without_panel(lambda run: repeat_effects_figure([run])),
-        lambda records: tables.repeats_table(records.run),
+        lambda records: tables.effects_table(records.run),
     ),
 )
 LEARNING = (
@@ -224,7 +241,7 @@ LEARNING = (
         "Repeat counts over training",
         "Exact match of training examples by how often they stand in the training set.",
         lambda records: repeat_counts_over_epochs_figure(records.run),
-        lambda records: tables.repeats_table(records.run),
+        lambda records: tables.counts_over_epochs_table(records.run),
     ),
 )
 OOD = (
@@ -253,7 +270,34 @@ OOD = (
 )
 
 
-def drawn(kinds: tuple[Kind, ...], records: Records, prefix: str, sheet: Sheet) -> list[Shown]:
+COMPARED = (  # of several runs
+    Kind(
+        "learning",
+        "Learning side by side",
+        "Exact match on unseen examples, and how far training examples are above it.",
+        lambda compared: compare_learning_figure(compared.runs),
+        lambda compared: tables.compared_learning_table(compared.runs),
+    ),
+    Kind(
+        "tasks",
+        "Tasks side by side",
+        "The best model of each run, chosen by validation.",
+        lambda compared: compare_tasks_figure(compared.runs),
+        lambda compared: tables.rates_table(compared.comparison, of_tasks=True),
+    ),
+    Kind(
+        "ood",
+        "Out of distribution, side by side",
+        "Categories of suites; interpolation is the control.",
+        lambda compared: compare_ood_figure(compared.runs),
+        lambda compared: tables.rates_table(compared.comparison, of_tasks=False),
+    ),
+)
+
+
+def drawn(
+    kinds: tuple[Kind, ...], records: Records | Compared, prefix: str, sheet: Sheet
+) -> list[Shown]:
     """The figures of these kinds that the records have the data for."""
     from matplotlib import rc_context
 
@@ -265,8 +309,9 @@ def drawn(kinds: tuple[Kind, ...], records: Records, prefix: str, sheet: Sheet) 
                 continue
             name = f"{prefix}{kind.name}"
             drawing = draw(figure, name, sheet, kind.inverted)
-        several = kind.name == "learning" and len(records.run.seeds) > 1
-        seeds = seeds_of(records.run) if several else []
+        seeds = []
+        if kind.figure is learning_of and len(records.run.seeds) > 1:
+            seeds = seeds_of(records.run)
         table = kind.table(records)
         found.append(Shown(name, kind.heading, kind.about, drawing, table, seeds))
     return found

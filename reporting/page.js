@@ -114,7 +114,8 @@
     const marked = (text, spans) => {
       const code = make("code");
       let at = 0;
-      for (const [start, end] of spans) {
+      for (let k = 0; k < spans.length; k += 2) {
+        const start = spans[k], end = spans[k + 1];
         code.append(text.slice(at, start));
         code.append(make("mark", { textContent: text.slice(start, end), className: start === end ? "gap" : "" }));
         at = end;

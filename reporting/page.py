@@ -2,22 +2,24 @@
 
 import base64
 import hashlib
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from comparison.groups import as_run, gather
+from comparison.page import capital, method_words
+from comparison.table import compare_groups
 from data.tasks import TASKS
 from memorization import page as panel_page
 from memorization.page import Table
 from reporting import figures, tables
-from reporting.examples import all_examples, choose, columns_of, encode, short, spans_of
-from reporting.figures import Shown, drawn
+from reporting.examples import all_examples, as_json, choose, columns_of, encode, short, spans_of
+from reporting.figures import Compared, Shown, drawn
 from reporting.gather import Records
 from reporting.identity import identity
 from reporting.svg import Sheet
-from reporting.verdict import verdicts
+from reporting.verdict import typeset, verdicts
 
 HERE = Path(__file__).resolve().parent
 SHOWN_ROWS = 25  # examples in the page itself, for readers without JavaScript
@@ -41,14 +43,17 @@ class Content(NamedTuple):
 
 def render(records: list[Records]) -> str:
     """The whole page as HTML. The same records give the same bytes."""
-    sheet = Sheet()
-    parts = [p for p in all_parts(records, sheet) if p.runs]
+    sheet, compared = Sheet(), side_by_side(records)
+    parts = [p for p in all_parts(records, compared, sheet) if p.runs]
     rows, rule = choose(all_examples(records))
     shown = [figure for part in parts for _, content in part.runs for figure in content.figures]
     data = {
         "hover": {figure.id: figure.drawing.points for figure in shown},
         "examples": encode(rows) if rows else None,
-        "raw": {one.name: raw_numbers(one) for one in records},
+        "raw": {
+            "runs": {one.name: raw_numbers(one) for one in records},
+            "comparison": rounded(compared.comparison.as_dict()) if compared else None,
+        },
     }
     style = (HERE / "style.css").read_text(encoding="utf-8") + sheet.css()
     script = (HERE / "page.js").read_text(encoding="utf-8")
@@ -61,6 +66,8 @@ def render(records: list[Records]) -> str:
     )
     environment.filters["pieces"] = pieces
     environment.filters["shown"] = shown_value
+    environment.filters["typeset"] = typeset
+    environment.filters["kinds"] = kinds_of_columns
     return environment.get_template("page.html.j2").render(
         title=" · ".join(one.name for one in records),
         runs=[(one.name, verdicts(one, list(TASKS))) for one in records],
@@ -84,8 +91,7 @@ def csp_hash(text: str) -> str:
 
 def in_script(data: dict) -> str:
     """JSON that stands in a <script>: no text in it can end that element, or open another one."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c")
+    return as_json(data).replace("<", "\\u003c")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -93,7 +99,7 @@ def in_script(data: dict) -> str:
 # ------------------------------------------------------------------------------------------------
 
 
-def all_parts(records: list[Records], sheet: Sheet) -> list[Part]:
+def all_parts(records: list[Records], compared: Compared | None, sheet: Sheet) -> list[Part]:
     def each(build) -> list[tuple[str, Content]]:
         found = [(one.name, build(one, f"r{i}-")) for i, one in enumerate(records)]
         return [(name, content) for name, content in found if any(content)]
@@ -116,6 +122,12 @@ def all_parts(records: list[Records], sheet: Sheet) -> list[Part]:
             "Out of distribution",
             "Examples unlike those trained on. What is wrong on the control was never learned.",
             each(lambda one, prefix: Content(drawn(figures.OOD, one, prefix, sheet), [], [])),
+        ),
+        Part(
+            "compared",
+            "Side by side",
+            "Every two runs in every row, with the smallest difference that could have been seen.",
+            compared_content(compared, sheet),
         ),
         Part(
             "limits",
@@ -147,6 +159,30 @@ def learning_content(one: Records, prefix: str, sheet: Sheet) -> Content:
     if table.rows and f"{prefix}learning" not in {figure.id for figure in shown}:
         found.append((f"{prefix}learning-table", table))
     return Content(shown, found, [])
+
+
+def side_by_side(records: list[Records]) -> Compared | None:
+    """Several runs, folders that differ in the seed alone taken together; None for one."""
+    groups, notes = gather([one.run for one in records]) if len(records) > 1 else ([], [])
+    if len(groups) < 2:
+        return None
+    return Compared([as_run(group) for group in groups], compare_groups(groups, notes))
+
+
+def compared_content(compared: Compared | None, sheet: Sheet) -> list[tuple[str, Content]]:
+    if compared is None:
+        return []
+    comparison = compared.comparison
+    shown = drawn(figures.COMPARED, compared, "all-", sheet)
+    found = [
+        (f"all-pair-{i}", table) for i, table in enumerate(tables.difference_tables(comparison))
+    ]
+    said = [method_words(comparison)] if found else []
+    return [("", Content(shown, found, [*said, *map(sentence_of, comparison.notes)]))]
+
+
+def sentence_of(note: str) -> str:
+    return f"{capital(note)}."
 
 
 def limits_content(one: Records, prefix: str) -> Content:
@@ -250,6 +286,15 @@ def shown_value(value, kind: str) -> str:
     if kind == "bits":
         return f"{value:.2f}".replace("-", "−")
     return f"{value:,.0f}" if kind == "count" else str(value)
+
+
+def kinds_of_columns(table: Table) -> list[str]:
+    """Of each column of a table "name" where a cell begins with a letter, else "number"."""
+    columns = zip(*table.rows, strict=True) if table.rows else [[] for _ in table.names]
+    return [
+        "name" if any(str(cell)[:1].isalpha() for cell in column) else "number"
+        for column in columns
+    ]
 
 
 def pieces(row: dict) -> list[tuple[str, bool]]:

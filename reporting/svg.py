@@ -115,15 +115,16 @@ def draw(figure, name: str, sheet: Sheet, inverted: bool = False) -> Drawing:
     markup = re.sub(
         r'style="([^"]*)"', lambda m: f'class="{class_of(m[1], sheet, inverted)}"', markup
     )
-    markup = re.sub(r"-?\d+\.\d{3,}", two_digits, markup)
+    markup = re.sub(r"-?\d+\.\d{2,}", fewer_digits, markup)
     markup = re.sub(r"<!--.*?-->\s*", "", markup, flags=re.S)
     markup = re.sub(r"\n\s*", "\n", markup)
     return Drawing(markup.strip(), title, caption, hover_points(figure))
 
 
-def two_digits(match: re.Match) -> str:
-    """A number of two digits after the point, without zeros at its end."""
-    return f"{float(match[0]):.2f}".rstrip("0").rstrip(".")
+def fewer_digits(match: re.Match) -> str:
+    """A number as far as a screen tells it: a tenth of a point, of small shapes a hundredth."""
+    number = float(match[0])
+    return f"{number:.{1 if abs(number) >= 10 else 2}f}".rstrip("0").rstrip(".")
 
 
 def size_of(figure) -> str:

@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+from comparison import page as compared
+from comparison.table import Comparison
 from memorization.page import Table
 from plots import (
     LEVELS,
@@ -11,11 +13,13 @@ from plots import (
     Point,
     curve,
     effects_of,
+    epoch_or_step,
     failure_rows,
     level_curves,
     ood_rows,
     ood_suites,
     percent,
+    repeat_count_curves,
     repeat_points,
     task_curves,
     times_words,
@@ -46,68 +50,85 @@ def points_of(c: Curve) -> dict[float, Point]:
     }
 
 
-def thinned(rows: list) -> list:
-    """At most MOST_ROWS of the rows, evenly and with the last."""
-    if len(rows) <= MOST_ROWS:
+def thinned(rows: list, most: int = MOST_ROWS) -> list:
+    """At most `most` of the rows, evenly and with the last."""
+    if len(rows) <= most:
         return rows
-    return [
-        rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, MOST_ROWS).round().astype(int))
-    ]
+    places = np.linspace(0, len(rows) - 1, most).round().astype(int)
+    return [rows[i] for i in np.unique(places)]
 
 
 def learning_table(run: Run) -> Table:
-    """Train and held-out exact match with their gap, and losses, at each validated epoch."""
-    held, key = held_out([run]), held_out_key
+    """Train and held-out exact match with their gap, and losses, at each validation."""
+    held, key, place = held_out([run]), held_out_key, epoch_or_step(run)
     curves = {
-        "train": curve(run, "epoch", "train_exact_match", n=("train_n",)),
-        held: curve(run, "epoch", key(run, "val_exact_match"), n=(key(run, "val_n"),)),
-        "gap": curve(run, "epoch", key(run, "generalization_gap")),
+        "train": curve(run, place, "train_exact_match", n=("train_n",)),
+        held: curve(run, place, key(run, "val_exact_match"), n=(key(run, "val_n"),)),
+        "gap": curve(run, place, key(run, "generalization_gap")),
     }
     losses = {
-        "train loss": curve(run, "epoch", "train_loss"),
-        f"{held} loss": curve(run, "epoch", key(run, "val_loss")),
+        "train loss": curve(run, place, "train_loss"),
+        f"{held} loss": curve(run, place, key(run, "val_loss")),
     }
     at = {name: points_of(c) for name, c in (curves | losses).items()}
-    seen = points_of(curve(run, "epoch", "examples_seen"))
+    seen = points_of(curve(run, place, "examples_seen"))
     rows = []
-    for epoch in thinned(sorted(set().union(*(at[name] for name in curves)))):
-        row = [f"{epoch:.0f}", f"{seen[epoch].value:,.0f}" if epoch in seen else "–"]
-        row += [with_interval(at[name].get(epoch, Point(math.nan))) for name in curves]
-        values = [at[name].get(epoch, Point(math.nan)).value for name in losses]
+    for x in thinned(sorted(set().union(*(at[name] for name in curves)))):
+        row = [f"{x:.0f}", f"{seen[x].value:,.0f}" if x in seen else "–"]
+        row += [with_interval(at[name].get(x, Point(math.nan))) for name in curves]
+        values = [at[name].get(x, Point(math.nan)).value for name in losses]
         rows.append([*row, *("–" if math.isnan(v) else f"{v:.3g}" for v in values)])
-    names = ("epoch", "examples seen", *curves, *losses)
-    return Table("Exact match and loss at each validated epoch", names, rows)
+    names = (place, "examples seen", *curves, *losses)
+    return Table(f"Exact match and loss at each validated {place}", names, rows)
 
 
 def tasks_table(run: Run) -> Table:
-    """Held-out exact match of each task at each validated epoch."""
+    """Held-out exact match of each task at each validation."""
     curves = {task: points_of(c) for task, c in task_curves(run).items()}
-    epochs = thinned(sorted(set().union(*curves.values())))
+    places = thinned(sorted(set().union(*curves.values())))
     rows = [
-        [f"{epoch:.0f}", *(with_interval(at.get(epoch, Point(math.nan))) for at in curves.values())]
-        for epoch in epochs
+        [f"{x:.0f}", *(with_interval(at.get(x, Point(math.nan))) for at in curves.values())]
+        for x in places
     ]
-    return Table("Exact match of each task", ("epoch", *curves), rows)
+    return Table("Exact match of each task", (epoch_or_step(run), *curves), rows)
 
 
 def repeats_table(run: Run) -> Table:
     """Exact match and loss of the last model by how often an example stands in the training set."""
     matches, losses = repeat_points(run, "exact_match"), repeat_points(run, "loss")
-    effects = {effect["repeat_count"]: effect for effect in effects_of(run)}
+    grouped = any(effect["grouped"] for effect in effects_of(run))
     rows = []
     for count, point in matches.items():
-        effect, more = effects.get(count), "–"
-        if effect:
-            low, high = (f"{100 * effect[end]:+.1f}" for end in ("low", "high"))
-            base = "once" if effect["minus"] else "unseen"
-            more = f"{100 * effect['difference']:+.1f} [{low}, {high}] than {base}"
         loss = losses[count].value if count in losses else math.nan
         n = f"{point.n:,.0f}" if math.isfinite(point.n) else "–"
-        grouped = bool(effect and effect["grouped"])
         row = (times_words(count, grouped), n, with_interval(point))
-        rows.append((*row, "–" if math.isnan(loss) else f"{loss:.3g}", more))
-    names = ("times in training", "n", "exact match", "loss", "points more")
-    return Table("Exact match by repeat count", names, rows)
+        rows.append((*row, "–" if math.isnan(loss) else f"{loss:.3g}"))
+    return Table(
+        "Exact match by repeat count", ("times in training", "n", "exact match", "loss"), rows
+    )
+
+
+def effects_table(run: Run) -> Table:
+    """What repetition is worth: exact match at each repeat count minus that at another."""
+    rows = []
+    for effect in effects_of(run):
+        difference, low, high = (100 * effect[key] for key in ("difference", "low", "high"))
+        base = "once" if effect["minus"] else "unseen"
+        times = times_words(effect["repeat_count"], effect["grouped"])
+        said = f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+        rows.append((times, base, f"{effect['n']:,}", said))
+    names = ("times in training", "minus", "n", "difference, points")
+    return Table("Differences of exact match within a model", names, rows)
+
+
+def counts_over_epochs_table(run: Run) -> Table:
+    """Exact match at each repeat count at each validated epoch."""
+    curves = {name: points_of(c) for name, c in repeat_count_curves(run, "epoch").items()}
+    rows = [
+        [f"{epoch:.0f}", *(with_interval(at.get(epoch, Point(math.nan))) for at in curves.values())]
+        for epoch in thinned(sorted(set().union(*curves.values())))
+    ]
+    return Table("Exact match by times in the training set", ("epoch", *curves), rows)
 
 
 def ood_table(run: Run) -> Table:
@@ -187,3 +208,44 @@ def exclusions_table(run: Run) -> Table:
         if n
     ]
     return Table("Left out of headlines", ("suite", "n", "reason", "left out"), rows)
+
+
+# ------------------------------------------------------------------------------------------------
+# several runs
+# ------------------------------------------------------------------------------------------------
+
+
+def compared_learning_table(runs: list[Run]) -> Table:
+    """Held-out exact match and the gap of each run at its validated epochs."""
+    rows = []
+    for run in runs:
+        held = curve(run, "epoch", held_out_key(run, "val_exact_match"), n=(held_n(run),))
+        gaps = points_of(curve(run, "epoch", held_out_key(run, "generalization_gap")))
+        for epoch, point in thinned(list(points_of(held).items()), MOST_ROWS // len(runs)):
+            gap = with_interval(gaps.get(epoch, Point(math.nan)))
+            rows.append((run.name, f"{epoch:.0f}", with_interval(point), gap))
+    names = ("run", "epoch", f"exact match, {held_out(runs)}", "train minus it")
+    return Table("Exact match over training", names, rows)
+
+
+def held_n(run: Run) -> str:
+    return held_out_key(run, "val_n")
+
+
+def rates_table(comparison: Comparison, of_tasks: bool) -> Table:
+    """The rates of each run: on held-out examples of each task, or on each category of suites."""
+    (_, *names), *rows = compared.rate_table(comparison)
+    held = ("unseen:", "seen:", "validation:")
+    rows = [row for row in rows if not row[0].startswith("panel:")]
+    chosen = [row for row in rows if row[0].startswith(held) is of_tasks]
+    return Table("Exact match in %", ("row", *names), chosen, [compared.rate_words(comparison)])
+
+
+def difference_tables(comparison: Comparison) -> list[Table]:
+    """Every two runs in every row: difference, test, and the smallest that could be seen."""
+    found = []
+    for pair, differences in compared.by_pair(comparison):
+        (_, *names), *rows = compared.difference_table(differences)
+        said = compared.pair_sentences(differences)
+        found.append(Table(f"{pair}, in points", ("row", *names), rows, said))
+    return found

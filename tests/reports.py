@@ -83,10 +83,10 @@ def model_report(unseen=300, train=440, n=500):
     return {"format": 2, "last": {**last, "by_repeat_count": counts}, "best": None}
 
 
-def plain(folder, seeds=1, lines=None):
+def plain(folder, seeds=1, lines=None, epochs=20):
     """A run of all parts but a panel: metrics, memorization.json, suites and predictions."""
     config = {
-        "arguments": {"epochs": 20, "lr": 1e-4},
+        "arguments": {"epochs": epochs, "lr": 1e-4},
         "command": ["python", "train_minigpt_4070.py", "--data", "my data.txt"],
         "begun": "2026-11-27 08:00 UTC",
         "seeds": list(range(seeds)),

@@ -273,6 +273,12 @@ def test_training_section_and_its_table(bench):
     assert widths == {11}
 
 
+def test_a_turn_has_half_as_many_steps_of_the_larger_batch(bench):
+    for n_steps, expected in ((12, [12, 6, 6]), (3, [3, 1, 1]), (1, [1, 1, 1])):
+        settings = B.training_settings(bench, n_steps)
+        assert [setting.steps for setting in settings] == expected
+
+
 def test_ratio_is_taken_round_by_round():
     ours, slow, fast = B.Series("ours"), B.Series("slow"), B.Series("fast")
     for drift in (1.0, 3.0, 2.0):  # the machine slows down for all; processor time stays

@@ -17,8 +17,8 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md"]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 SCRIPTS = [*sorted(ROOT.glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
 SCRIPTS += [ROOT / "data/generate.py", *sorted((ROOT / "recipes").glob("*.py"))]
-FOREIGN_FLAGS = {  # of pip, ruff, torchrun and sbatch
-    *("--index-url", "--check"),
+FOREIGN_FLAGS = {  # of pip, ruff, npm, torchrun and sbatch
+    *("--index-url", "--check", "--no-save"),
     *("--standalone", "--nproc_per_node", "--max-restarts", "--nnodes", "--rdzv-endpoint"),
     *("--array", "--gres", "--time", "--requeue", "--signal", "--open-mode"),
 }

@@ -13,11 +13,13 @@ from html.parser import HTMLParser
 import pytest
 
 import report
+from comparison.page import in_points
+from comparison.table import compare
 from metrics import is_there, verdict, wrong_spans
 from plots import Point
 from reporting import examples, gather, identity, svg
 from reporting import verdict as verdicts
-from reporting.examples import choose, encode
+from reporting.examples import as_json, choose, encode
 from reports import HOSTILE, SCRIPT, panel, plain, prediction
 from runtime.files import ROOT
 
@@ -185,7 +187,7 @@ def test_each_figure_has_a_title_a_description_and_its_numbers(pages):
         for name, figure in figures:
             described = f'aria-labelledby="{name}-title" aria-describedby="{name}-about"'
             assert f'role="img" {described}' in figure
-            assert re.search(rf'<h4 id="{name}-title">\w', figure)
+            assert re.search(rf'<h3 class="head" id="{name}-title">\w', figure)
             assert re.search(rf'<figcaption id="{name}-about">\w', figure)
             details = re.search(r"<details>.*</details>", figure, re.S)[0]
             assert details.count("<tr>") > 1
@@ -225,7 +227,7 @@ def test_seeds_have_curves_that_can_be_hidden(tmp_path):
 def test_values_on_hover_are_those_of_the_run(pages):
     points = data_of(pages["plain"])["hover"]["r0-forest"]
     forest = {text for _, _, text in points}
-    suite = json.loads(json.dumps(data_of(pages["plain"])["raw"]["plain"]["ood"]))
+    suite = json.loads(json.dumps(data_of(pages["plain"])["raw"]["runs"]["plain"]["ood"]))
     rate = suite["headline"]["interpolation"]["exact_match"]
     assert f"exact match: interpolation at {100 * rate:.1f} %" in forest
 
@@ -236,6 +238,25 @@ def test_several_runs_stand_in_one_page(folders, tmp_path):
     assert {"r0-budget", "r1-forest"} <= set(re.findall(r'<figure id="(.*?)"', page))
     columns = {column["key"]: column for column in data_of(page)["examples"]["columns"]}
     assert columns["run"]["names"] == ["panel", "plain"]
+
+
+def test_several_runs_are_compared_and_say_what_could_have_been_seen(tmp_path):
+    runs = [plain(tmp_path / "short", seeds=3), plain(tmp_path / "long", seeds=3, epochs=40)]
+    page = page_of(*runs, out=tmp_path / "two.html")
+    sections = Outline(page).sections
+    assert sections == [*PARTS[:-2], "compared", *PARTS[-2:]]
+    found = compare([one.run for one in gather.gather(runs)])
+    said = data_of(page)["raw"]["comparison"]
+    assert said["runs"] == ["short", "long"]
+    assert [d["row"] for d in said["differences"]] == [d.row for d in found.differences]
+    text = html.unescape(Outline(page).text)
+    assert len(found.differences) > 3
+    for d in found.differences:
+        assert in_points(d) in text
+    least = min((d for d in found.differences if d.detectable), key=lambda d: d.detectable)
+    assert f"{100 * least.detectable:.1f} points" in text
+    figures = [name for name in re.findall(r'<figure id="(.*?)"', page) if name[:4] == "all-"]
+    assert figures == ["all-learning", "all-tasks", "all-ood"]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -378,7 +399,7 @@ def test_of_many_each_source_gives_as_many_by_hash():
 def test_examples_keep_within_bytes():
     chosen = choose(rows_of("s", 400), most_bytes=4000)
     assert 20 < len(chosen.rows) < 400
-    assert len(json.dumps(encode(chosen.rows))) <= 4000
+    assert len(as_json(encode(chosen.rows))) <= 4000
 
 
 def test_wrong_spans_by_hand():

@@ -9,6 +9,7 @@ import pytest
 
 import plots
 import train_minigpt_4070 as t
+from reporting import tables
 from runtime.ledger import read_ledger
 from runtime.records import load_run
 from trainer.helpers import (
@@ -299,7 +300,13 @@ def test_figures_take_several_validations_of_an_epoch_and_a_log_axis(world):
         assert (ax.get_xscale(), ax.get_xlabel()) == ("log", "optimizer step")
         assert ax.lines[0].get_xdata().tolist() == steps
     assert plots.heatmap_figure(run).axes[0].get_xlabel() == "step"
+    for table in (tables.learning_table(run), tables.tasks_table(run)):
+        assert table.names[0] == "step"
+        assert [row[0] for row in table.rows] == [str(step) for step in steps]
+    seldom = replace(run, seeds=[rows[4:] for rows in run.seeds])  # at most once an epoch
+    assert plots.epoch_or_step(seldom) == "step"
     config = json.loads((world / "run/config.json").read_text())
     config["arguments"]["eval_log"] = 0
+    assert plots.epoch_or_step(replace(seldom, config=config)) == "epoch"
     run = replace(run, config=config)
     assert plots.learning_figure(run).axes[0].get_xscale() == "linear"

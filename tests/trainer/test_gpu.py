@@ -13,7 +13,9 @@ from reference import TOKENIZER
 from trainer.helpers import build, draw_rows, make_model
 
 
-def static_and_eager(device, dropout, R, precision="fp32", use_graph=False, n=30):
+def static_and_eager(
+    device, dropout, R, precision="fp32", use_graph=False, n=30, optimizer="adamw"
+):
     """(losses and norms [steps, 2, R], model) of two epochs by StaticSteps, then by EagerSteps."""
     examples, found, device = build(draw_rows(n, seed=12)), [], t.choose_device(device)
     orders = [
@@ -23,11 +25,17 @@ def static_and_eager(device, dropout, R, precision="fp32", use_graph=False, n=30
         model = make_model(seeds=tuple(range(R)), dropout=dropout).to(device).train()
         model.set_precision(precision)
         lr = torch.zeros((), device=device) if use_graph else 0.0
-        optimizer = t.make_optimizer(model, 0.01, lr if kind is t.StaticSteps else 0.0)
+        moved_by = t.make_optimizer(
+            model,
+            0.01,
+            lr if kind is t.StaticSteps else 0.0,
+            optimizer=optimizer,
+            precision=precision,
+        )
         scaler = torch.amp.GradScaler(device.type, enabled=False)
         steps = kind(
             model=model,
-            optimizer=optimizer,
+            optimizer=moved_by,
             scaler=scaler,
             data=t.Resident(examples, device),
             batch_size=8,
@@ -125,6 +133,19 @@ def test_a_cuda_graph_does_the_eager_steps(R, precision, monkeypatch):
     (graph, _), (eager, _) = static_and_eager("cuda", 0.3, R, precision, use_graph=True)
     tolerance = 1e-4 if precision == "fp32" else 2e-2
     torch.testing.assert_close(graph, eager, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("R", [1, 3])
+def test_a_cuda_graph_does_muons_steps(R, monkeypatch):
+    monkeypatch.setattr(t.tqdm, "write", pytest.fail)
+    (graph, one), (eager, other) = static_and_eager(
+        "cuda", 0.3, R, use_graph=True, optimizer="muon"
+    )
+    torch.testing.assert_close(graph, eager, rtol=1e-3, atol=1e-3)
+    for p, q in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.gpu
