@@ -221,6 +221,12 @@ def decide_work(folder, seeds, arguments, files, ended):
     more_seeds = set(seeds) > set(began["seeds"])
     if changed and (seeds != began["seeds"] or not {*changed} <= {"epochs", "patience"}):
         name = next((n for n in changed if n not in ("epochs", "patience")), changed[0])
+        if name not in began["arguments"]:
+            raise UserError(
+                f"the run in {folder} was begun by an earlier version of this program, which had "
+                f"no --{name}; go on with that version (commit {began.get('git_commit')}), give "
+                "another --out_dir, or start again with --overwrite"
+            )
         refuse_difference(folder, name, began["arguments"].get(name), arguments.get(name))
     if changed:
         return Work(began, seeds, ended(began, arguments), extended=True)

@@ -113,6 +113,17 @@ def test_a_run_that_has_not_ended_takes_no_more(world, monkeypatch, capsys):
     assert "has not ended" in error
 
 
+def test_a_run_of_an_earlier_version_is_told_apart_from_one_of_other_flags(world, capsys):
+    assert go(world, "--epochs", "1") == 0
+    path = world / "run/config.json"
+    config = json.loads(path.read_text())
+    del config["arguments"]["beta1"]
+    path.write_text(json.dumps(config | {"git_commit": "abc123"}))
+    error = refused(world, capsys, "--epochs", "1")
+    assert "an earlier version of this program, which had no --beta1;" in error
+    assert "(commit abc123)" in error
+
+
 def test_more_seeds_join_a_finished_run(world, monkeypatch, capsys):
     flags = words("--epochs 2 --dropout 0.2")
     assert go(world, *flags, "--seeds", "0,1") == 0
