@@ -49,6 +49,7 @@ TASKS = {  # name -> flags of data/generate.py, and the rows of the cells
     "sums": ("--tasks add --sizes 1-2", (250, 500, 1000, 2000, 3600)),
     "sort": ("--tasks sort --sizes 3-4", (500, 2000, 8000, 32000)),
 }
+GROUPS = {"sums": "add", "sort": "sort"}  # the right answers' group in the results
 REPETITIONS = {  # name -> flags of data/generate.py
     "once": "",
     "tenth 16 times": "--repeat_fraction 0.1 --repeat_count 16",
@@ -215,6 +216,7 @@ class Curve:
 
     distinct: np.ndarray  # int [n], ascending
     trained_rows: np.ndarray  # int [n]
+    degrees: np.ndarray  # int [n]: of freedom of the errors, one less than the replicas
     bits: np.ndarray  # float [n]: of an answer
     means: dict[str, np.ndarray] = field(default_factory=dict)
     errors: dict[str, np.ndarray] = field(default_factory=dict)
@@ -231,29 +233,28 @@ def last_lines(lines: list[dict], **wanted) -> list[dict]:
 
 def curve_of(lines: list[dict], task: str, repetition: str) -> Curve | None:
     """The curve of the plain cells; None where there are not two."""
-    group = {"sums": "add"}.get(task, task)
-    found = last_lines(lines, task=task, repetition=repetition, variant="", group=group)
+    found = last_lines(lines, task=task, repetition=repetition, variant="", group=GROUPS[task])
     if len(found) < 2:
         return None
 
     def column(name):
         return np.array([line[name] for line in found])
 
-    degrees = column("replicas") - 1
     return Curve(
         distinct=column("distinct"),
         trained_rows=column("trained_rows"),
+        degrees=column("replicas") - 1,
         bits=column("bits"),
         means={part: column(part) for part in BITS + SHARES},
-        errors={
-            part: (column(f"{part}_high") - column(f"{part}_low")) / 2 / student_95_of(degrees)
-            for part in BITS + SHARES
-        },
+        errors={part: np.array([error_of(line, part) for line in found]) for part in BITS + SHARES},
     )
 
 
-def student_95_of(degrees: np.ndarray) -> np.ndarray:
-    return np.array([metrics.student_95(d) for d in degrees])
+def error_of(line: dict, part: str) -> float:
+    """The standard error over replicas, from the ends of the interval."""
+    return (
+        (line[f"{part}_high"] - line[f"{part}_low"]) / 2 / metrics.student_95(line["replicas"] - 1)
+    )
 
 
 FIGURES = {  # parts -> file below docs/, and what it shows
@@ -270,10 +271,24 @@ FIGURES = {  # parts -> file below docs/, and what it shows
 DRAWS = 10_000  # of the intervals of crossings and of what a copy is worth
 
 
-def drawn(curve: Curve, part: str, rng: np.random.Generator) -> np.ndarray:
-    """float [1 + DRAWS, n]: the means first, then normal draws with their standard errors."""
-    noise = rng.standard_normal((DRAWS, len(curve.distinct))) * curve.errors[part]
-    return np.vstack([curve.means[part], curve.means[part] + noise])
+def drawn(
+    means: np.ndarray, errors: np.ndarray, degrees: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """float [1 + DRAWS, n]: the means first, then Student's t times the errors about them."""
+    noise = rng.standard_t(degrees, (DRAWS, len(means))) * errors
+    return np.vstack([means, means + noise])
+
+
+def excess_of(curve: Curve, parts: tuple) -> tuple[np.ndarray, np.ndarray]:
+    """Rule minus memory, `parts` being BITS or SHARES: (means, standard errors), float [n] each.
+
+    The same replicas give both, so their errors go together. But for constants rule is OUT, memory
+    IN - OUT and the third part -IN, and rule - memory is 2 OUT - IN. The errors of the three give
+    the covariance of IN and OUT, and with it V(2 OUT - IN) = 2 V(rule) + 2 V(memory) - V(third).
+    """
+    rule, memory, third = (curve.errors[part] ** 2 for part in parts)
+    variances = np.maximum(2 * rule + 2 * memory - third, 0)  # below 0 by rounding alone
+    return curve.means[parts[0]] - curve.means[parts[1]], np.sqrt(variances)
 
 
 def interval_of(values: np.ndarray) -> tuple[float, float, float]:
@@ -288,7 +303,7 @@ def crossing(curve: Curve, parts: tuple, rng: np.random.Generator) -> tuple[floa
     `parts` is BITS or SHARES. Between two cells they are taken as straight over the logarithm of
     the number. 0 where rule is more from the first cell on, infinite where it is not in the last.
     """
-    excess = drawn(curve, parts[0], rng) - drawn(curve, parts[1], rng)
+    excess = drawn(*excess_of(curve, parts), curve.degrees, rng)
     x = np.log2(curve.distinct)
     found = np.full(len(excess), np.inf)
     for row, values in enumerate(excess):
@@ -308,31 +323,52 @@ def worth_of_a_copy(once: Curve, repeated: Curve, i: int, rng) -> tuple[float, f
     this number has above the cell's own, divided by its further copies, is the worth of one: 1
     where a copy teaches the rule as a new example would, 0 where it teaches nothing, below 0 where
     it does harm. None where nothing is repeated, or the share is outside what was measured
-    without repetition.
+    without repetition. A draw above it counts as infinite, one below as no distinct example at all.
     """
-    levels = np.maximum.accumulate(drawn(once, SHARES[0], rng), axis=1)
-    wanted = drawn(repeated, SHARES[0], rng)[:, i]
+    rule = SHARES[0]
+    levels = drawn(once.means[rule], once.errors[rule], once.degrees, rng)
+    levels = np.maximum.accumulate(levels, axis=1)
+    wanted = drawn(repeated.means[rule], repeated.errors[rule], repeated.degrees, rng)[:, i]
     copies = repeated.trained_rows[i] - repeated.distinct[i]
     if copies < 1 or not levels[0, 0] <= wanted[0] <= levels[0, -1]:
         return None
     x = np.log2(once.distinct)
-    same = 2 ** np.array([np.interp(w, row, x) for w, row in zip(wanted, levels, strict=True)])
-    return interval_of((same - repeated.distinct[i]) / copies)
-
-
-def crossing_words(curve: Curve, parts: tuple[str, ...]) -> str:
-    """`from 512 [450, 600] distinct examples on`, or that it is so everywhere or nowhere."""
-    value, low, high = crossing(curve, parts, np.random.default_rng(0))
-    first, last = f"{curve.distinct[0]:,}", f"{curve.distinct[-1]:,}"
-    if value == 0:
-        return f"from the fewest distinct examples measured on, {first}"
-    if math.isinf(value):
-        return f"nowhere up to {last} distinct examples"
-    ends = [
-        first if low == 0 else f"{low:,.0f}",
-        f"above {last}" if high == math.inf else f"{high:,.0f}",
+    same = [
+        np.interp(w, row, x, left=-math.inf, right=math.inf)
+        for w, row in zip(wanted, levels, strict=True)
     ]
-    return f"from {value:,.0f} [{', '.join(ends)}] distinct examples on"
+    return interval_of((2 ** np.array(same) - repeated.distinct[i]) / copies)
+
+
+def with_ends(words: list[str]) -> str:
+    """`a [b, c]` of estimate, low and high; `a` where all three are one word."""
+    return words[0] if len(set(words)) == 1 else "{} [{}, {}]".format(*words)
+
+
+def crossing_words(curve: Curve, parts: tuple) -> str:
+    """`354 [250, more than 500]`: the crossing, as far as it is within the numbers measured."""
+
+    def word(n):
+        if math.isinf(n):
+            return f"more than {curve.distinct[-1]:,}"
+        return f"{n:,.0f}" if n else f"fewer than {curve.distinct[0]:,}"
+
+    return with_ends([word(n) for n in crossing(curve, parts, np.random.default_rng(0))])
+
+
+def worth_words(once: Curve, curve: Curve, i: int) -> str:
+    """What a copy in cell i is worth, as the end of a sentence."""
+    worth = worth_of_a_copy(once, curve, i, np.random.default_rng(0))
+    if worth is None:
+        few = curve.means[SHARES[0]][i] < once.means[SHARES[0]][0]
+        extreme = "fewer" if few else "more"
+        return f"{extreme} answers are right by rule than in any cell without repetition"
+    words = ["more than was measured" if math.isinf(n) else f"{n:.2f}" for n in worth]
+    copies = curve.trained_rows[i] - curve.distinct[i]
+    return (
+        f"to the rule each of {copies:,} further copies is worth {with_ends(words)} distinct "
+        "examples"
+    )
 
 
 def sentences(lines: list[dict]) -> list[str]:
@@ -340,37 +376,62 @@ def sentences(lines: list[dict]) -> list[str]:
     said = []
     for task in TASKS:
         once = curve_of(lines, task, "once")
-        if once is None:
-            continue
         for repetition in REPETITIONS:
             curve = curve_of(lines, task, repetition)
-            if curve is None:
+            if once is None or curve is None:
                 continue
+            shares, bits = (crossing_words(curve, parts) for parts in (SHARES, BITS))
             said.append(
-                f"{task}, {repetition}: more answers are right by rule than by memory "
-                f"{crossing_words(curve, SHARES)}; rule is more bits than memory "
-                f"{crossing_words(curve, BITS)}."
+                f"{task}, {repetition}: more answers are right by rule than by memory from "
+                f"{shares} distinct examples on, and more bits are from {bits} on."
             )
-            if repetition == "once":
-                continue
-            for i, n in enumerate(curve.distinct):
-                worth = worth_of_a_copy(once, curve, i, np.random.default_rng(0))
-                if worth is not None:
-                    copies = curve.trained_rows[i] - n
-                    said.append(
-                        f"{task}, {repetition}, {n:,} distinct examples: to the rule each of "
-                        f"{copies:,} further copies is worth {worth[0]:.2f} "
-                        f"[{worth[1]:.2f}, {worth[2]:.2f}] distinct examples."
-                    )
+            said += [
+                f"{task}, {repetition}, {n:,} distinct examples: {worth_words(once, curve, i)}."
+                for i, n in enumerate(curve.distinct)
+                if curve.trained_rows[i] > n
+            ]
+    return said + variant_sentences(lines)
+
+
+def variant_sentences(lines: list[dict]) -> list[str]:
+    """How each variant of the telling cell differs from the plain one, by rule and by memory."""
+    task, rows = TELLING
+    cells = {
+        line["variant"]: line
+        for line in last_lines(lines, task=task, rows=rows, repetition="once", group=GROUPS[task])
+    }
+    plain, said = cells.pop("", None), []
+    for name, line in cells.items() if plain else ():
+        differences = [
+            f"{kind} {difference_words(line, plain, part)}"
+            for kind, part in zip(("by rule", "by memory"), SHARES[:2], strict=True)
+        ]
+        said.append(
+            f"{task}, {line['distinct']:,} distinct examples, {name}: "
+            f"{' and '.join(differences)} points of right answers than without."
+        )
     return said
+
+
+def difference_words(line: dict, plain: dict, part: str) -> str:
+    """`+1.2 [-0.3, +2.7]`, in points: two panels as if independent.
+
+    They share their seeds, which makes their difference steadier, not less so.
+    """
+    error = math.hypot(error_of(line, part), error_of(plain, part))
+    reach = metrics.student_95(min(line["replicas"], plain["replicas"]) - 1) * error
+    difference = line[part] - plain[part]
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(
+        *(100 * n for n in (difference, difference - reach, difference + reach))
+    )
 
 
 def budget_rows(lines: list[dict]) -> list[list[str]]:
     """The cells after their last step, as a table for people."""
 
     def ends(line, part, times=1, digits=2):
-        values = (times * line[f"{part}{end}"] for end in ("", "_low", "_high"))
-        values = (f"{round(value, digits) + 0.0:.{digits}f}" for value in values)  # no -0.0
+        numbers = (round(times * line[f"{part}{end}"], digits) for end in ("", "_low", "_high"))
+        values = (f"{number + 0.0:.{digits}f}" for number in numbers)  # -0.0 + 0.0 is 0.0
         return "{} [{}, {}]".format(*values)
 
     return [
@@ -391,6 +452,20 @@ HEADS = ["group", "repetition", "distinct", "rows", "right by rule, %", "by memo
 HEADS += ["bits", *BITS]
 
 
+MIX = (
+    "A set repeats no example by chance, and short ones are few: 30 % of 250 sums have two numbers "
+    "of two digits, 80 % of 3,600. So a cell with more distinct examples is also "
+    "asked harder ones. This moves the crossings to larger numbers and raises the worth of a copy. "
+    "The examples that stand 16 times are the first drawn, and shorter than the rest."
+)
+
+
+def replicas_words(lines: list[dict]) -> str:
+    """`16`, or `8 to 16`."""
+    ends = [f(line["replicas"] for line in lines) for f in (min, max)]
+    return " to ".join(map(str, dict.fromkeys(ends)))
+
+
 def markdown(lines: list[dict]) -> str:
     """studies/memory_or_rule.md."""
     devices = ", ".join(sorted({line["device"] for line in lines}))
@@ -403,8 +478,11 @@ def markdown(lines: list[dict]) -> str:
             f"Written by `python studies/memory_or_rule.py`, from `{TABLE.name}`: "
             f"{len({line['cell'] for line in lines})} of {len(all_cells())} cells; {devices}; "
             f"{hours:.1f} hours in all. A model has width 64 and 2 layers and trains for about "
-            f"{STEPS:,} steps of {BATCH}; {REPLICAS} replicas a cell, each on its own half of the "
-            "examples. Bits of an answer and its end, with 95 % intervals over replicas.",
+            f"{STEPS:,} steps of {BATCH}; {replicas_words(lines)} replicas a cell, each on its own "
+            "half of the examples. Bits of an answer and its end, with 95 % intervals over "
+            "replicas.",
+            "",
+            MIX,
             "",
             *(f"- {sentence}" for sentence in sentences(lines)),
             "",
@@ -442,14 +520,15 @@ def figure(lines: list[dict], parts: tuple[str, ...]):
                 ax.set_visible(False)
         row[0].set_ylabel("bits of an answer" if parts == BITS else "share of the answers")
     legend_below(axes[-1][0])
-    caption(fig, f"{FIGURES[parts][1]} Error bars: 95 % over {REPLICAS} replicas.")
+    replicas = replicas_words(lines)
+    caption(fig, f"{FIGURES[parts][1]} Error bars: 95 % over {replicas} replicas.")
     return fig
 
 
 def draw_areas(ax, curve: Curve, parts: tuple[str, ...]) -> None:
     """Three areas from 0 up, each from where the one below ends; a rule below 0 shows."""
     x, start = curve.distinct, np.zeros(len(curve.distinct))
-    t = student_95_of(np.full(len(x), REPLICAS - 1))
+    t = np.array([metrics.student_95(degrees) for degrees in curve.degrees])
     for part, (colour, hatch) in zip(parts, BUDGET_PARTS.values(), strict=True):
         end, label = start + curve.means[part], part.replace("_", " ")
         ax.fill_between(x, start, end, color=colour, hatch=hatch, edgecolor="white", label=label)

@@ -2,13 +2,15 @@
 
 import json
 import math
+import random
+import re
 
 import numpy as np
 import pytest
 
 import evaluate_memorization
 import train_minigpt_4070 as trainer
-from data import generate
+from data import generate, own_sets, tasks
 from runtime.errors import Halt, UserError
 from studies import memory_or_rule as study
 from studies import reproduce
@@ -123,6 +125,7 @@ def curve(rule, memory=None, distinct=(100, 200, 400, 800), rows=None, error=0.0
     return study.Curve(
         distinct=distinct,
         trained_rows=distinct if rows is None else np.array(rows),
+        degrees=np.full(len(distinct), 15),
         bits=np.full(len(distinct), 10.0),
         means=means,
         errors={name: np.full(len(distinct), error) for name in means},
@@ -145,10 +148,25 @@ def test_the_interval_of_a_crossing_is_that_of_its_errors():
     straight = curve([0.0, 1 / 3, 2 / 3, 1.0], error=0.02)
     value, low, high = study.crossing(straight, study.SHARES, rng())
     assert value == pytest.approx(100 * 2**1.5)
-    # The error of the excess is 0.02 * sqrt(2), at the middle of two cells 1 / sqrt(2) of it.
-    reach = 1.96 * 0.02 / (2 / 3)
+    # The error of the excess is 0.02 * sqrt(3), at the middle of two cells 1 / sqrt(2) of it. The
+    # mean of two of Student's t with 15 degrees has its 97.5 % quantile at 1.48.
+    reach = 1.48 * 0.02 * 3**0.5 / (2 / 3)
     assert math.log2(high / value) == pytest.approx(reach, rel=0.1)
     assert math.log2(value / low) == pytest.approx(reach, rel=0.1)
+
+
+def test_errors_of_rule_and_memory_go_together_in_their_difference():
+    """From the replicas themselves: OUT and IN of 16, and the difference 2 OUT - IN of each."""
+    draws = np.random.default_rng(0)
+    out = 0.3 + 0.1 * draws.standard_normal(16)
+    mine = 0.9 + 0.02 * draws.standard_normal(16) + 0.1 * out
+    replicas = {"right_by_rule": out, "right_by_memory": mine - out, "wrong": 1 - mine}
+    errors = {part: np.array([values.std(ddof=1) / 4]) for part, values in replicas.items()}
+    means = {part: np.array([values.mean()]) for part, values in replicas.items()}
+    of_one = study.Curve(*map(np.array, ([8], [8], [15], [1.0])), means=means, errors=errors)
+    mean, error = study.excess_of(of_one, study.SHARES)
+    assert mean == pytest.approx(np.mean(2 * out - mine))
+    assert error == pytest.approx(np.std(2 * out - mine, ddof=1) / 4)
 
 
 @pytest.mark.parametrize(
@@ -174,6 +192,62 @@ def test_a_copy_has_no_worth_outside_what_was_measured():
         assert study.worth_of_a_copy(once, repeated, 0, rng()) is None
 
 
+def test_draws_beyond_what_was_measured_bound_no_interval():
+    """Half of the draws lie above all that was measured without repetition."""
+    once = curve([0.25, 0.50, 0.75, 0.90], error=0.001)
+    repeated = curve([0.8999, 0.9], distinct=(200, 300), rows=(400, 600), error=0.01)
+    value, low, high = study.worth_of_a_copy(once, repeated, 0, rng())
+    assert 2.9 < value < 3
+    assert low < 2.9
+    assert high == math.inf
+    assert study.worth_words(once, repeated, 0).endswith(
+        "more than was measured] distinct examples"
+    )
+    # Below all of it a copy takes away more than it can: it leaves none of the 200.
+    repeated = curve([0.2501, 0.9], distinct=(200, 300), rows=(400, 600), error=0.01)
+    assert study.worth_of_a_copy(once, repeated, 0, rng())[1] == -1
+
+
+def test_a_crossing_beyond_the_cells_says_so():
+    def words(rule, error=0.0):
+        return study.crossing_words(curve(rule, error=error), study.SHARES)
+
+    assert words([0.1, 0.2, 0.3, 0.4]) == "more than 800"
+    assert words([0.6, 0.7, 0.8, 0.9]) == "fewer than 100"
+    assert words([0.0, 0.25, 0.75, 1.0]) == "283"
+    assert words([0.0, 0.25, 0.45, 0.51], error=0.03).endswith("more than 800]")
+
+
+def test_a_variant_is_told_apart_from_the_plain_cell():
+    """Standard errors of 1 point each: 2.131 of the 1.41 of their difference."""
+    reach = 2.131 * 0.01
+    ends = {"right_by_rule_low": -reach, "right_by_rule_high": reach, "right_by_rule": 0.0}
+    other = {name: value + 0.05 for name, value in ends.items()}
+    task, rows = study.TELLING
+    lines = [
+        line_of(study.Cell(task, rows), **ends),
+        line_of(study.Cell(task, rows, variant="dropout 0.1"), **other),
+    ]
+    assert study.variant_sentences(lines) == [
+        "sums, 1,000 distinct examples, dropout 0.1: by rule +5.0 [+2.0, +8.0] and by memory "
+        "+0.0 [+0.0, +0.0] points of right answers than without."
+    ]
+    assert study.variant_sentences(lines[1:]) == []  # nothing to compare with
+
+
+def test_what_is_said_of_the_mix_of_sums_is_so():
+    spec = own_sets.OwnSet(sizes={"add": range(1, 3)}, examples={1: 3600}, val_rows=0)
+    rows = own_sets.draw_examples(
+        random.Random(f"{generate.SEED} own add"), spec, "add", 3600, "train"
+    )
+    long = [len(re.findall("[0-9]{2}", tasks.split_example(raw)[1])) == 2 for raw in rows]
+    shares = [f"{np.mean(long[:n]):.0%}".replace("%", " %") for n in (250, 3600)]
+    assert f"{shares[0]} of 250 sums" in study.MIX
+    assert f"{shares[1]} of 3,600" in study.MIX
+    assert max(study.TASKS["sums"][1]) == 3600
+    assert min(study.TASKS["sums"][1]) == 250
+
+
 def scripted_lines():
     """Of every plain cell of two repetitions; the rule grows with the logarithm of the number."""
     lines = []
@@ -192,8 +266,10 @@ def test_sentences_table_and_figures_of_a_half_done_study(tmp_path):
     lines = scripted_lines()
     said = study.sentences(lines)
     assert any(said_of.startswith("sums, once: more answers are right by rule") for said_of in said)
-    assert any("is worth 0.00 [0.00, 0.00]" in of for of in said) is False  # no cell has copies
-    text = study.markdown(lines)
+    assert not any("is worth" in of for of in said)  # no cell has copies
+    text = study.markdown([{**line, "replicas": 4 + 4 * (line["step"] > 10)} for line in lines])
+    assert "4 to 8 replicas a cell" in text
+    assert study.MIX in text
     assert text.count("\n| ") == 2 + len(lines) // 2
     for parts in study.FIGURES:
         fig = study.figure(lines, parts)
