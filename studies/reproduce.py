@@ -84,6 +84,18 @@ def mean_with_ends(values: list[float], digits: int = 2) -> str:
     return f"{mean:.{digits}f} [{mean - reach:.{digits}f}, {mean + reach:.{digits}f}]"
 
 
+def difference_words(found: dict, times: float = 1, digits: int = 4) -> str:
+    """`+0.0123 [+0.0100, +0.0146], p = 0.012`, of a dict as metrics.compare_seeds returns it.
+
+    `p` is "p_holm" where the dict has one. What does not exist is left out.
+    """
+    ends = [found[key] for key in ("difference", "low", "high")]
+    words = [f"{times * end:+.{digits}f}" for end in ends if end is not None]
+    p = found.get("p_holm", found.get("p"))
+    said = words[0] + (f" [{words[1]}, {words[2]}]" if len(words) == 3 else "")
+    return said if p is None else f"{said}, p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
+
+
 def share_with_ends(n: int, of: int) -> str:
     low, high = metrics.wilson_interval(n, of)
     return f"{n} of {of} ({n / of:.0%} [{low:.0%}, {high:.0%}])"
@@ -155,12 +167,14 @@ def grokking(shop: Workshop) -> list[str]:
             *("--warmup_steps", 10, "--beta1", 0.9, "--beta2", 0.98, "--weight_decay", decay),
             *("--max_grad_norm", 0, "--dropout", 0, "--eval_log", 12, "--save_every", 25, *QUIET),
         )
-        train_steps = [first_step(seed, "train_exact_match") for seed in validations(run)]
-        val_steps = [first_step(seed, "val_exact_match") for seed in validations(run)]
+        seeds = validations(run)
+        last = max(seed[-1]["step"] for seed in seeds)
+        train_steps = [first_step(seed, "train_exact_match") for seed in seeds]
+        val_steps = [first_step(seed, "val_exact_match") for seed in seeds]
         said.append(
-            f"weight decay {decay}: 95 % of training equations after {steps_words(train_steps)} "
-            f"steps, of unseen ones after {steps_words(val_steps)}"
-            + delay_words(train_steps, val_steps)
+            f"weight decay {decay}: 95 % of training equations after "
+            f"{steps_words(train_steps, last)} steps, of unseen ones after "
+            f"{steps_words(val_steps, last)}" + delay_words(train_steps, val_steps, last)
         )
     return said
 
@@ -170,24 +184,40 @@ def first_step(lines: list[dict], key: str, threshold: float = 0.95) -> int | No
     return next((line["step"] for line in lines if line[key] >= threshold), None)
 
 
-def steps_words(steps: list[int | None]) -> str:
-    """`1,234 [1,000, 1,500] (8 of 8 seeds)`: the geometric mean, Student's t on the logarithm."""
-    reached = [math.log10(step) for step in steps if step is not None]
-    if len(reached) < 2:
-        return f"more than can be said ({len(reached)} of {len(steps)} seeds)"
-    mean, reach = float(np.mean(reached)), metrics.seed_half_width(reached)
-    low, high = 10 ** (mean - reach), 10 ** (mean + reach)
-    return f"{10**mean:,.0f} [{low:,.0f}, {high:,.0f}] ({len(reached)} of {len(steps)} seeds)"
+def steps_words(steps: list[int | None], last: int) -> str:
+    """`1,234 [1,000, 1,500] (8 of 8 seeds)`: the geometric mean, Student's t on the logarithm.
+
+    Where some seeds are not there at the `last` step, the mean of the others would say too little:
+    then it is the median, to which those count as later.
+    """
+    n_reached = sum(step is not None for step in steps)
+    of_seeds = f"({n_reached} of {len(steps)} seeds)"
+    if n_reached == len(steps) > 1:
+        return f"{ratio_words(steps, ',.0f')} {of_seeds}"
+    median = float(np.median([math.inf if step is None else step for step in steps]))
+    words = f"more than {last:,}" if math.isinf(median) else f"{median:,.0f}"
+    return f"{words} in the median {of_seeds}"
 
 
-def delay_words(train_steps: list, val_steps: list) -> str:
-    """The ratio of unseen to training steps, of the seeds that reached both."""
-    pairs = zip(train_steps, val_steps, strict=True)
-    ratios = [math.log10(v / t) for t, v in pairs if t is not None and v is not None]
-    if len(ratios) < 2:
+def ratio_words(values: list[float], form: str) -> str:
+    """`100 [90, 111]`: the geometric mean, Student's t on the logarithm."""
+    logs = [math.log10(value) for value in values]
+    mean, reach = float(np.mean(logs)), metrics.seed_half_width(logs)
+    value, low, high = (f"{10**end:{form}}" for end in (mean, mean - reach, mean + reach))
+    return f"{value} [{low}, {high}]"
+
+
+def delay_words(train_steps: list[int | None], val_steps: list[int | None], last: int) -> str:
+    """How many times as many steps unseen equations take; "" where a seed has not learned its own.
+
+    A seed without the unseen ones at the `last` step would take more still.
+    """
+    if None in train_steps or len(train_steps) < 2:
         return ""
-    mean, reach = float(np.mean(ratios)), metrics.seed_half_width(ratios)
-    return f": {10**mean:.1f} times [{10 ** (mean - reach):.1f}, {10 ** (mean + reach):.1f}]"
+    ratios = [(val or last) / train for train, val in zip(train_steps, val_steps, strict=True)]
+    if None in val_steps:
+        return f": at least {np.median(ratios):,.1f} times in the median"
+    return f": {ratio_words(ratios, ',.1f')} times"
 
 
 # ------------------------------------------------------------------------------------------------
@@ -219,13 +249,34 @@ def repeated_data(shop: Workshop) -> list[str]:
         rates = percent_over_seeds(last_rates(home / "run"))
         loss = mean_with_ends(found[count], 4)
         said.append(f"{count:,} times: loss on unseen {loss} nats a token, exact match {rates}")
-    worst = max(found, key=lambda count: np.mean(found[count]))
-    difference = [b - a for a, b in zip(found[1], found[worst], strict=True)]
-    said.append(
-        f"the loss is highest at {worst:,} copies, {mean_with_ends(difference, 4)} above none, "
-        "paired over seeds"
+    return [*said, peak_words(found)]
+
+
+def peak_words(losses: dict[int, list[float]]) -> str:
+    """Whether the loss peaks in between, from repeat count -> loss of each seed, in their order.
+
+    The peak is chosen after looking. So Holm's p is over every count against none and against the
+    most copies, paired over seeds.
+    """
+    none, most = min(losses), max(losses)
+    pairs = [(count, end) for end in (none, most) for count in losses if count not in (none, most)]
+    pairs.append((most, none))
+    tests = [metrics.compare_seeds(losses[a], losses[b], paired=True) for a, b in pairs]
+    p_values = metrics.holm([test["p"] for test in tests])
+    tested = {
+        pair: test | {"p_holm": p} for pair, test, p in zip(pairs, tests, p_values, strict=True)
+    }
+    peak = max(losses, key=lambda count: np.mean(losses[count]))
+    if peak == none:
+        return "no repeat count has a higher loss than none"
+    above = difference_words(tested[peak, none])
+    said = f"the loss is highest at {peak:,} copies: {above}, above none"
+    if peak == most:
+        return f"{said}; that is the most copies, so no peak in between was seen"
+    return (
+        f"{said}; {difference_words(tested[peak, most])}, above {most:,} copies; intervals over "
+        f"seeds, p by Holm over {len(pairs)} comparisons"
     )
-    return said
 
 
 # ------------------------------------------------------------------------------------------------
@@ -256,13 +307,18 @@ def reversed_sums(shop: Workshop) -> list[str]:
                     *("--n_heads", 2, "--dropout", 0, "--pos", positions, "--batch_size", 128),
                     *("--epochs", round(4000 * 128 / rows), "--eval_every", 1000, *QUIET),
                 )
-                rates[form, positions] = percent_over_seeds(last_rates(run))
-        said += [
-            f"{rows:,} samples, {positions} positions: "
-            + "; ".join(f"{form} {rates[form, positions]}" for form in FORMATS)
-            for positions in ("rope", "learned")
-        ]
+                rates[form, positions] = last_rates(run)
+        said += [format_words(rows, positions, rates) for positions in ("rope", "learned")]
     return said
+
+
+def format_words(rows: int, positions: str, rates: dict[tuple[str, str], list[dict]]) -> str:
+    """One sentence from (format, positions) -> rate of each seed; the formats' examples differ."""
+    own = {form: rates[form, positions] for form in FORMATS}
+    found = metrics.over_seeds(own["reversed"], minus=own["plain"])
+    points = difference_words({**found, "difference": found["mean"]}, times=100, digits=1)
+    each = "; ".join(f"{form} {percent_over_seeds(own[form])}" for form in FORMATS)
+    return f"{rows:,} samples, {positions} positions: {each}; reversed less plain {points} points"
 
 
 # ------------------------------------------------------------------------------------------------
@@ -273,7 +329,7 @@ CAPACITIES = ((100, 1500), (300, 1500), (300, 6000), (1200, 4000))  # strings, s
 
 
 def capacity(shop: Workshop) -> list[str]:
-    """Bits of random strings that a model of 27,568 parameters stores."""
+    """Bits of random strings that a model of 27,424 parameters stores."""
     said = []
     for strings, steps in CAPACITIES:
         home = shop.folder / f"strings_{strings}_steps_{steps}"
@@ -357,10 +413,11 @@ def regeneration(shop: Workshop) -> list[str]:
         if found["slope"] is None:
             said.append(f"{kind} answers: too few counts with extraction above 0 for a slope")
             continue
-        slope, low, high = (found[f"slope{end}"] for end in ("", "_low", "_high"))
+        slope, *ends = (found[f"slope{end}"] for end in ("", "_low", "_high"))
+        interval = "" if None in ends else " [{:.2f}, {:.2f}]".format(*ends)
         said.append(
-            f"{kind} answers: log-log slope {slope:.2f} [{low:.2f}, {high:.2f}] over "
-            f"{found['n_counts']} repeat counts, {10**slope:.1f} times for ten times the copies"
+            f"{kind} answers: log-log slope {slope:.2f}{interval} over {found['n_counts']} repeat "
+            f"counts with extraction above 0, {10**slope:.1f} times for ten times the copies"
         )
     return said
 
@@ -376,10 +433,11 @@ ROWS = (
         source="karpathy/minGPT, play_math.ipynb at commit 8b6e3a0",
         published="9,000 of 9,000 training sums and 999 of 1,000 others right; 400,128 parameters",
         tag="scaled",
-        differs="The same sums, split, width, depth, batch, epochs, rate and optimizer. A tag and "
-        "separators frame the digits, the output matrix is the embedding, dropout is on the "
-        "embedding and the blocks' outputs but not on attention weights, and the end of the answer "
-        "counts in the loss.",
+        differs="The same sums, split, width, depth, batch, epochs, peak rate and optimizer. A tag "
+        "and separators frame the digits, the output matrix is the embedding and decays with the "
+        "other matrices, dropout is on the embedding and the blocks' outputs but not on attention "
+        "weights, the end of the answer counts in the loss, and the rate's cosine ends at a tenth "
+        "instead of being cut off there.",
         minutes=15,
         run=adder,
     ),
@@ -391,8 +449,10 @@ ROWS = (
         "decay shortens the delay most",
         tag="scaled",
         differs="Same table, share, width, depth, heads, batch, rate, betas, warm-up, and loss on "
-        "the answer alone. The model normalizes before its blocks and not after, has GELU, biases, "
-        "learned positions and a tied output matrix; a tag and separators frame the equation.",
+        "the answer alone. 3,000 steps instead of 100,000, validated at twelve of each decade, so "
+        "that a step is known to a factor of 1.2. The model normalizes before its blocks and not "
+        "after, has GELU instead of ReLU, biases, learned positions instead of sines and a tied "
+        "output matrix; weight decay is on matrices only; a tag and separators frame the equation.",
         minutes=150,
         run=grokking,
     ),
@@ -414,7 +474,9 @@ ROWS = (
         published="at a few thousand samples reversed sums are far ahead of plain ones",
         tag="scaled",
         differs="Width 64 and 2 layers instead of 384 and 6, 4,000 steps of 128 instead of 10,000 "
-        "of 256, loss on the answer alone, one sum a sequence, digit counts drawn uniformly.",
+        "(reversed: 5,000) of 256, no dropout instead of 0.2, rate 1.6e-3 instead of 1e-3, loss on "
+        "the answer alone, one sum a sequence, digit counts drawn uniformly, other examples for "
+        "each format.",
         minutes=240,
         run=reversed_sums,
     ),
@@ -425,7 +487,8 @@ ROWS = (
         published="3.5 to 3.8 bits a parameter of random strings; of facts 2 bits at 1,000 "
         "exposures and about 1 at 100",
         tag="scaled",
-        differs="27,424 parameters, strings of 32 symbols of 16 kinds, up to 6,000 exposures.",
+        differs="27,424 parameters, strings of 32 symbols of 16 kinds, 853 to 5,120 exposures; one "
+        "model of each, so that there is no interval.",
         minutes=10,
         run=capacity,
     ),
@@ -437,10 +500,10 @@ ROWS = (
         published="width 14 has all four held-out expressions (1.000 of all), widths 28, 56 and "
         "384 none (0.978); one run a size, the best of its evaluations",
         tag="scaled",
-        differs="Same expressions, layer, head, widths, peak rate, betas and decay. Whole "
-        "expressions instead of windows of the text, all of them in each step, 6,000 steps instead "
-        "of 30,000, "
-        "loss on the answer alone, a frame of tag and separators.",
+        differs="Same expressions, layer, head, peak rate, betas and no decay; widths 14, 28 and "
+        "56. Whole expressions instead of windows of the text, all of them in each step, 6,000 "
+        "steps instead of 30,000, a warm-up of 200 instead of 2,000, loss on the answer alone, "
+        "biases, a frame of tag and separators.",
         minutes=90,
         run=too_big_to_think,
     ),
@@ -496,11 +559,10 @@ def row_lines(row: Row, result: dict | None) -> list[str]:
         return [*lines, f"- **Here**: not run yet; `python studies/reproduce.py {row.name}`.", ""]
     lines += [f"- **Here**: {sentence}." for sentence in result["found"]]
     made, minutes = result["made_by"], result["seconds"] / 60
-    where = (
-        f"{made['device']}, {made['threads']} threads, commit {made['commit'][:7]}, "
-        if made
-        else ""
-    )
+    where = ""
+    if made:
+        commit = made["commit"][:7] if made["commit"] else "unknown"  # outside a git checkout
+        where = f"{made['device']}, {made['threads']} threads, commit {commit}, "
     return [*lines, f"- {where}{minutes:,.0f} min. `python studies/reproduce.py {row.name}`", ""]
 
 

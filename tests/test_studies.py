@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import evaluate_memorization
+import metrics
 import train_minigpt_4070 as trainer
 from data import generate, own_sets, tasks
 from runtime.errors import Halt, UserError
@@ -327,8 +328,11 @@ class ScriptedShop(Workshop):
 EXPECTED = {  # row -> what its sentences hold
     "adder": ["right of 1,000: 1000, 1000, 1000", "400,128 parameters"],
     "grokking": ["after 100 [100, 100] (8 of 8 seeds)", "100.0 times [100.0, 100.0]"],
-    "repeated-data": ["the loss is highest at 1 copies, 0.0000 [0.0000, 0.0000] above none"],
-    "reversed": ["1,000 samples, rope positions: plain 100.0%"],
+    "repeated-data": ["no repeat count has a higher loss than none"],
+    "reversed": [
+        "1,000 samples, rope positions: plain 100.0%",
+        "reversed less plain +0.0 [-0.5, +0.5] points",
+    ],
     "capacity": ["100 strings, 100 exposures each: 1.50 bits a parameter, 50.0%"],
     "too-big-to-think": [
         "width 14: all four right in the last model of 32 of 32 (100% [89%, 100%])"
@@ -356,10 +360,74 @@ def test_steps_to_a_rate_are_those_of_the_seeds_that_reached_it():
     lines = [{"step": s, "val_exact_match": r} for s, r in ((1, 0.2), (10, 0.96), (100, 0.9))]
     assert reproduce.first_step(lines, "val_exact_match") == 10
     assert reproduce.first_step(lines[:1], "val_exact_match") is None
-    assert reproduce.steps_words([100, 10_000, None]).endswith("(2 of 3 seeds)")
-    assert reproduce.steps_words([100, 10_000, None]).startswith("1,000 [")
-    assert reproduce.steps_words([100, None]) == "more than can be said (1 of 2 seeds)"
-    assert reproduce.delay_words([10, 10, None], [1000, 1000, 5]) == ": 100.0 times [100.0, 100.0]"
+    assert reproduce.steps_words([100, 10_000], 10_000).startswith("1,000 [")
+    assert reproduce.steps_words([100, 10_000], 10_000).endswith("(2 of 2 seeds)")
+
+
+def test_seeds_that_never_get_there_count_as_later_than_the_others():
+    """The mean of those that did would say 1,000, however many did not."""
+    words = reproduce.steps_words
+    assert words([100, 10_000, None], 20_000) == "10,000 in the median (2 of 3 seeds)"
+    assert words([100, None, None], 20_000) == "more than 20,000 in the median (1 of 3 seeds)"
+    delay = reproduce.delay_words
+    assert delay([10, 10, 10], [1000, 1000, 1000], 5000) == ": 100.0 [100.0, 100.0] times"
+    assert delay([10, 10, 10], [1000, None, None], 5000) == ": at least 500.0 times in the median"
+    assert delay([10, 10, None], [1000, 1000, 5], 5000) == ""
+
+
+def losses(**tops):
+    """Four seeds at 1, 4, 16 and 64 copies; the seeds differ more than what is added to each."""
+    seeds, noise = np.array([1.0, 1.5, 2.0, 2.5]), np.array([0.0, 0.01, -0.01, 0.005])
+    return {int(n[1:]): (seeds + top + noise * (top > 0)).tolist() for n, top in tops.items()}
+
+
+def test_a_peak_has_to_stand_out_from_both_ends_after_holm():
+    found = losses(n1=0, n4=0.1, n16=0.3, n64=0.2)
+    said = reproduce.peak_words(found)
+    above_none = [metrics.compare_seeds(found[n], found[1], paired=True) for n in (4, 16, 64)]
+    above_most = [metrics.compare_seeds(found[n], found[64], paired=True) for n in (4, 16)]
+    adjusted = metrics.holm([test["p"] for test in (*above_none, *above_most)])
+    assert said.startswith("the loss is highest at 16 copies: +0.3013 [+0.2")
+    assert f"p {'< 0.001' if adjusted[1] < 0.001 else f'= {adjusted[1]:.3f}'}, above none" in said
+    assert "+0.1000, above 64 copies" in said  # the same in every seed, so that t has no scale
+    assert said.endswith("p by Holm over 5 comparisons")
+    edge = reproduce.peak_words(losses(n1=0, n4=0.1, n16=0.2, n64=0.3))
+    assert edge.endswith("that is the most copies, so no peak in between was seen")
+    assert (
+        reproduce.peak_words(losses(n1=0.5, n4=0)) == "no repeat count has a higher loss than none"
+    )
+
+
+def test_formats_differ_by_seeds_and_by_their_examples():
+    plain, other = ([{"exact_match": v, "n": 500} for v in vs] for vs in ((0.5, 0.6), (0.7, 0.8)))
+    rates = {("plain", "rope"): plain, ("reversed", "rope"): other, ("padded", "rope"): plain}
+    said = reproduce.format_words(1000, "rope", rates)
+    found = metrics.over_seeds(other, minus=plain)
+    assert said.endswith(
+        f"reversed less plain +20.0 [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}] points"
+    )
+    assert found["low"] < 0.2 - 0.03  # equal differences of the seeds are not certain
+
+
+def test_a_slope_without_an_interval_is_said_all_the_same(tmp_path, monkeypatch):
+    slope = {"slope": 2.0, "slope_low": None, "slope_high": None, "n_counts": 3}
+    results = {"extraction": {kind: {"slope": slope} for kind in ("right", "wrong")}}
+    monkeypatch.setattr(Workshop, "call", lambda *args: None)
+    folder = tmp_path / "run/memorization"
+    folder.mkdir(parents=True)
+    (folder / "memorization_results.json").write_text(json.dumps(results))
+    wrong, _ = reproduce.regeneration(Workshop(tmp_path))
+    assert wrong.startswith("wrong answers: log-log slope 2.00 over 3 repeat counts")
+    assert wrong.endswith("100.0 times for ten times the copies")
+
+
+def test_a_result_from_outside_a_checkout_has_no_commit():
+    made = {"device": "x", "threads": 1, "commit": None, "torch": "2"}
+    result = {"found": ["so"], "seconds": 60, "made_by": made}
+    assert (
+        "- x, 1 threads, commit unknown, 1 min."
+        in reproduce.row_lines(reproduce.ROWS[0], result)[-2]
+    )
 
 
 @pytest.mark.parametrize(
