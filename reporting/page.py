@@ -247,7 +247,8 @@ def raw_numbers(one: Records) -> dict:
     )
 
 
-KEPT = ("epoch", "examples_seen", "train_exact_match", "val_exact_match", "train_loss", "val_loss")
+KEPT = ("epoch", "step", "examples_seen", "train_exact_match", "val_exact_match")
+KEPT += ("train_loss", "val_loss")
 
 
 def curve_of_seed(rows: list[dict]) -> dict:

@@ -101,24 +101,29 @@ def draw(figure, name: str, sheet: Sheet, inverted: bool = False) -> Drawing:
     figure.savefig(text, format="svg", transparent=True, metadata=NO_METADATA)
     markup = text.getvalue()
     markup = markup[markup.index("<svg") :]
+    markup = re.sub(r"<!--.*?-->\s*", "", markup, flags=re.S)
     markup = re.sub(r"<metadata>.*?</metadata>\s*", "", markup, flags=re.S)
     markup = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", markup, flags=re.S)
     opening = re.match(r"<svg[^>]*>", markup)[0]
     box = re.search(r'viewBox="[^"]*"', opening)[0]
     described = f'role="img" aria-labelledby="{name}-title" aria-describedby="{name}-about"'
-    markup = f'<svg {box} {described} class="{size_of(figure)}">' + markup[len(opening) :]
-    markup = re.sub(r'id="seed-(\d+)[^"]*"', r'class="seed" data-seed="\1"', markup)
-    markup = re.sub(r'\bid="', f'id="{name}-', markup)
-    markup = re.sub(r"url\(#", f"url(#{name}-", markup)
-    markup = re.sub(r'(?:xlink:)?href="#', f'href="#{name}-', markup)
-    markup = re.sub(r'(fill|stroke)="(#[0-9a-f]{6})"', lambda m: f'style="{m[1]}: {m[2]}"', markup)
-    markup = re.sub(
-        r'style="([^"]*)"', lambda m: f'class="{class_of(m[1], sheet, inverted)}"', markup
+    body = re.sub(
+        r"<\w[^>]*>", lambda tag: in_page(tag[0], name, sheet, inverted), markup[len(opening) :]
     )
-    markup = re.sub(r"-?\d+\.\d{2,}", fewer_digits, markup)
-    markup = re.sub(r"<!--.*?-->\s*", "", markup, flags=re.S)
+    markup = f'<svg {box} {described} class="{size_of(figure)}">{body}'
     markup = re.sub(r"\n\s*", "\n", markup)
     return Drawing(markup.strip(), title, caption, hover_points(figure))
+
+
+def in_page(tag: str, name: str, sheet: Sheet, inverted: bool) -> str:
+    """One tag with its ids, style and numbers as a page has them; texts between tags stay."""
+    tag = re.sub(r'\bid="seed-(\d+)[^"]*"', r'class="seed" data-seed="\1"', tag)
+    tag = re.sub(r'\bid="', f'id="{name}-', tag)
+    tag = re.sub(r"url\(#", f"url(#{name}-", tag)
+    tag = re.sub(r'(?:xlink:)?href="#', f'href="#{name}-', tag)
+    tag = re.sub(r"-?\d+\.\d{2,}", fewer_digits, tag)
+    tag = re.sub(r'\b(fill|stroke)="(#[0-9a-f]{6})"', r'style="\1: \2"', tag)
+    return re.sub(r'style="([^"]*)"', lambda m: f'class="{class_of(m[1], sheet, inverted)}"', tag)
 
 
 def fewer_digits(match: re.Match) -> str:

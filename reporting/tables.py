@@ -122,13 +122,14 @@ def effects_table(run: Run) -> Table:
 
 
 def counts_over_epochs_table(run: Run) -> Table:
-    """Exact match at each repeat count at each validated epoch."""
-    curves = {name: points_of(c) for name, c in repeat_count_curves(run, "epoch").items()}
+    """Exact match at each repeat count at each validation."""
+    place = epoch_or_step(run)
+    curves = {name: points_of(c) for name, c in repeat_count_curves(run, place).items()}
     rows = [
-        [f"{epoch:.0f}", *(with_interval(at.get(epoch, Point(math.nan))) for at in curves.values())]
-        for epoch in thinned(sorted(set().union(*curves.values())))
+        [f"{x:,.0f}", *(with_interval(at.get(x, Point(math.nan))) for at in curves.values())]
+        for x in thinned(sorted(set().union(*curves.values())))
     ]
-    return Table("Exact match by times in the training set", ("epoch", *curves), rows)
+    return Table("Exact match by times in the training set", (place, *curves), rows)
 
 
 def ood_table(run: Run) -> Table:
@@ -216,15 +217,16 @@ def exclusions_table(run: Run) -> Table:
 
 
 def compared_learning_table(runs: list[Run]) -> Table:
-    """Held-out exact match and the gap of each run at its validated epochs."""
+    """Held-out exact match and the gap of each run at its validations."""
     rows = []
     for run in runs:
-        held = curve(run, "epoch", held_out_key(run, "val_exact_match"), n=(held_n(run),))
-        gaps = points_of(curve(run, "epoch", held_out_key(run, "generalization_gap")))
-        for epoch, point in thinned(list(points_of(held).items()), MOST_ROWS // len(runs)):
-            gap = with_interval(gaps.get(epoch, Point(math.nan)))
-            rows.append((run.name, f"{epoch:.0f}", with_interval(point), gap))
-    names = ("run", "epoch", f"exact match, {held_out(runs)}", "train minus it")
+        place = epoch_or_step(run)
+        held = curve(run, place, held_out_key(run, "val_exact_match"), n=(held_n(run),))
+        gaps = points_of(curve(run, place, held_out_key(run, "generalization_gap")))
+        for x, point in thinned(list(points_of(held).items()), MOST_ROWS // len(runs)):
+            gap = with_interval(gaps.get(x, Point(math.nan)))
+            rows.append((run.name, f"{place} {x:,.0f}", with_interval(point), gap))
+    names = ("run", "at", f"exact match, {held_out(runs)}", "train minus it")
     return Table("Exact match over training", names, rows)
 
 

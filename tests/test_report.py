@@ -11,16 +11,18 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
+from matplotlib import rc_context
 
 import report
 from comparison.page import in_points
 from comparison.table import compare
 from metrics import is_there, verdict, wrong_spans
-from plots import Point
-from reporting import examples, gather, identity, svg
+from plots import Point, own_style
+from reporting import examples, gather, identity, svg, tables
 from reporting import verdict as verdicts
 from reporting.examples import as_json, choose, encode
 from reports import HOSTILE, SCRIPT, panel, plain, prediction
+from run_folders import curriculum_rows, write_rows
 from runtime.files import ROOT
 
 PARTS = ["verdict", "identity", "memory", "learning", "ood", "examples", "limits", "downloads"]
@@ -127,6 +129,22 @@ def test_a_page_holds_what_it_needs_and_asks_for_nothing(pages):
         assert len(page.encode()) < 1_000_000
 
 
+def test_32_seeds_of_50_epochs_with_long_texts_stay_under_a_megabyte(tmp_path):
+    numbers = " ".join(map(str, range(100, 120)))
+    lines = [
+        prediction(i, f"{i} {numbers}", numbers, "1 2 3 4 5 6", suite=f"ood_{i % 11}")
+        for i in range(6000)
+    ]
+    folder = plain(tmp_path / "many", seeds=32, lines=lines)
+    for seed in range(32):
+        write_rows(folder / f"seed_{seed}", curriculum_rows(50, seed))
+    page = page_of(folder, out=tmp_path / "many.html")
+    assert len(page.encode()) < 1_000_000
+    shown = len(data_of(page)["examples"]["wrong"])
+    assert 1500 < shown < 5000  # as many as fit
+    assert f"{shown:,} of 6,000 examples" in page
+
+
 def test_ids_are_unique(pages):
     for page in pages.values():
         ids = [value for _, name, value in Outline(page).attributes if name == "id"]
@@ -230,6 +248,19 @@ def test_values_on_hover_are_those_of_the_run(pages):
     suite = json.loads(json.dumps(data_of(pages["plain"])["raw"]["runs"]["plain"]["ood"]))
     rate = suite["headline"]["interpolation"]["exact_match"]
     assert f"exact match: interpolation at {100 * rate:.1f} %" in forest
+
+
+def test_validations_within_an_epoch_are_rows_of_their_own(tmp_path):
+    folder = plain(tmp_path / "steps")
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for i, row in enumerate(rows):
+        row |= {"epoch": 1 + i // 4, "train_exact_match_by_repeat_count": {"1": 0.5, "2": 0.6}}
+    write_rows(folder, rows)
+    (one,) = gather.gather([folder])
+    for table in (tables.learning_table(one.run), tables.counts_over_epochs_table(one.run)):
+        assert table.names[0] == "step"
+        assert len(table.rows) == len(rows)
+    assert len(tables.compared_learning_table([one.run]).rows) == len(rows)
 
 
 def test_several_runs_stand_in_one_page(folders, tmp_path):
@@ -429,6 +460,35 @@ def test_rows_of_a_panel_have_rates_bits_and_a_neighbour(folders):
     known = {(row["exact_in"], row["exact_out"]) for row in rows}
     assert known == {(1.0, 1.0), (1.0, 0.0)}  # by rule, and by lookup
     assert all(row["neighbour"] and row["distance"] >= 1 for row in rows)
+
+
+# ------------------------------------------------------------------------------------------------
+# figures
+# ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_on_a_figure_stays_to_the_last_digit():
+    from matplotlib.figure import Figure
+
+    texts = ["-12.98", "0.1234", 'id="x" url(#y) style="fill: #ff0000"', "<script>1.2345</script>"]
+    figure = Figure()
+    ax = figure.subplots()
+    for i, text in enumerate(texts):
+        ax.text(0.1, 0.2 * i, text)
+    with own_style(), rc_context(svg.RC):
+        markup = svg.draw(figure, "f", svg.Sheet()).markup
+    written = [html.unescape(t) for t in re.findall(r"<text[^>]*>(.*?)</text>", markup, re.S)]
+    assert set(texts) <= set(written)
+    assert "<script" not in markup
+    assert 'style="' not in re.sub(r"<text[^>]*>.*?</text>", "", markup, flags=re.S)
+
+
+def test_numbers_of_a_panel_are_on_its_figure(folders, pages):
+    path = folders["panel"] / "memorization/memorization_results.json"
+    figure = re.search(r'<figure id="r0-budget">.*?</svg>', pages["panel"], re.S)[0]
+    written = set(re.findall(r"<text[^>]*>(.*?)</text>", figure, re.S))
+    for row in json.loads(path.read_text())["budget"]:
+        assert {f"{row[part]:.2f}" for part in ("rule", "memory", "unexplained")} <= written
 
 
 # ------------------------------------------------------------------------------------------------
