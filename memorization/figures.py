@@ -103,7 +103,7 @@ def budget_figure(results: dict, columns: dict):
     label_axes(ax, title, "bits of an answer and its end", "")
     legend_below(ax)
     caption(
-        fig, f"Each bar starts where the one above it ends; black line: all bits. {unit(results)}."
+        fig, f"Each bar starts where the one above it ends; upright line: all bits. {unit(results)}."
     )
     return fig
 

@@ -145,6 +145,14 @@ def test_32_seeds_of_50_epochs_with_long_texts_stay_under_a_megabyte(tmp_path):
     assert f"{shown:,} of 6,000 examples" in page
 
 
+def test_the_example_in_docs_is_small_and_a_page_of_today():
+    page = (ROOT / "docs/example_report.html").read_text(encoding="utf-8")
+    assert len(page.encode()) < 1_000_000
+    assert (ROOT / "docs/example_report.png").stat().st_size < 150_000
+    script = (ROOT / "reporting/page.js").read_text(encoding="utf-8")
+    assert f"<script>{script}</script>" in page  # else make it again
+
+
 def test_ids_are_unique(pages):
     for page in pages.values():
         ids = [value for _, name, value in Outline(page).attributes if name == "id"]
