@@ -102,9 +102,8 @@ def budget_figure(results: dict, columns: dict):
     )
     label_axes(ax, title, "bits of an answer and its end", "")
     legend_below(ax)
-    caption(
-        fig, f"Each bar starts where the one above it ends; upright line: all bits. {unit(results)}."
-    )
+    said = "Each bar starts where the one above it ends; upright line: all bits."
+    caption(fig, f"{said} {unit(results)}.")
     return fig
 
 
