@@ -621,9 +621,10 @@ def answer_of_rel(prompt: str) -> str:
     if parts is None:
         raise ValueError(f"{prompt[:80]!r} is not a question about facts")
     facts, direction, hops, person = parts
-    if len(plain_number(hops)) > 9:
-        raise ValueError(f"{hops[:20]}... are too many hops")
     try:
+        # Only people among their own ancestors are reached by more hops than there are facts.
+        if by_value(plain_number(hops)) > by_value(str(len(facts))):
+            raise KeyError(hops)
         return answer_rel(facts, direction, int(hops), person)
     except KeyError:
         raise ValueError(f"the facts of {prompt[:80]!r} do not reach that far") from None

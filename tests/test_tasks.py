@@ -524,6 +524,8 @@ def test_perturbing_refuses_what_has_no_answer_or_no_edit():
         tasks.TASKS["add"].perturb(random.Random(0), "a + b")
     with pytest.raises(ValueError, match="do not reach"):
         tasks.TASKS["rel"].perturb(random.Random(0), "A>B ? up 1 A")
+    with pytest.raises(ValueError, match="do not reach"):  # in a circle too; it is not walked
+        tasks.TASKS["rel"].answer(f"A>A ? up {10**8} A")
     ring = " ".join(f"{a}>{a}" for a in ascii_uppercase)  # no fresh letter: only questions are left
     edited, answer = tasks.TASKS["rel"].perturb(random.Random(0), f"{ring} ? up 1 A")
     assert edited.startswith(ring)
