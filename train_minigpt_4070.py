@@ -33,7 +33,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from data.readers import RowFormat, columns_flag, tag_flag
-from runtime.cli import Parser, answer_early, bounded, leave, outcome, path_text
+from runtime.cli import Parser, answer_early, bounded, leave, outcome, path_text, printable
 from runtime.errors import Halt, NotFinite, UserError
 
 # ----------------------------------------------------------------------------------------------
@@ -2601,7 +2601,7 @@ def record_samples(data, predictions, epoch, step, replicas, to_screen):
             samples.append(sample)
             if to_screen and r == 0:
                 verdict = "right" if prediction == answer else f'wrong, expected "{answer}"'
-                tqdm.write(f'    {prompt}"{prediction}"    ({verdict})')
+                tqdm.write(printable(f'    {prompt}"{prediction}"    ({verdict})'))
         append_lines(replica.folder / "samples.jsonl", samples)
 
 

@@ -23,6 +23,7 @@ from data.tasks import TASKS, canonical_tags, size_of, split_example
 from evaluation.models import Replicas
 from evaluation.suites import REASONS, Suite, audit, in_brackets, map_tags, tags_to_map
 from evaluation.training import TRAINED, TrainingIndex
+from runtime.cli import printable
 from runtime.errors import UserError
 from train_minigpt_4070 import GPT, RUN_ON, Batch, score
 
@@ -349,7 +350,8 @@ def text_of(said: dict) -> str:
     if len(said["models"]) > 1:
         lines += share_lines(said)
     lines += training_lines(said)
-    return "\n".join([*lines, *(f"note: {note}" for note in said["notes"])])
+    lines += [f"note: {note}" for note in said["notes"]]
+    return "\n".join(map(printable, lines))
 
 
 # ----------------------------------------------------------------------------------------------

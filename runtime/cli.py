@@ -15,6 +15,8 @@ def outcome(work):
     """
     # A stream that was closed at the start (`>&-`) is None. Opened at once, os.devnull takes its
     # number, which otherwise the next file would get, and with it what a library prints.
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: SIM115
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     if sys.stderr is None:
@@ -55,6 +57,15 @@ def leave(code, said):
 def run_main(work):
     """Call work() for a script and return its exit code; a failure is one line on stderr."""
     return leave(*outcome(work))
+
+
+def printable(text):
+    """The text with everything a terminal would obey or hide as an escape: `\\x1b` for ESC.
+
+    >>> printable("[add] 1\\t+ 2 é")
+    '[add] 1\\\\t+ 2 é'
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def answer_early(read_flags):

@@ -424,6 +424,19 @@ class Terminal(io.StringIO):
         return True
 
 
+def test_control_characters_are_shown_and_not_sent_to_the_terminal(tmp_path, capsys):
+    train = tmp_path / "train.txt"
+    train.write_text("[add] 1 + 2\x1b[2J | 3")
+    path = save_model(tmp_path / "best_model.pth", train)
+    assert run(path, "[add] \x1b[31m1 + 2\r") == 0
+    _, shown = capsys.readouterr().out.split("\n", 1)
+    assert shown.startswith("\n[add] \\x1b[31m1 + 2\\r | ")
+    assert "`[add] 1 + 2\\x1b[2J | 3`, " in shown
+    assert shown.replace("\n", "").isprintable()
+    said = asked(capsys, path, "[add] \x1b[31m1 + 2\r")
+    assert said["prompt"] == "[add] \x1b[31m1 + 2\r"
+
+
 def test_at_a_terminal_a_mistake_ends_nothing(home, capsys, monkeypatch):
     lines, signs = iter(["[add] 1 + 2", "nothing", "[rev] 1 2"]), []
 

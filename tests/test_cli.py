@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cli import answer_early, run_main
+from runtime.cli import answer_early, printable, run_main
 from runtime.errors import EXIT_CODES, UserError
 from runtime.files import check_writable
 from runtime.records import seed_folder, seed_folders
@@ -164,6 +164,24 @@ def test_a_stream_that_is_closed_from_the_start_is_no_fault(closed):
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     said = "" if "2>&-" in closed else "error: the training set nothere.txt does not exist; "
     assert (done.returncode, done.stderr[: len(said) or None]) == (2, said)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has another way to close a stream")
+def test_standard_input_that_is_closed_from_the_start_is_empty():
+    program = (
+        "import sys\nfrom runtime.cli import run_main\n"
+        "run_main(lambda: print(sys.stdin.isatty(), list(sys.stdin)))"
+    )
+    command = f"exec \"{sys.executable}\" -c '{program}' <&-"
+    done = subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert (done.stdout, done.stderr) == ("False []\n", "")
+
+
+def test_what_a_terminal_would_obey_is_shown_as_an_escape():
+    assert printable("[add] 1 + 2 é 😀") == "[add] 1 + 2 é 😀"
+    assert printable("\x1b[2J\r\x00\t\u202e\ufeff") == r"\x1b[2J\r\x00\t\u202e\ufeff"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
