@@ -352,6 +352,16 @@ def test_seeds_that_only_one_run_has_are_left_out_of_pairs_and_named(tmp_path):
     assert (d.test, d.n) == ("Welch's t", [4, 3])
 
 
+def test_fewer_shared_seeds_than_half_make_no_pairs(tmp_path):
+    """Two of five: a pair of them would leave one degree of freedom."""
+    a, b = [0.5, 0.6, 0.72, 0.61, 0.55], [0.4, 0.55, 0.6, 0.5, 0.44]
+    seeds_of(tmp_path / "a", a, range(5))
+    seeds_of(tmp_path / "b", b, range(3, 8), lr=2)
+    d = at(compared(tmp_path / "a", tmp_path / "b"), "unseen: add")
+    assert (d.test, d.n) == ("Welch's t", [5, 5])
+    assert d.p == pytest.approx(scipy.stats.ttest_ind(a, b, equal_var=False).pvalue)
+
+
 def test_a_single_seed_beside_a_run_of_several_has_no_test_of_its_own_examples(tmp_path):
     seeds_of(tmp_path / "a", [0.5, 0.6, 0.72], range(3))
     make_run(tmp_path / "b", 0, {"add": 0.1}, {"add": 100}, lr=2)

@@ -46,14 +46,17 @@ def test_a_failed_command_is_one_sentence_with_its_last_line(tmp_path):
         Workshop(tmp_path).call("data/generate.py", "--tasks", "add")
 
 
-def test_a_stopped_command_stops_the_study_with_its_code(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("code", "expected"), [(130, 130), (143, 143), (-2, 130), (-15, 143)])
+def test_a_stopped_command_stops_the_study_with_its_code(tmp_path, monkeypatch, code, expected):
+    """By a signal that it handled, or by one that ended it."""
+
     class Stopped:
-        returncode = 130
+        returncode = code
 
     monkeypatch.setattr("subprocess.run", lambda *args, **kwargs: Stopped())
     with pytest.raises(Halt) as halt:
         Workshop(tmp_path).call("data/generate.py")
-    assert halt.value.code == 130
+    assert halt.value.code == expected
 
 
 # ------------------------------------------------------------------------------------------------
@@ -326,7 +329,7 @@ class ScriptedShop(Workshop):
 
 
 EXPECTED = {  # row -> what its sentences hold
-    "adder": ["right of 1,000: 1000, 1000, 1000", "400,128 parameters"],
+    "adder": ["right of 1,000: 1000, 1000, 1000", "400,128 parameters", "99.2%, 100.0%] of a"],
     "grokking": ["after 100 [100, 100] (8 of 8 seeds)", ": 100.0 [100.0, 100.0] times"],
     "repeated-data": ["no repeat count has a higher loss than none"],
     "reversed": [
@@ -354,6 +357,63 @@ def test_every_row_is_made_of_valid_commands_and_reads_their_results(row, tmp_pa
     assert row.tag in ("exact", "scaled", "shape")
     assert row.tag == "exact" or row.differs
     assert row.source in "\n".join(reproduce.row_lines(row, result))
+
+
+def written(row, folder):
+    """(tag, prompt, answer) of the rows that a row's data files hold, training first."""
+    getattr(reproduce, row)(ScriptedShop(folder))
+    files = [(folder / f"{name}.txt").read_text().splitlines() for name in ("train", "val")]
+    return [[tasks.split_example(raw) for raw in raws] for raws in files]
+
+
+def test_the_adder_has_mingpts_sums_and_split(tmp_path):
+    """play_math.ipynb prints its first training sum: 4 7 1 7, then 0 6 4."""
+    train, val = written("adder", tmp_path)
+    assert (len(train), len(val), len({prompt for _, prompt, _ in train + val})) == (
+        9000,
+        1000,
+        10**4,
+    )
+    assert train[0] == ("adder", "4717", "064")
+    for _, prompt, answer in train + val:
+        assert (len(prompt), len(answer)) == (4, 3)
+        assert int(answer) == int(prompt[:2]) + int(prompt[2:])
+
+
+def test_grokking_has_half_of_the_table(tmp_path):
+    train, val = written("grokking", tmp_path)
+    assert (len(train), len(val), len({prompt for _, prompt, _ in train + val})) == (
+        4704,
+        4705,
+        9409,
+    )
+    for _, prompt, answer in train + val:
+        a, b = (ord(number) - 0x100 for number in prompt.split("+"))
+        assert ord(answer) - 0x100 == (a + b) % 97
+
+
+def test_four_expressions_are_held_out_and_the_rest_is_trained_on(tmp_path):
+    """The 196 of data/as_math/train.txt in the repository, whose 5+7, 7+5, 5-7, 7-5 are missing."""
+    train, val = written("too_big_to_think", tmp_path)
+    assert [row[1:] for row in val] == [("5+7", "12"), ("7+5", "12"), ("5-7", "-2"), ("7-5", "2")]
+    assert (len(train), len({prompt for _, prompt, _ in train + val})) == (196, 200)
+    for _, (a, sign, b), answer in train:
+        assert int(answer) == int(a) + int(sign + b)
+
+
+def test_the_best_validation_is_told_apart_from_the_last(tmp_path, monkeypatch):
+    """Three seeds have all four at some time, one of them in the end; the fourth never."""
+    rates = [[0.0, 1.0, 0.75], [1.0, 0.5, 0.0], [0.5, 1.0, 1.0], [0.0, 0.5, 0.25]]
+    lines = [
+        [{"val_exact_match": r, "train_exact_match": 1.0, "train_n": 196} for r in of_seed]
+        for of_seed in rates
+    ]
+    monkeypatch.setattr(reproduce, "validations", lambda run: lines)
+    said = reproduce.too_big_to_think(ScriptedShop(tmp_path))[0]
+    low, high = (f"{end:.0%}" for end in metrics.wilson_interval(1, 4))
+    assert f"the last model of 1 of 4 (25% [{low}, {high}]) seeds" in said
+    assert "at some of 3 validations of 3 of 4 (75% [" in said
+    assert "a share of 0.50 [" in said
 
 
 def test_steps_to_a_rate_are_those_of_the_seeds_that_reached_it():
