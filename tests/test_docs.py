@@ -14,9 +14,10 @@ from runtime.errors import EXIT_CODES
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md"]
-PAGES += sorted((ROOT / "docs").glob("*.md"))
+PAGES += [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "studies").glob("*.md"))]
 SCRIPTS = [*sorted(ROOT.glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
 SCRIPTS += [ROOT / "data/generate.py", *sorted((ROOT / "recipes").glob("*.py"))]
+SCRIPTS += [path for path in sorted((ROOT / "studies").glob("*.py")) if path.stem != "__init__"]
 FOREIGN_FLAGS = {  # of pip, ruff, npm, torchrun and sbatch
     *("--index-url", "--check", "--no-save"),
     *("--standalone", "--nproc_per_node", "--max-restarts", "--nnodes", "--rdzv-endpoint"),
