@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import random
 import re
+import signal
 
 import numpy as np
 import pytest
@@ -46,16 +48,48 @@ def test_a_failed_command_is_one_sentence_with_its_last_line(tmp_path):
         Workshop(tmp_path).call("data/generate.py", "--tasks", "add")
 
 
-@pytest.mark.parametrize(("code", "expected"), [(130, 130), (143, 143), (-2, 130), (-15, 143)])
-def test_a_stopped_command_stops_the_study_with_its_code(tmp_path, monkeypatch, code, expected):
-    """By a signal that it handled, or by one that ended it."""
+SAVES = """
+import os, signal, sys, time
+from pathlib import Path
 
-    class Stopped:
-        returncode = code
+def save(number, frame):
+    Path(sys.argv[1]).write_text("saved")
+    sys.exit(143)
 
-    monkeypatch.setattr("subprocess.run", lambda *args, **kwargs: Stopped())
+signal.signal(signal.SIGTERM, save)
+os.kill(int(sys.argv[2]), int(sys.argv[3]))
+for _ in range(3000):
+    time.sleep(0.01)
+sys.exit(1)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends signals of POSIX")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_to_the_study_lets_the_command_save_and_stops_both(tmp_path, name):
+    script, number = tmp_path / "saves.py", getattr(signal, name)
+    script.write_text(SAVES)
+    came = []
+    before = signal.signal(number, lambda number, frame: came.append(number))  # nohup ignores HUP
+    try:
+        with pytest.raises(Halt, match="give the same command again") as halt:
+            Workshop(tmp_path / "a").call(str(script), tmp_path / "state", os.getpid(), int(number))
+        os.kill(os.getpid(), number)  # now it is the caller's again
+    finally:
+        signal.signal(number, before)
+    assert came == [number]
+    assert halt.value.code == 128 + number
+    assert (tmp_path / "state").read_text() == "saved"
+    assert len((tmp_path / "a/durations.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends signals of POSIX")
+@pytest.mark.parametrize(("code", "expected"), [(130, 130), (143, 143), (-9, 137), (-15, 143)])
+def test_a_stopped_command_stops_the_study_with_its_code(tmp_path, code, expected):
+    end = f"sys.exit({code})" if code > 0 else f"os.kill(os.getpid(), {-code})"
+    (tmp_path / "stops.py").write_text(f"import os, sys\n{end}")
     with pytest.raises(Halt) as halt:
-        Workshop(tmp_path).call("data/generate.py")
+        Workshop(tmp_path).call(str(tmp_path / "stops.py"))
     assert halt.value.code == expected
 
 
