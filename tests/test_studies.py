@@ -223,11 +223,18 @@ def test_a_copy_is_worth_what_it_adds_to_the_rule(rule, worth):
     assert found == pytest.approx((worth,) * 3)
 
 
-def test_a_copy_has_no_worth_outside_what_was_measured():
+def test_a_share_outside_what_was_measured_is_beyond_it():
     once = curve([0.25, 0.50, 0.75, 0.9])
-    for rule in (0.2, 0.95):
+    for rule, worth, words in ((0.2, -math.inf, "less"), (0.95, math.inf, "more")):
         repeated = curve([rule, rule], distinct=(200, 300), rows=(400, 600))
-        assert study.worth_of_a_copy(once, repeated, 0, rng()) is None
+        assert study.worth_of_a_copy(once, repeated, 0, rng()) == (worth,) * 3
+        assert study.worth_words(once, repeated, 0) == f"{words} than was measured"
+
+
+def test_levels_never_fall_and_noise_is_no_rise():
+    rows = np.array([[1, 3, 2, 5], [1, 2, 3, 4], [4, 3, 2, 1], [0, 2, 2, 1]], dtype=float)
+    expected = [[1, 2.5, 2.5, 5], [1, 2, 3, 4], [2.5] * 4, [0, 5 / 3, 5 / 3, 5 / 3]]
+    assert study.ascending(rows) == pytest.approx(np.array(expected))
 
 
 def test_draws_beyond_what_was_measured_bound_no_interval():
@@ -238,12 +245,14 @@ def test_draws_beyond_what_was_measured_bound_no_interval():
     assert 2.9 < value < 3
     assert low < 2.9
     assert high == math.inf
-    assert study.worth_words(once, repeated, 0).endswith(
-        "more than was measured] distinct examples"
-    )
-    # Below all of it a copy takes away more than it can: it leaves none of the 200.
+    assert study.worth_words(once, repeated, 0).endswith(", more than was measured]")
     repeated = curve([0.2501, 0.9], distinct=(200, 300), rows=(400, 600), error=0.01)
-    assert study.worth_of_a_copy(once, repeated, 0, rng())[1] == -1
+    assert study.worth_of_a_copy(once, repeated, 0, rng())[1] == -math.inf
+    # As (sums, 2000, a tenth 16 times) came out: above all levels, but not beyond doubt.
+    repeated = curve([0.92, 0.9], distinct=(200, 300), rows=(400, 600), error=0.05)
+    value, low, _ = study.worth_of_a_copy(once, repeated, 0, rng())
+    assert value == math.inf
+    assert 1 < low < 3
 
 
 def test_a_crossing_beyond_the_cells_says_so():
