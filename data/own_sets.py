@@ -89,7 +89,8 @@ def draw_sets(spec: OwnSet, seed: int) -> dict[str, list[str]]:
 def training_rows(spec: OwnSet, task: str, seed: int) -> list[str]:
     """The training rows of one task. No example has two repeat counts.
 
-    The examples of a smaller set with the same seed are the first of a larger one. The wrong
+    The examples of a smaller set with the same seed are the first of a larger one. Counts above 1
+    go to those drawn first: where short examples are few, these are the shorter ones. The wrong
     answers are spread evenly over each repeat count. All copies of an example have the same answer.
     """
     rng, noise = random.Random(f"{seed} own {task}"), random.Random(f"{seed} own {task} noise")

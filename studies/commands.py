@@ -3,8 +3,10 @@
 import json
 import platform
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +26,8 @@ class Workshop:
     def call(self, script: str, *flags) -> None:
         """Run one of the project's scripts; its output goes to commands.log in the folder.
 
-        UserError where it fails. A command stopped by a signal stops the study with its exit code:
-        both go on where they were when they are given again.
+        UserError where it fails. A signal to the study stops the command, which saves, and one to
+        the command stops the study: both go on where they were when they are given again.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         words = [script, *map(str, flags)]
@@ -35,13 +37,14 @@ class Workshop:
             with open(log, "a") as out:
                 print("$ python", shlex.join(words), file=out, flush=True)
                 command = [sys.executable, str(ROOT / script), *words[1:]]
-                code = subprocess.run(command, stdout=out, stderr=out, check=False).returncode
+                code, received = run_to_end(command, out)
         finally:
             seconds = round(time.monotonic() - start, 1)
             with open(self.folder / "durations.jsonl", "a") as out:
                 out.write(json.dumps({"command": shlex.join(words), "seconds": seconds}) + "\n")
-        if code in STOPPED or code < 0:
-            raise Halt(code if code > 0 else 128 - code, "give the same command again to go on")
+        if received or code in STOPPED or code < 0:
+            number = received or (-code if code < 0 else code - 128)
+            raise Halt(128 + number, "give the same command again to go on")
         if code:
             last = (log.read_text(errors="replace").strip().splitlines() or [""])[-1]
             raise UserError(
@@ -54,6 +57,34 @@ class Workshop:
         path = self.folder / "durations.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         return round(sum(json.loads(line)["seconds"] for line in lines), 1)
+
+
+def run_to_end(command: list[str], out) -> tuple[int, int | None]:
+    """Run a command; return (its exit code, the signal that came meanwhile or None).
+
+    `subprocess.run` kills the command on Ctrl-C before it can save, and a study that dies of
+    another signal leaves it running. So each signal is passed on as SIGTERM, and the end awaited.
+    """
+    received, running, before = [], [], {}
+
+    def pass_on(number, frame):
+        received.append(number)
+        for process in running:
+            process.terminate()
+
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
+            number = getattr(signal, name, None)  # Windows lacks some
+            if number and signal.getsignal(number) not in (signal.SIG_IGN, None):
+                before[number] = signal.signal(number, pass_on)
+    try:
+        running.append(subprocess.Popen(command, stdout=out, stderr=out))
+        if received:  # before there was a process to pass it on to
+            running[0].terminate()
+        return running[0].wait(), received[0] if received else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def read_json(path: Path) -> dict:

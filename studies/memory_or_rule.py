@@ -316,28 +316,42 @@ def crossing(curve: Curve, parts: tuple, rng: np.random.Generator) -> tuple[floa
     return interval_of(found)
 
 
-def worth_of_a_copy(once: Curve, repeated: Curve, i: int, rng) -> tuple[float, float, float] | None:
+def ascending(rows: np.ndarray) -> np.ndarray:
+    """The nearest values that never fall, by least squares, of each row of float [m, n].
+
+    Value i is the largest over j <= i of the smallest over k >= i of the mean of values j to k
+    (Barlow et al. 1972). A running maximum would take noise for a rise.
+    """
+    n = rows.shape[1]
+    means = {(j, k): rows[:, j : k + 1].mean(axis=1) for j in range(n) for k in range(j, n)}
+    columns = [
+        np.max([np.min([means[j, k] for k in range(i, n)], axis=0) for j in range(i + 1)], axis=0)
+        for i in range(n)
+    ]
+    return np.stack(columns, axis=1)
+
+
+def worth_of_a_copy(once: Curve, repeated: Curve, i: int, rng) -> tuple[float, float, float]:
     """How many distinct examples each further copy in cell i of `repeated` stands for.
 
     What that cell has right by rule, some number of distinct examples has without repetition. What
     this number has above the cell's own, divided by its further copies, is the worth of one: 1
     where a copy teaches the rule as a new example would, 0 where it teaches nothing, below 0 where
-    it does harm. None where nothing is repeated, or the share is outside what was measured
-    without repetition. A draw above it counts as infinite, one below as no distinct example at all.
+    it does harm. Infinite, or -infinite, where the share is above, or below, all that was measured
+    without repetition. The cell has to have copies.
     """
     rule = SHARES[0]
-    levels = drawn(once.means[rule], once.errors[rule], once.degrees, rng)
-    levels = np.maximum.accumulate(levels, axis=1)
+    levels = ascending(drawn(once.means[rule], once.errors[rule], once.degrees, rng))
     wanted = drawn(repeated.means[rule], repeated.errors[rule], repeated.degrees, rng)[:, i]
-    copies = repeated.trained_rows[i] - repeated.distinct[i]
-    if copies < 1 or not levels[0, 0] <= wanted[0] <= levels[0, -1]:
-        return None
-    x = np.log2(once.distinct)
-    same = [
-        np.interp(w, row, x, left=-math.inf, right=math.inf)
-        for w, row in zip(wanted, levels, strict=True)
-    ]
-    return interval_of((2 ** np.array(same) - repeated.distinct[i]) / copies)
+    x, copies = np.log2(once.distinct), repeated.trained_rows[i] - repeated.distinct[i]
+    logs = np.array(
+        [
+            np.interp(w, row, x, left=-math.inf, right=math.inf)
+            for w, row in zip(wanted, levels, strict=True)
+        ]
+    )
+    same = np.where(np.isneginf(logs), -math.inf, 2**logs)
+    return interval_of((same - repeated.distinct[i]) / copies)
 
 
 def with_ends(words: list[str]) -> str:
@@ -357,18 +371,10 @@ def crossing_words(curve: Curve, parts: tuple) -> str:
 
 
 def worth_words(once: Curve, curve: Curve, i: int) -> str:
-    """What a copy in cell i is worth, as the end of a sentence."""
+    """`0.98 [0.50, 1.21]`: the worth of a copy in cell i, where it is within what was measured."""
+    beyond = {math.inf: "more than was measured", -math.inf: "less than was measured"}
     worth = worth_of_a_copy(once, curve, i, np.random.default_rng(0))
-    if worth is None:
-        few = curve.means[SHARES[0]][i] < once.means[SHARES[0]][0]
-        extreme = "fewer" if few else "more"
-        return f"{extreme} answers are right by rule than in any cell without repetition"
-    words = ["more than was measured" if math.isinf(n) else f"{n:.2f}" for n in worth]
-    copies = curve.trained_rows[i] - curve.distinct[i]
-    return (
-        f"to the rule each of {copies:,} further copies is worth {with_ends(words)} distinct "
-        "examples"
-    )
+    return with_ends([beyond.get(n, f"{n:.2f}") for n in worth])
 
 
 def sentences(lines: list[dict]) -> list[str]:
@@ -386,7 +392,9 @@ def sentences(lines: list[dict]) -> list[str]:
                 f"{shares} distinct examples on, and more bits are from {bits} on."
             )
             said += [
-                f"{task}, {repetition}, {n:,} distinct examples: {worth_words(once, curve, i)}."
+                f"{task}, {repetition}, {n:,} distinct examples: to the rule each of "
+                f"{curve.trained_rows[i] - n:,} further copies is worth "
+                f"{worth_words(once, curve, i)} distinct examples."
                 for i, n in enumerate(curve.distinct)
                 if curve.trained_rows[i] > n
             ]

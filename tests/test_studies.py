@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import random
 import re
+import signal
 
 import numpy as np
 import pytest
@@ -46,16 +48,48 @@ def test_a_failed_command_is_one_sentence_with_its_last_line(tmp_path):
         Workshop(tmp_path).call("data/generate.py", "--tasks", "add")
 
 
-@pytest.mark.parametrize(("code", "expected"), [(130, 130), (143, 143), (-2, 130), (-15, 143)])
-def test_a_stopped_command_stops_the_study_with_its_code(tmp_path, monkeypatch, code, expected):
-    """By a signal that it handled, or by one that ended it."""
+SAVES = """
+import os, signal, sys, time
+from pathlib import Path
 
-    class Stopped:
-        returncode = code
+def save(number, frame):
+    Path(sys.argv[1]).write_text("saved")
+    sys.exit(143)
 
-    monkeypatch.setattr("subprocess.run", lambda *args, **kwargs: Stopped())
+signal.signal(signal.SIGTERM, save)
+os.kill(int(sys.argv[2]), int(sys.argv[3]))
+for _ in range(3000):
+    time.sleep(0.01)
+sys.exit(1)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends signals of POSIX")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_to_the_study_lets_the_command_save_and_stops_both(tmp_path, name):
+    script, number = tmp_path / "saves.py", getattr(signal, name)
+    script.write_text(SAVES)
+    came = []
+    before = signal.signal(number, lambda number, frame: came.append(number))  # nohup ignores HUP
+    try:
+        with pytest.raises(Halt, match="give the same command again") as halt:
+            Workshop(tmp_path / "a").call(str(script), tmp_path / "state", os.getpid(), int(number))
+        os.kill(os.getpid(), number)  # now it is the caller's again
+    finally:
+        signal.signal(number, before)
+    assert came == [number]
+    assert halt.value.code == 128 + number
+    assert (tmp_path / "state").read_text() == "saved"
+    assert len((tmp_path / "a/durations.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends signals of POSIX")
+@pytest.mark.parametrize(("code", "expected"), [(130, 130), (143, 143), (-9, 137), (-15, 143)])
+def test_a_stopped_command_stops_the_study_with_its_code(tmp_path, code, expected):
+    end = f"sys.exit({code})" if code > 0 else f"os.kill(os.getpid(), {-code})"
+    (tmp_path / "stops.py").write_text(f"import os, sys\n{end}")
     with pytest.raises(Halt) as halt:
-        Workshop(tmp_path).call("data/generate.py")
+        Workshop(tmp_path).call(str(tmp_path / "stops.py"))
     assert halt.value.code == expected
 
 
@@ -189,11 +223,18 @@ def test_a_copy_is_worth_what_it_adds_to_the_rule(rule, worth):
     assert found == pytest.approx((worth,) * 3)
 
 
-def test_a_copy_has_no_worth_outside_what_was_measured():
+def test_a_share_outside_what_was_measured_is_beyond_it():
     once = curve([0.25, 0.50, 0.75, 0.9])
-    for rule in (0.2, 0.95):
+    for rule, worth, words in ((0.2, -math.inf, "less"), (0.95, math.inf, "more")):
         repeated = curve([rule, rule], distinct=(200, 300), rows=(400, 600))
-        assert study.worth_of_a_copy(once, repeated, 0, rng()) is None
+        assert study.worth_of_a_copy(once, repeated, 0, rng()) == (worth,) * 3
+        assert study.worth_words(once, repeated, 0) == f"{words} than was measured"
+
+
+def test_levels_never_fall_and_noise_is_no_rise():
+    rows = np.array([[1, 3, 2, 5], [1, 2, 3, 4], [4, 3, 2, 1], [0, 2, 2, 1]], dtype=float)
+    expected = [[1, 2.5, 2.5, 5], [1, 2, 3, 4], [2.5] * 4, [0, 5 / 3, 5 / 3, 5 / 3]]
+    assert study.ascending(rows) == pytest.approx(np.array(expected))
 
 
 def test_draws_beyond_what_was_measured_bound_no_interval():
@@ -204,12 +245,14 @@ def test_draws_beyond_what_was_measured_bound_no_interval():
     assert 2.9 < value < 3
     assert low < 2.9
     assert high == math.inf
-    assert study.worth_words(once, repeated, 0).endswith(
-        "more than was measured] distinct examples"
-    )
-    # Below all of it a copy takes away more than it can: it leaves none of the 200.
+    assert study.worth_words(once, repeated, 0).endswith(", more than was measured]")
     repeated = curve([0.2501, 0.9], distinct=(200, 300), rows=(400, 600), error=0.01)
-    assert study.worth_of_a_copy(once, repeated, 0, rng())[1] == -1
+    assert study.worth_of_a_copy(once, repeated, 0, rng())[1] == -math.inf
+    # As (sums, 2000, a tenth 16 times) came out: above all levels, but not beyond doubt.
+    repeated = curve([0.92, 0.9], distinct=(200, 300), rows=(400, 600), error=0.05)
+    value, low, _ = study.worth_of_a_copy(once, repeated, 0, rng())
+    assert value == math.inf
+    assert 1 < low < 3
 
 
 def test_a_crossing_beyond_the_cells_says_so():
