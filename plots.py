@@ -350,6 +350,11 @@ def points(value: float) -> str:
     return f"{100 * value:+.1f} points"
 
 
+def loss_text(value: float) -> str:
+    """Three digits, zeros too: `1.20` beside `1.19`, `104`."""
+    return f"{value:#.3g}".rstrip(".")
+
+
 def extremes(values: dict[str, float], show: Callable[[float], str] = percent) -> str:
     """`highest copy 99.0 %, lowest rel 41.0 %`."""
     if len(values) < 2:
@@ -507,7 +512,9 @@ def learning_figure(run: Run):
         values = np.concatenate([c.value for c in losses.values()])
         if values.min() > 0 and values.max() > 20 * values.min():
             log_axis(axes[-1].yaxis, values.min(), values.max())
-        ends = ", ".join(f"{name} {c.value[-1]:.3g}" for name, c in losses.items() if len(c.x))
+        ends = ", ".join(
+            f"{name} {loss_text(c.value[-1])}" for name, c in losses.items() if len(c.x)
+        )
         x = training_axis(axes[-1], key, [run])
         label_axes(axes[-1], f"Final loss: {ends}", x, "loss (nats per token)")
     for ax in axes:
@@ -703,7 +710,7 @@ def draw_repeat_counts(ax, points: dict[str, dict[int, Point]], unit: str) -> No
     name = unit.split(" (")[0]
     title = f"{name.capitalize()} by repeat count"
     if len(points) == 1:
-        show = percent if name == "exact match" else "{:.3g}".format
+        show = percent if name == "exact match" else loss_text
         title += ": " + ", ".join(f"{show(value[i])} at {counts[i]:g}" for i in (0, -1))
     if name == "exact match":
         proportion_axis(ax.yaxis)

@@ -33,7 +33,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from data.readers import RowFormat, columns_flag, tag_flag
-from runtime.cli import Parser, answer_early, bounded, leave, outcome, path_text, printable
+from runtime.cli import (
+    Parser,
+    answer_early,
+    bounded,
+    count_text,
+    leave,
+    outcome,
+    path_text,
+    printable,
+)
 from runtime.errors import Halt, NotFinite, UserError
 
 # ----------------------------------------------------------------------------------------------
@@ -1655,8 +1664,9 @@ def panel_lines(plan: Plan, data: Data) -> list[str]:
     n_canaries, n_rows = len(panel.canaries), int(panel.canary_counts(0).sum())
     n_scores = (len(panel.ledger_rows) + len(data.held_out_examples)) * len(plan.ledger_epochs)
     lines = [
-        f"panel   each seed trains on {panel.subsets.n_drawn:,} of {panel.subsets.n_prompts:,} "
-        f"examples of its own, {plan.epoch_rows[-1]:,} rows an epoch; early stopping is off",
+        f"panel   each seed trains on its own {panel.subsets.n_drawn:,} of the "
+        f"{panel.subsets.n_prompts:,} examples, {plan.epoch_rows[-1]:,} rows an epoch; early "
+        "stopping is off",
         f"ledger  {panel.n_followed:,} training and {len(data.held_out_examples):,} held-out "
         f"examples after epochs {epochs}: about {n_scores * 2.2 / 2**20:,.1f} MiB a seed",
     ]
@@ -1673,15 +1683,16 @@ def plan_lines(plan: Plan, data: Data, seeds: list[int]) -> list[str]:
     """The lines that a run prints before it starts, and --dry_run instead of it."""
     c, lines = plan.config, [*audit_lines(data), *panel_lines(plan, data)]
     lines.append(
-        f"model   {plan.n_params:,} parameters (d_model {c.d_model}, {c.n_layers} layers, "
-        f"{c.n_heads} heads, d_ff {c.d_ff}, {c.pos}), vocabulary {c.vocab_size}, "
+        f"model   {plan.n_params:,} parameters (d_model {c.d_model}, "
+        f"{count_text(c.n_layers, 'layer')}, {count_text(c.n_heads, 'head')}, "
+        f"d_ff {c.d_ff}, {c.pos}), vocabulary {c.vocab_size}, "
         f"examples of up to {c.max_len - RUN_ON} characters"
         + (f"; {len(seeds)} seeds side by side" if len(seeds) > 1 else "")
     )
     scaled = "" if plan.peak_lr == plan.lr else f" = {plan.lr:g} x 1024 / {c.d_model}"
     lines.append(
-        f"steps   {plan.total_steps:,} of {plan.effective_batch} examples in {plan.epochs} epochs, "
-        f"peak learning rate {plan.peak_lr:.2e}{scaled}"
+        f"steps   {plan.total_steps:,} of {plan.effective_batch} examples in "
+        f"{count_text(plan.epochs, 'epoch')}, peak learning rate {plan.peak_lr:.2e}{scaled}"
         + ("; Muon on the blocks' matrices, AdamW on the rest" * (plan.optimizer == "muon"))
     )
     if plan.warmup_steps < plan.warmup_asked:
@@ -1707,8 +1718,9 @@ def plan_lines(plan: Plan, data: Data, seeds: list[int]) -> list[str]:
         others = [task for task in plan.stages[-1].tasks if task not in TASKS]
         if others:
             lines.append(f"note    outside the curriculum, in its last stage: {', '.join(others)}")
+    threads = torch.get_num_threads()
     lines.append(
-        f"device  {plan.device}, {plan.precision}, {torch.get_num_threads()} threads; about "
+        f"device  {plan.device}, {plan.precision}, {count_text(threads, 'thread')}; about "
         f"{plan.step_bytes / 2**20:,.0f} MiB for a training step"
     )
     if plan.memory_problem:
@@ -2712,8 +2724,8 @@ def make_stepper(plan: Plan, data: Data, state: TrainingState) -> EagerSteps:
 def time_line(seconds: float, n_steps: int) -> str:
     """What `n_steps` steps of `seconds` each will take."""
     return (
-        f"time    about {duration(seconds * n_steps)} for {n_steps:,} steps of {seconds:.2g} s, "
-        "validation not counted"
+        f"time    about {duration(seconds * n_steps)} for {count_text(n_steps, 'step')} of "
+        f"{seconds:.2g} s, validation not counted"
     )
 
 

@@ -23,6 +23,7 @@ import math
 import pickle
 import random
 import re
+import shlex
 import string
 import sys
 from collections import Counter
@@ -551,10 +552,18 @@ def tasks_text() -> str:
     return "\n".join(lines)
 
 
+EXAMPLES = """\
+    python data/generate.py                     # everything standard, in a few seconds
+    python data/generate.py --only ood          # one part of it
+    python data/generate.py --tasks add sort --out mine
+    python data/generate.py --tasks add --rows 4000 --repeat_counts 1,4,16 --out repeated
+"""
+
+
 def build_parser() -> Parser:
     parser = Parser(
         "Write the standard training sets, validation sets and OOD suites, or with --tasks one's "
-        f"own set.\n\n{tasks_text()}"
+        f"own set.\n\n{EXAMPLES}\n{tasks_text()}"
     )
     only = {"nargs": "+", "choices": tuple(PARTS)}
     parser.add_argument("--only", **only, help="standard parts to write (default: all)")
@@ -602,6 +611,8 @@ def write_own_set(args) -> None:
     # The statistics come first: they say whose the files are, also where the writing was cut short.
     files = dict(sorted(own_files(spec, args.seed).items(), key=lambda file: file[0] != STATS))
     print_table(args.out, write_files(args.out, files))
+    command = ["python", ROOT / "train_minigpt_4070.py", "--data", args.out.resolve() / "train.pkl"]
+    print("next:", shlex.join(map(str, command)))
 
 
 def generate(args) -> None:

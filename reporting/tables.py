@@ -16,6 +16,7 @@ from plots import (
     epoch_or_step,
     failure_rows,
     level_curves,
+    loss_text,
     ood_rows,
     ood_suites,
     percent,
@@ -77,7 +78,7 @@ def learning_table(run: Run) -> Table:
         row = [f"{x:.0f}", f"{seen[x].value:,.0f}" if x in seen else "–"]
         row += [with_interval(at[name].get(x, Point(math.nan))) for name in curves]
         values = [at[name].get(x, Point(math.nan)).value for name in losses]
-        rows.append([*row, *("–" if math.isnan(v) else f"{v:.3g}" for v in values)])
+        rows.append([*row, *("–" if math.isnan(v) else loss_text(v) for v in values)])
     names = (place, "examples seen", *curves, *losses)
     return Table(f"Exact match and loss at each validated {place}", names, rows)
 
@@ -102,7 +103,7 @@ def repeats_table(run: Run) -> Table:
         loss = losses[count].value if count in losses else math.nan
         n = f"{point.n:,.0f}" if math.isfinite(point.n) else "–"
         row = (times_words(count, grouped), n, with_interval(point))
-        rows.append((*row, "–" if math.isnan(loss) else f"{loss:.3g}"))
+        rows.append((*row, "–" if math.isnan(loss) else loss_text(loss)))
     return Table(
         "Exact match by repeat count", ("times in training", "n", "exact match", "loss"), rows
     )

@@ -111,6 +111,11 @@ def path_text(text):
     return expanded
 
 
+def count_text(n: int, what: str) -> str:
+    """`1 layer`, `4 layers`, `1,000 steps`."""
+    return f"{n:,} {what}" + "s" * (n != 1)
+
+
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
     """Shows a default where there is one to show, and leaves the lines of a docstring alone."""
 

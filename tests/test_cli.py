@@ -10,12 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cli import answer_early, printable, run_main
+from runtime.cli import answer_early, count_text, printable, run_main
 from runtime.errors import EXIT_CODES, UserError
 from runtime.files import check_writable
 from runtime.records import seed_folder, seed_folders
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_one_thing_is_no_plural():
+    texts = [count_text(n, "step") for n in (0, 1, 2, 1000)]
+    assert texts == ["0 steps", "1 step", "2 steps", "1,000 steps"]
 
 
 def raising(error):
@@ -126,7 +131,7 @@ def test_done_is_zero_and_a_bug_keeps_its_traceback():
 
 LOUD = """
 import sys
-from runtime.cli import answer_early, run_main
+from runtime.cli import answer_early, count_text, run_main
 from runtime.errors import EXIT_CODES, UserError
 def work():
     print("x" * {n})

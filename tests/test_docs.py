@@ -124,9 +124,9 @@ def test_the_readme_has_the_users_two_commands_and_the_second_is_the_default():
     assert second == {**bare, **found}
 
 
-LAYERS = ["runtime", "data", "metrics", "comparison", "plots", "reporting", "report"]
-LAYERS += ["train_minigpt_4070", "evaluation", "evaluate_ood"]
-TORCHLESS = ("data", "metrics", "comparison", "plots", "reporting", "report")
+LAYERS = ["runtime", "data", "metrics", "comparison", "plots", "memorization", "reporting"]
+LAYERS += ["report", "train_minigpt_4070", "evaluation", "evaluate_ood", "evaluate_memorization"]
+TORCHLESS = ("data", "metrics", "comparison", "plots", "memorization", "reporting", "report")
 
 
 def test_imports_run_one_way():
@@ -143,6 +143,18 @@ def test_imports_run_one_way():
             assert ours <= above, f"{name_of(path)} imports {sorted(ours - above)}"
             if name in TORCHLESS:
                 assert "torch" not in found, name_of(path)
+
+
+def test_the_layout_in_contributing_names_every_module():
+    table = text_of(ROOT / "CONTRIBUTING.md").split("## How the code is laid out")[1]
+    table = table.split("## ")[0]
+    packages = {path.parent for path in ROOT.glob("*/__init__.py")} - {ROOT / "tests"}
+    assert ROOT / "data" in packages
+    assert not [path.name for path in packages if f"`{path.name}/`" not in table]
+    assert not [path.name for path in ROOT.glob("*.py") if f"`{path.name}`" not in table]
+    for folder in ("runtime", "data", "comparison", "memorization", "evaluation"):
+        modules = {path.name for path in (ROOT / folder).glob("*.py")} - {"__init__.py"}
+        assert not [name for name in sorted(modules) if f"`{name}`" not in table], folder
 
 
 def test_the_citation_names_version_and_license():

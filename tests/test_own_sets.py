@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pickle
+import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -317,7 +318,11 @@ def test_a_second_run_changes_nothing_and_other_flags_replace_the_set(tmp_path, 
         (f"{flags} --seed 2", "written"),
     ):
         assert go(tmp_path, flags_) == 0
-        lines = [line.split() for line in capsys.readouterr().out.splitlines() if ".pkl" in line]
+        out = capsys.readouterr().out.splitlines()
+        trainer = str(generate.ROOT / "train_minigpt_4070.py")
+        data = str(tmp_path.resolve() / "train.pkl")
+        assert shlex.split(out.pop()) == ["next:", "python", trainer, "--data", data]
+        lines = [line.split() for line in out if ".pkl" in line]
         assert [(*line[:3], line[-1]) for line in lines] == [
             ("train.pkl", "40", "40", state),
             ("val.pkl", "5", "5", state),

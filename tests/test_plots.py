@@ -312,3 +312,12 @@ def test_failures_name_the_model_they_are_of(five_tasks):
     (best,) = [row["epoch"] for row in run.seeds[0] if row.get("best")]
     words = plots.failures_figure(run)._supxlabel.get_text()
     assert words == f"Unseen examples: the best model of epoch {best}."
+
+
+def test_losses_have_three_digits_whatever_they_end_in():
+    assert [plots.loss_text(loss) for loss in (1.2, 1.19, 0.0503, 104.2)] == [
+        "1.20",
+        "1.19",
+        "0.0503",
+        "104",
+    ]

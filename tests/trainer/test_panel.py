@@ -239,7 +239,7 @@ def test_dry_run_says_what_the_panel_is_and_writes_nothing(panel_world, capsys):
     assert start(panel_world, "--seeds", "0-3", "--dry_run") == 0
     said = capsys.readouterr().out
     n = len(set(build(ROWS).keys.tolist()))
-    assert f"panel   each seed trains on {round(n / 2)} of {n} examples of its own" in said
+    assert f"panel   each seed trains on its own {round(n / 2)} of the {n} examples, " in said
     assert "early stopping is off" in said
     assert not (panel_world / "run").exists()
 
