@@ -357,7 +357,10 @@ class ScriptedShop(Workshop):
             (args.model / "memorization/memorization_results.json").write_text(json.dumps(results))
 
     def write_run(self, args, seed):
-        """Training is right from step 100 on, what is unseen from step 10,000 on."""
+        """Training is right from step 100 on, what is unseen from step 10,000 on.
+
+        As with --eval_every, epochs without a validation have a line too.
+        """
         folder = self.folder / args.out_dir / f"seed_{seed}"
         folder.mkdir(parents=True)
         config = {"seeds": [seed], "derived": {"n_params": 400_128}, "device": "cpu", "threads": 1}
@@ -368,6 +371,8 @@ class ScriptedShop(Workshop):
             | {"train_exact_match": float(i >= 2), "train_n": 500, "val_loss": 1.0 + seed}
             for i in range(1, 6)
         ]
+        lines = [row for line in lines for row in ({"epoch": 0, "step": line["step"] - 1}, line)]
+        lines = [{**row, "epoch": i} for i, row in enumerate(lines, 1)]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
 
 
@@ -381,7 +386,8 @@ EXPECTED = {  # row -> what its sentences hold
     ],
     "capacity": ["100 strings, 100 exposures each: 1.50 bits a parameter, 50.0%"],
     "too-big-to-think": [
-        "width 14: all four right in the last model of 32 of 32 (100% [89%, 100%])"
+        "at some of 5 validations of 32 of 32",
+        "width 14: all four right in the last model of 32 of 32 (100% [89%, 100%])",
     ],
     "regeneration": ["log-log slope 3.00 [2.50, 3.50]", "1000.0 times for ten times the copies"],
 }
