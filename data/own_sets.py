@@ -89,14 +89,17 @@ def draw_sets(spec: OwnSet, seed: int) -> dict[str, list[str]]:
 def training_rows(spec: OwnSet, task: str, seed: int) -> list[str]:
     """The training rows of one task. No example has two repeat counts.
 
-    The examples of a smaller set with the same seed are the first of a larger one. Counts above 1
-    go to those drawn first: where short examples are few, these are the shorter ones. The wrong
-    answers are spread evenly over each repeat count. All copies of an example have the same answer.
+    The examples of a smaller set with the same seed are the first of a larger one. Which of them
+    have which count is drawn anew: where short examples are few, those drawn first are shorter. The
+    wrong answers are spread evenly over each repeat count. All copies of an example have the same
+    answer.
     """
     rng, noise = random.Random(f"{seed} own {task}"), random.Random(f"{seed} own {task} noise")
     n_examples = sum(spec.examples.values())
-    examples = iter(draw_examples(rng, spec, task, n_examples, owner="train"))
-    rows = []
+    examples = draw_examples(rng, spec, task, n_examples, owner="train")
+    if len(spec.examples) > 1:
+        examples = shuffled(random.Random(f"{seed} own {task} counts"), examples)
+    examples, rows = iter(examples), []
     for count, n in spec.examples.items():
         for i in range(n):
             raw = next(examples)
