@@ -461,10 +461,9 @@ HEADS += ["bits", *BITS]
 
 
 MIX = (
-    "A set repeats no example by chance, and short ones are few: 30 % of 250 sums have two numbers "
-    "of two digits, 80 % of 3,600. So a cell with more distinct examples is also "
-    "asked harder ones. This moves the crossings to larger numbers and raises the worth of a copy. "
-    "The examples that stand 16 times are the first drawn, and shorter than the rest."
+    "Every sum has two numbers of two digits. Lists differ: a set repeats no example by chance, "
+    "and those of one-digit numbers alone are few, 17 % of 500 lists and 2 % of 32,000. So a larger "
+    "set of lists is asked harder ones, which moves its crossing to larger numbers."
 )
 
 

@@ -282,17 +282,15 @@ def test_a_variant_is_told_apart_from_the_plain_cell():
     assert study.variant_sentences(lines[1:]) == []  # nothing to compare with
 
 
-def test_what_is_said_of_the_mix_of_sums_is_so():
-    spec = own_sets.OwnSet(sizes={"add": range(1, 3)}, examples={1: 3600}, val_rows=0)
-    rows = own_sets.draw_examples(
-        random.Random(f"{generate.SEED} own add"), spec, "add", 3600, "train"
-    )
-    long = [len(re.findall("[0-9]{2}", tasks.split_example(raw)[1])) == 2 for raw in rows]
-    shares = [f"{np.mean(long[:n]):.0%}".replace("%", " %") for n in (250, 3600)]
-    assert f"{shares[0]} of 250 sums" in study.MIX
-    assert f"{shares[1]} of 3,600" in study.MIX
-    assert max(study.TASKS["sums"][1]) == 3600
-    assert min(study.TASKS["sums"][1]) == 250
+def test_what_is_said_of_the_mix_of_lists_is_so():
+    spec = own_sets.OwnSet(sizes={"sort": range(3, 5)}, examples={1: 32_000}, val_rows=0)
+    rng = random.Random(f"{generate.SEED} own sort")
+    rows = own_sets.draw_examples(rng, spec, "sort", 32_000, "train")
+    short = [not re.search("[0-9]{2}", tasks.split_example(raw)[1]) for raw in rows]
+    assert f"{100 * np.mean(short[:500]):.0f} % of 500 lists" in study.MIX
+    assert f"{100 * np.mean(short):.0f} % of 32,000" in study.MIX
+    sizes = study.TASKS["sort"][1]
+    assert (min(sizes), max(sizes)) == (500, 32_000)
 
 
 def scripted_lines():
