@@ -462,8 +462,8 @@ HEADS += ["bits", *BITS]
 
 MIX = (
     "Every sum has two numbers of two digits. Lists differ: a set repeats no example by chance, "
-    "and those of one-digit numbers alone are few, 17 % of 500 lists and 2 % of 32,000. So a larger "
-    "set of lists is asked harder ones, which moves its crossing to larger numbers."
+    "and those of one-digit numbers alone are few, 17 % of 500 lists and 2 % of 32,000. So a "
+    "larger set of lists is asked harder ones, which moves its crossing to larger numbers."
 )
 
 
