@@ -56,7 +56,7 @@ from data.tasks import (
 )
 from runtime.cli import Parser, bounded, path, run_main
 from runtime.errors import UserError
-from runtime.files import ROOT, check_writable, write_atomically
+from runtime.files import MAX_PICKLE_BYTES, ROOT, check_writable, write_atomically
 
 SEED = 1337
 STATS = "dataset_stats.json"
@@ -599,6 +599,16 @@ def check_replaceable(folder: Path, spec: OwnSet) -> None:
             raise UserError(f"{folder / name} is of another set; move it or give another --out")
 
 
+def check_readable(files: dict[str, bytes]) -> None:
+    """UserError where a set has more bytes than a training run reads."""
+    for name, flag in (("train.pkl", "--rows"), ("val.pkl", "--val_rows")):
+        if len(files.get(name, b"")) > MAX_PICKLE_BYTES:
+            raise UserError(
+                f"{name} would have {len(files[name]):,} bytes, and a training run reads at most "
+                f"{MAX_PICKLE_BYTES:,}; give fewer {flag} or smaller --sizes"
+            )
+
+
 def write_own_set(args) -> None:
     """Write one's own set and print what it holds; nothing is written where a flag is wrong."""
     if args.only:
@@ -608,8 +618,10 @@ def write_own_set(args) -> None:
     spec = own_set(args)
     check_writable(args.out, "--out")
     check_replaceable(args.out, spec)
+    files = own_files(spec, args.seed)
+    check_readable(files)
     # The statistics come first: they say whose the files are, also where the writing was cut short.
-    files = dict(sorted(own_files(spec, args.seed).items(), key=lambda file: file[0] != STATS))
+    files = dict(sorted(files.items(), key=lambda file: file[0] != STATS))
     print_table(args.out, write_files(args.out, files))
     command = ["python", ROOT / "train_minigpt_4070.py", "--data", args.out.resolve() / "train.pkl"]
     print("next:", shlex.join(map(str, command)))

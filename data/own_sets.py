@@ -175,7 +175,10 @@ def add_flags(parser: Parser) -> None:
 
 def repeat_counts(text: str) -> tuple[int, ...]:
     """An argparse type: different repeat counts, with commas between them."""
-    counts = tuple(bounded(int, 1, 1_000_000)(word) for word in text.split(","))
+    try:
+        counts = tuple(bounded(int, 1, 1_000_000)(word) for word in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form 1,4,16") from None
     if len(set(counts)) < len(counts):
         raise argparse.ArgumentTypeError(f"{text} names a count twice")
     return counts

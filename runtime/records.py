@@ -47,8 +47,9 @@ KINDS = {  # in words -> whether a value is one
     "a text of 0 and 1": lambda v: isinstance(v, str) and set(v) <= set("01"),
     "a whole number from 1 on as a text": lambda v: re.fullmatch("[1-9][0-9]{0,14}", v) is not None,
     "a text": lambda v: isinstance(v, str) and v.isprintable(),
+    "a text of any characters": lambda v: isinstance(v, str),
 }
-NUMBER, RATE, DIFFERENCE, AMOUNT, COUNT, PAIR, BITS, COUNT_KEY, TEXT = KINDS
+NUMBER, RATE, DIFFERENCE, AMOUNT, COUNT, PAIR, BITS, COUNT_KEY, TEXT, STRING = KINDS
 EACH, EACH_COUNT = object(), object()  # stand for every key, which is a text or a COUNT_KEY
 
 
@@ -61,14 +62,23 @@ CONFIG = {
     "seeds": [COUNT],
     "arguments": {},
     "data": {
-        "audit": {"val_unseen": COUNT},
+        "audit": dict.fromkeys(
+            ("train_rows", "train_examples", "val_rows", "val_seen", "val_unseen"), COUNT
+        ),
         **{name: {"sha256": TEXT} for name in ("train", "val", "tokenizer")},
     },
-    "derived": {"stages": [{"tasks": [TEXT]}]},
+    "derived": {
+        "stages": [{"tasks": [TEXT]}],
+        **dict.fromkeys(("n_params", "n_layers", "d_model", "n_heads", "effective_batch"), COUNT),
+        **{"steps_total": COUNT, "dropout": AMOUNT, "pos": TEXT, "precision": TEXT},
+    },
+    "versions": dict.fromkeys(("python", "torch", "numpy", "platform", "cuda"), TEXT),
+    **{"threads": COUNT, "command": [STRING], "begun": TEXT, "git_commit": TEXT},
 }
 EPOCH = {
     **dict.fromkeys(("epoch", "step", "examples_seen", "val_n", "val_n_seen", "train_n"), COUNT),
-    **dict.fromkeys(("lr", "train_loss", "val_loss", "val_loss_seen"), NUMBER),
+    **dict.fromkeys(("lr", "train_loss", "val_loss", "val_loss_seen", "seconds"), NUMBER),
+    "seed": COUNT,
     **with_ends(RATE, "val_exact_match", "train_exact_match", "val_exact_match_seen"),
     **with_ends(DIFFERENCE, "generalization_gap", "gap", "gap_to_seen"),
     "tasks": [TEXT],
@@ -80,8 +90,10 @@ EPOCH = {
 }
 RATES = {"n": COUNT, **with_ends(RATE, "exact_match"), "loss": NUMBER}
 RATES |= {"examples": TEXT, "outcomes": BITS}  # which examples, and which of them are right
+RATES |= {"chance": RATE, "lookup": {EACH: AMOUNT}}  # exact match without a model
 BY_COUNT = {"group": COUNT, **RATES, "by_task": [{"group": TEXT, **RATES}]}
-MODEL = {"epoch": COUNT, "step": COUNT, "by_repeat_count": [BY_COUNT]}
+MODEL = {"epoch": COUNT, "step": COUNT, "held_out": TEXT, "by_repeat_count": [BY_COUNT]}
+MODEL |= {"by_task": [{"group": TEXT, **RATES}]}
 MEMORIZATION = {"format": COUNT, "best": MODEL, "last": MODEL}
 STATS = {**RATES, "values": [RATE], "oracle_length_exact_match": RATE, "failures": {EACH: AMOUNT}}
 SUITE = {
@@ -90,6 +102,7 @@ SUITE = {
     "all": STATS,
     "by_task": {EACH: STATS},
     "by_level": [{"task": TEXT, **STATS}],
+    "n": COUNT,
     "left_out": {EACH: COUNT},
     "n_outside_training_range": COUNT,
 }
@@ -100,6 +113,7 @@ OOD = {
     "seed": COUNT,
     "seeds": [COUNT],
     "checkpoint": TEXT,
+    "passed_over": [STRING],
 }
 
 

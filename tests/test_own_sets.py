@@ -414,7 +414,8 @@ def test_a_mistake_is_one_sentence_and_nothing_is_written(tmp_path, capsys, flag
         ("--tasks add --corrupt nan", "nan is not between 0 and 1"),
         ("--tasks add --repeat_counts 1,1", "1,1 names a count twice"),
         ("--tasks add --repeat_counts 0,2", "0 is not between 1 and"),
-        ("--tasks add --repeat_counts 2,x", "invalid"),
+        ("--tasks add --repeat_counts 2,x", "'2,x' is not of the form 1,4,16"),
+        ("--tasks add --repeat_counts 1,", "'1,' is not of the form 1,4,16"),
         ("--tasks add --repeat_fraction 2 --repeat_count 2", "2 is not between 0 and 1"),
         ("--tasks add --repeat_fraction 0.5 --repeat_count 1", "1 is not between 2 and"),
         ("--tasks add --sizes 3-1", "3-1 is not of the form 1-2, 97 or add=1-2"),
@@ -427,6 +428,18 @@ def test_a_flag_that_cannot_be_read_is_one_sentence(tmp_path, capsys, flags, sen
     assert go(tmp_path / "mine", flags) == 2
     assert sentence in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flags", ["--rows 200 --val_rows 20", "--rows 20 --val_rows 200"])
+def test_a_set_that_training_could_not_read_is_not_written(tmp_path, capsys, monkeypatch, flags):
+    monkeypatch.setattr(generate, "MAX_PICKLE_BYTES", 8000)  # 200 rows have 11,000 bytes or more
+    assert go(tmp_path / "mine", f"--tasks add {flags}") == 2
+    name, flag = ("train", "--rows") if "rows 200 " in flags else ("val", "--val_rows")
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {name}.pkl would have 1")
+    assert f" bytes, and a training run reads at most 8,000; give fewer {flag} or " in error
+    assert list(tmp_path.iterdir()) == []
+    assert go(tmp_path / "mine", "--tasks add --rows 20 --val_rows 20") == 0
 
 
 def test_own_sets_need_a_folder(capsys):

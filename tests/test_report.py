@@ -571,6 +571,35 @@ def test_a_damaged_record_is_told_in_one_sentence(tmp_path, capsys, file, conten
     assert not (folder / "report.html").exists()
 
 
+@pytest.mark.parametrize(
+    ("file", "path", "value", "said"),
+    [
+        ("config.json", ("derived", "n_params"), "many", "n_params should be a whole number"),
+        ("config.json", ("versions", "torch"), 2, "torch should be a text"),
+        ("config.json", ("command",), "python x", "command should be a list"),
+        ("config.json", ("data", "audit"), {"val_seen": -1}, "val_seen should be a whole number"),
+        (
+            "memorization.json",
+            ("last", "by_task", 0, "chance"),
+            2,
+            "chance should be a number from",
+        ),
+        ("memorization.json", ("last", "by_task", 0, "lookup"), [], "lookup should be an object"),
+        ("ood_results/ood_results.json", ("suites", "ood_robustness", "n"), "x", "n should be a"),
+    ],
+)
+def test_a_record_of_another_shape_is_told(tmp_path, capsys, file, path, value, said):
+    folder = plain(tmp_path / "run")
+    record = place = json.loads((folder / file).read_text())
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    (folder / file).write_text(json.dumps(record))
+    out = said_of(capsys, folder)
+    assert said in out
+    assert str(folder / file) in out
+
+
 def test_a_damaged_table_of_examples_is_told(folders, capsys, tmp_path):
     path = folders["panel"] / "memorization/per_example.csv"
     text = path.read_text()
