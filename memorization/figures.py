@@ -208,7 +208,7 @@ def map_figure(results: dict, columns: dict):
     bar.set_label("examples at one place")
     replicas, unsure = results["panel"]["replicas"], ""
     if not results["claims"]["distributions"]:
-        unsure = " So few carry no distributions: noise spreads the dots too."
+        unsure = " They are too few for distributions: noise spreads the dots too."
     caption(
         fig,
         "A dot is one example or several. On the dashed line having seen it adds nothing, the rule "

@@ -40,11 +40,16 @@ def page(results: dict) -> list[str]:
 
 
 def bits(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    return "-" if value is None else no_minus_zero(f"{value:.2f}")
 
 
 def rate(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
+    return "-" if value is None else no_minus_zero(f"{value:.1%}")
+
+
+def no_minus_zero(text: str) -> str:
+    """`0.0` where rounding leaves `-0.0`."""
+    return text if text.strip("-0.%") else text.removeprefix("-")
 
 
 def with_ends(row: dict, key: str, show=bits) -> str:
@@ -84,6 +89,11 @@ def shorten(text: str, width: int) -> str:
 def header(results: dict) -> list[str]:
     about, claims = results["panel"], results["claims"]
     carried = [name.replace("_", " ") for name, allowed in claims.items() if allowed]
+    enough = (
+        f"enough for claims about {', '.join(carried)}"
+        if carried
+        else "too few for any claim: means of groups need 16"
+    )
     canaries = f", {about['n_canaries']:,} canaries" if about["n_canaries"] else ""
     followed = ""
     if about["n_train"] < about["n_distinct"]:
@@ -96,9 +106,7 @@ def header(results: dict) -> list[str]:
         f"{about['epochs'][-1]:,} (step {about['steps'][-1]:,}), the last of all replicas.",
         "IN: replicas that trained on an example. OUT: those that did not. Intervals: 95 %, over "
         "replicas.",
-        f"{about['replicas']} replicas carry claims about "
-        + (", ".join(carried) if carried else "nothing: 16 are the least for means of groups")
-        + ".",
+        f"{about['replicas']} replicas are {enough}.",
     ]
 
 
@@ -281,7 +289,8 @@ def dynamics_table(results: dict) -> Table:
     names = ("group", "learned IN", "epoch", "learned OUT", "epoch", "forgotten", "by chance")
     kept, replicas, unsure = results["panel"]["epochs"], results["panel"]["replicas"], []
     if not results["claims"]["distributions"]:
-        unsure = [f"{replicas} replicas carry no distributions: noise takes examples over the half"]
+        few = f"{replicas} replicas are too few for distributions"
+        unsure = [f"{few}: noise alone lifts some examples above one half"]
     about = (
         f"kept epochs: {', '.join(map(str, kept))}; forgotten: turns from right to wrong between "
         "them, per IN replica"
@@ -335,7 +344,7 @@ def most_memorized_table(results: dict) -> Table:
     notes = [f"{kept} of {len(rows)} have an interval above the null maximum"]
     if not claims["names"]:
         notes.append(
-            f"{replicas} replicas do not carry names: of other replicas other examples may lead"
+            f"{replicas} replicas are too few to name examples: other replicas may name others"
         )
     return Table(
         "Examples most memorized, as the panel shows them; null maximum: the largest memory among "
@@ -369,7 +378,7 @@ def sentence(row: dict) -> str:
         return f"{row['group']}: no example has replicas on both sides"
 
     def one(value: float) -> str:
-        return f"{value:.1f}"
+        return no_minus_zero(f"{value:.1f}")
 
     return (
         f"{row['group']}: {one(row['rule'])} of {one(row['bits'])} bits by rule"
@@ -388,7 +397,7 @@ def self_test_table(results: dict) -> Table:
     for test in results["self_tests"]:
         verdict = {True: "passed", False: "FAILED", None: "no value"}[test["passed"]]
         tolerance = "" if test["tolerance"] is None else f" ± {test['tolerance']:.3f}"
-        found = "-" if test["value"] is None else f"{test['value']:.3f}"
+        found = "-" if test["value"] is None else no_minus_zero(f"{test['value']:.3f}")
         wanted = f"{'at most ' if test['at_most'] else ''}{test['expected']:.3g}{tolerance}"
         rows.append((test["name"], found, wanted, test["unit"], verdict))
     names = ("self-test", "found", "must be", "unit", "result")

@@ -5,6 +5,7 @@ import shlex
 from typing import NamedTuple
 
 from reporting.gather import Records
+from runtime.cli import count_text
 
 PATHS_OF_DATA = ("train", "val", "tokenizer")
 
@@ -91,7 +92,8 @@ def model_words(derived: dict) -> str:
     form = "SwiGLU" if derived.get("swiglu") else "GELU"
     dropout = derived.get("dropout", 0)
     return (
-        f"{derived['n_layers']} layers, width {derived['d_model']}, {derived['n_heads']} heads, "
+        f"{count_text(derived['n_layers'], 'layer')}, width {derived['d_model']}, "
+        f"{count_text(derived['n_heads'], 'head')}, "
         f"{derived.get('pos', '')}, {form}, dropout {dropout:g}"
     )
 
@@ -105,7 +107,7 @@ def training_words(records: Records) -> str:
     batch = records.run.config.get("derived", {}).get("effective_batch")
     rows = f" of {batch:,} rows" if batch else ""
     steps = f", {step:,.0f}{of} steps{rows}" if math.isfinite(step) else ""
-    return f"{epoch:,.0f} epochs{steps}"
+    return count_text(int(epoch), "epoch") + steps
 
 
 def last_value(records: Records, key: str) -> float:

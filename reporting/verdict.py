@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from memorization.page import interval, right_answers_first
+from memorization.page import interval, no_minus_zero, right_answers_first
 from metrics import LEAST_REPLICAS, WORTH_NAMING, is_there, verdict
 from plots import percent, pool
 from reporting.gather import Records
@@ -57,8 +57,8 @@ def of_budget(row: dict, replicas: int) -> Verdict:
     enough = replicas >= LEAST_REPLICAS["group_means"]
     there = {part: is_there(*known[part], least) if enough else None for part in parts}
     sentence = typeset(
-        f"Of {row['bits']:.1f} bits of an answer, the rule gives {row['rule']:.1f}"
-        f"{interval(row, 'rule', one)}, memory {row['memory']:.1f}{interval(row, 'memory', one)}; "
+        f"Of {row['bits']:.1f} bits of an answer, the rule gives {one(row['rule'])}"
+        f"{interval(row, 'rule', one)}, memory {one(row['memory'])}{interval(row, 'memory', one)}; "
         f"{row['unexplained']:.1f} stay unexplained. n = {row['n']:,} examples, "
         f"{replicas} replicas."
     )
@@ -83,7 +83,7 @@ def typeset(text: str) -> str:
 
 
 def one(value: float) -> str:
-    return f"{value:.1f}"
+    return no_minus_zero(f"{value:.1f}")
 
 
 def ends_of(row: dict, part: str) -> tuple[float, float, float]:

@@ -23,7 +23,7 @@ import evaluate_memorization as script
 import metrics
 from memorization import measures
 from memorization.figures import FIGURES, map_figure
-from memorization.page import page, sentence
+from memorization.page import bits, no_minus_zero, page, rate, sentence
 from memorization.panel import follows_rule, read
 from panels import (
     EASY,
@@ -430,7 +430,7 @@ def test_no_cell_is_a_formula_to_a_spreadsheet():
 def test_the_page_names_examples_only_with_interval_and_null(evaluated):
     _, results = evaluated
     lines = page(results)
-    assert any("16 replicas do not carry names" in line for line in lines)
+    assert any("16 replicas are too few to name examples" in line for line in lines)
     (head,) = (line for line in lines if "null maximum" in line and "repeats" in line)
     assert head.index("memory, bits") < head.index("null maximum")
     few = {**results, "claims": metrics.allowed_claims(8)}
@@ -444,10 +444,16 @@ def test_distributions_over_examples_say_where_replicas_do_not_carry_them(
     _, results = evaluated
     results = {**results, "claims": metrics.allowed_claims(n_replicas)}
     columns = {"exact_in": [1.0], "exact_out": [0.5], "canary": [False], "wrong_answer": [False]}
-    said = "carry no distributions"
+    said = "too few for distributions"
     assert any(said in line for line in page(results)) is unsure
     fig = map_figure(results, columns)
     assert (said in " ".join(fig.get_supxlabel().split())) is unsure
+
+
+def test_nothing_is_minus_zero():
+    assert [bits(-0.004), bits(-0.006), bits(None)] == ["0.00", "-0.01", "-"]
+    assert [rate(-0.0004), rate(-0.0006), rate(-0.1)] == ["0.0%", "-0.1%", "-10.0%"]
+    assert no_minus_zero("-0.000") == "0.000"
 
 
 def test_the_page_ends_in_a_sentence_a_group_and_the_self_tests(evaluated):
@@ -608,7 +614,7 @@ def test_a_tiny_panel_from_training_to_figures(tmp_path, capsys):
     assert done.returncode == 0, done.stderr
     assert script.main(["--model", str(panel), "--device", "cpu"]) == 0
     said = capsys.readouterr().out
-    assert "4 replicas carry claims about nothing" in said
+    assert "4 replicas are too few for any claim: means of groups need 16." in said
     results = json.loads((panel / "memorization/memorization_results.json").read_text())
     exposure = results["exposure"]
     assert [row["repeat_count"] for row in exposure["rows"]] == [0, 1, 2, 4, 8, 16, 32]

@@ -342,6 +342,13 @@ def test_the_sentence_of_a_budget_has_intervals_and_n():
     assert found.parts == []  # a part below 0 is no part of a bar
     found = verdicts.of_budget(budget((2, 1, 3), (7, 6, 8)), 32)
     assert found.parts == [("rule", 0.2), ("memory", 0.7), ("unexplained", 0.1)]
+    found = verdicts.of_budget(budget((2, 1, 3), (0.01, -0.03, 0.06)), 32)
+    assert "memory 0.0 [0.0, 0.1];" in found.sentence  # no −0.0
+
+
+def test_one_layer_is_no_plural():
+    words = identity.model_words({"n_layers": 1, "d_model": 16, "n_heads": 2, "pos": "rope"})
+    assert words == "1 layer, width 16, 2 heads, rope, GELU, dropout 0"
 
 
 def test_a_group_on_one_side_has_no_verdict():
