@@ -173,7 +173,7 @@ FLAGS = (
     "--tasks add sort mod --rows 300 --val_rows 40 --seed 5 --repeat_counts 1,4,16 --corrupt 0.1"
 )
 FLAGS += " --sizes 2-3 mod=50-60"
-SHA256 = "0b188710215b"
+SHA256 = "8e2c61448d2c"
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ def taught(pos, seeds=(0,)):
             for group in optimizer.param_groups:
                 group["lr"] = min(1, (step + 1) / 20) * 5e-3
             loss, _ = step_of(model, optimizer, [batch], max_norm=1.0)
-            if loss.max() < 0.01:
+            if loss.max() < 0.003:  # every example, not their mean alone
                 break
         _taught[pos, seeds] = model.eval()
     return _taught[pos, seeds]
