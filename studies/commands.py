@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import EXIT_CODES, Halt, UserError
-from runtime.files import ROOT, write_atomically
+from runtime.files import ROOT
 
 STOPPED = {128 + number for number in (1, 2, 10, 15)}  # by a signal, and saved
 
@@ -91,10 +91,6 @@ def read_json(path: Path) -> dict:
     return json.loads(path.read_text())
 
 
-def write_json(path: Path, content: dict) -> None:
-    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
-
-
 def processor() -> str:
     """The processor's name, as the system tells it."""
     info = Path("/proc/cpuinfo")
@@ -104,7 +100,7 @@ def processor() -> str:
 
 
 def made_by(run_folder: Path) -> dict:
-    """What config.json of a run says of its making: device, precision, threads, commit."""
+    """What config.json of a run says of its making: device, threads, commit, version of torch."""
     config = read_json(run_folder / "config.json")
     return {
         "device": processor() if config["device"] == "cpu" else config["device"],

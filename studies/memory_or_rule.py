@@ -32,8 +32,8 @@ from memorization.figures import PARTS as BUDGET_PARTS
 from plots import DPI, caption, label_axes, legend_below, own_style, proportion_axis
 from runtime.cli import Parser, bounded, path, run_main
 from runtime.errors import UserError
-from runtime.files import ROOT, write_atomically
-from studies.commands import Workshop, made_by, read_json, write_json
+from runtime.files import ROOT, write_atomically, write_json
+from studies.commands import Workshop, made_by, read_json
 
 HOME = Path(__file__).resolve().parent
 TABLE, TEXT = HOME / "memory_or_rule.csv", HOME / "memory_or_rule.md"
@@ -60,7 +60,7 @@ VARIANTS = {  # at the most telling cell: name -> flags of data/generate.py, of 
     "weight decay 0.1": ("", "--weight_decay 0.1"),
     "a tenth wrong": ("--corrupt 0.1", ""),
 }
-TELLING = ("sums", 2000)  # where rule and memory are of one size
+TELLING = ("sums", 1000)  # of the cells the one where rule and memory are nearest in size
 
 
 @dataclass(frozen=True)
@@ -265,7 +265,8 @@ FIGURES = {  # parts -> file below docs/, and what it shows
     ),
     BITS: (
         "memory_or_rule_bits.png",
-        "The same in bits: what the model makes of an answer beside chance.",
+        "The same in bits: what the model makes of an answer beside chance. Memory begins where "
+        "rule ends, and the axis is cut where rule is far below 0.",
     ),
 }
 DRAWS = 10_000  # of the intervals of crossings and of what a copy is worth

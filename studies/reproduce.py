@@ -26,9 +26,9 @@ if __name__ == "__main__":  # Python looks for modules beside the script, not ab
 import metrics
 from runtime.cli import Parser, path, run_main
 from runtime.errors import UserError
-from runtime.files import ROOT, write_atomically
+from runtime.files import ROOT, write_atomically, write_json
 from runtime.records import read_epochs, seed_folders
-from studies.commands import Workshop, made_by, read_json, write_json
+from studies.commands import Workshop, made_by, read_json
 
 HOME = Path(__file__).resolve().parent
 RESULTS, PAGE = HOME / "results", HOME / "README.md"

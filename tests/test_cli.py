@@ -185,7 +185,7 @@ def test_standard_input_that_is_closed_from_the_start_is_empty():
 
 
 def test_what_a_terminal_would_obey_is_shown_as_an_escape():
-    assert printable("[add] 1 + 2 é 😀") == "[add] 1 + 2 é 😀"
+    assert printable("[add] 1 + 2 é 𝔸") == "[add] 1 + 2 é 𝔸"
     assert printable("\x1b[2J\r\x00\t\u202e\ufeff") == r"\x1b[2J\r\x00\t\u202e\ufeff"
 
 

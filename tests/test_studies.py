@@ -276,7 +276,7 @@ def test_a_variant_is_told_apart_from_the_plain_cell():
         line_of(study.Cell(task, rows, variant="dropout 0.1"), **other),
     ]
     assert study.variant_sentences(lines) == [
-        "sums, 1,000 distinct examples, dropout 0.1: by rule +5.0 [+2.0, +8.0] and by memory "
+        "sums, 500 distinct examples, dropout 0.1: by rule +5.0 [+2.0, +8.0] and by memory "
         "+0.0 [+0.0, +0.0] points of right answers than without."
     ]
     assert study.variant_sentences(lines[1:]) == []  # nothing to compare with
