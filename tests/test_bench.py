@@ -11,7 +11,7 @@ import torch
 
 import train_minigpt_4070 as minigpt
 from benchmarks import bench as B
-from benchmarks import start
+from benchmarks import profile_step, start
 from data import formats
 from runtime.errors import UserError
 
@@ -345,3 +345,26 @@ def test_starts_are_measured_in_turn(monkeypatch, capsys):
     monkeypatch.setattr(start, "COMMANDS", {"errs": (0, "-c", "raise SystemExit(2)")})
     with pytest.raises(AssertionError):
         start.main(["--rounds", "1"])
+
+
+def test_a_step_is_profiled(bench, monkeypatch, capsys):
+    monkeypatch.setattr(B, "prepare", lambda device: bench)
+    assert profile_step.main(["--replicas", "1", "2", "--steps", "5", "--batch", "1"]) == 0
+    said = capsys.readouterr().out
+    heads = re.findall(r"\*\*R = (\d), batch 1\*\*, eager: ([\d.]+) ms a step; ([\d,]+) kernels", said)
+    assert [R for R, _, _ in heads] == ["1", "2"]
+    assert "| aten::bmm" in said
+
+
+def test_kernels_are_told_a_step():
+    """Five steps of 2 ms: a kernel of 0.1 ms four times a step, another of 1.2 ms once."""
+    kernels = [
+        profile_step.Kernel("product", count=5, microseconds=6_000),
+        profile_step.Kernel("copy", count=20, microseconds=2_000),
+    ]
+    head, _, *lines = profile_step.kernel_table(kernels, 2.0, 1).splitlines()
+    assert head == "2.000 ms a step; 5 kernels of 1.600 ms, busy 80%"
+    assert [cell.strip() for cell in lines[-1].split("|")[1:-1]] == [
+        *("product", "1.0", "1,200.0", "1.200", "75.0%")
+    ]
+    assert len(lines) == 3

@@ -48,7 +48,7 @@ def test_exit_codes_and_one_line(error, code, said, capsys):
 
 
 SCRIPTS = ["train_minigpt_4070", "evaluate_ood", "plots", "data.generate", "recipes.sweep"]
-SCRIPTS += ["recipes.export", "benchmarks.bench", "benchmarks.load"]
+SCRIPTS += ["recipes.export", "benchmarks.bench", "benchmarks.load", "benchmarks.profile_step"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
