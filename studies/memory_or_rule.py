@@ -332,27 +332,34 @@ def ascending(rows: np.ndarray) -> np.ndarray:
     return np.stack(columns, axis=1)
 
 
-def worth_of_a_copy(once: Curve, repeated: Curve, i: int, rng) -> tuple[float, float, float]:
-    """How many distinct examples each further copy in cell i of `repeated` stands for.
+def equal_number(once: Curve, repeated: Curve, i: int, rng) -> tuple[float, float, float]:
+    """How many distinct examples, without repetition, have right by rule what cell i of `repeated`
+    has, with its interval.
 
-    What that cell has right by rule, some number of distinct examples has without repetition. What
-    this number has above the cell's own, divided by its further copies, is the worth of one: 1
-    where a copy teaches the rule as a new example would, 0 where it teaches nothing, below 0 where
-    it does harm. Infinite, or -infinite, where the share is above, or below, all that was measured
-    without repetition. The cell has to have copies.
+    Infinite, or -infinite, where the share is above, or below, all that was measured without
+    repetition.
     """
     rule = SHARES[0]
     levels = ascending(drawn(once.means[rule], once.errors[rule], once.degrees, rng))
     wanted = drawn(repeated.means[rule], repeated.errors[rule], repeated.degrees, rng)[:, i]
-    x, copies = np.log2(once.distinct), repeated.trained_rows[i] - repeated.distinct[i]
     logs = np.array(
         [
-            np.interp(w, row, x, left=-math.inf, right=math.inf)
+            np.interp(w, row, np.log2(once.distinct), left=-math.inf, right=math.inf)
             for w, row in zip(wanted, levels, strict=True)
         ]
     )
-    same = np.where(np.isneginf(logs), -math.inf, 2**logs)
-    return interval_of((same - repeated.distinct[i]) / copies)
+    return interval_of(np.where(np.isneginf(logs), -math.inf, 2**logs))
+
+
+def worth_of_a_copy(once: Curve, repeated: Curve, i: int, rng) -> tuple[float, float, float]:
+    """How many distinct examples each further copy in cell i of `repeated` stands for.
+
+    What `equal_number` has above the cell's own number, divided by its further copies: 1 where a
+    copy teaches the rule as a new example would, 0 where it teaches nothing, below 0 where it does
+    harm. The cell has to have copies.
+    """
+    distinct, rows = repeated.distinct[i], repeated.trained_rows[i]
+    return tuple((n - distinct) / (rows - distinct) for n in equal_number(once, repeated, i, rng))
 
 
 def with_ends(words: list[str]) -> str:
@@ -360,22 +367,33 @@ def with_ends(words: list[str]) -> str:
     return words[0] if len(set(words)) == 1 else "{} [{}, {}]".format(*words)
 
 
-def crossing_words(curve: Curve, parts: tuple) -> str:
-    """`354 [250, more than 500]`: the crossing, as far as it is within the numbers measured."""
+def number_words(curve: Curve, interval: tuple[float, float, float]) -> str:
+    """`354 [250, more than 500]`: a number of distinct examples, as far as the curve goes."""
 
     def word(n):
-        if math.isinf(n):
+        if n == math.inf:
             return f"more than {curve.distinct[-1]:,}"
-        return f"{n:,.0f}" if n else f"fewer than {curve.distinct[0]:,}"
+        return f"{n:,.0f}" if n > 0 else f"fewer than {curve.distinct[0]:,}"
 
-    return with_ends([word(n) for n in crossing(curve, parts, np.random.default_rng(0))])
+    return with_ends([word(n) for n in interval])
+
+
+def crossing_words(curve: Curve, parts: tuple) -> str:
+    return number_words(curve, crossing(curve, parts, np.random.default_rng(0)))
 
 
 def worth_words(once: Curve, curve: Curve, i: int) -> str:
-    """`0.98 [0.50, 1.21]`: the worth of a copy in cell i, where it is within what was measured."""
+    """Of cell i of `curve`: what it has by rule, and so the worth of a copy where that is known."""
+    number, worth = (
+        f(once, curve, i, np.random.default_rng(0)) for f in (equal_number, worth_of_a_copy)
+    )
+    said = f"by rule as much as {number_words(once, number)} without repetition"
+    if math.isinf(worth[0]):
+        return said
     beyond = {math.inf: "more than was measured", -math.inf: "less than was measured"}
-    worth = worth_of_a_copy(once, curve, i, np.random.default_rng(0))
-    return with_ends([beyond.get(n, f"{n:.2f}") for n in worth])
+    ends = with_ends([beyond.get(n, f"{round(n, 2) + 0.0:+.2f}") for n in worth])
+    copies = curve.trained_rows[i] - curve.distinct[i]
+    return f"{said}, so each of {copies:,} further copies is worth {ends} distinct examples"
 
 
 def sentences(lines: list[dict]) -> list[str]:
@@ -393,9 +411,7 @@ def sentences(lines: list[dict]) -> list[str]:
                 f"{shares} distinct examples on, and more bits are from {bits} on."
             )
             said += [
-                f"{task}, {repetition}, {n:,} distinct examples: to the rule each of "
-                f"{curve.trained_rows[i] - n:,} further copies is worth "
-                f"{worth_words(once, curve, i)} distinct examples."
+                f"{task}, {repetition}, {n:,} distinct examples: {worth_words(once, curve, i)}."
                 for i, n in enumerate(curve.distinct)
                 if curve.trained_rows[i] > n
             ]

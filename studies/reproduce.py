@@ -384,10 +384,11 @@ def too_big_to_think(shop: Workshop) -> list[str]:
         best = [max(line["val_exact_match"] for line in seed) for seed in seeds]
         all_four = share_with_ends(sum(rate == 1 for rate in last), len(last))
         ever = share_with_ends(sum(rate == 1 for rate in best), len(best))
+        trained = last_rates(run, "train_exact_match")
         said.append(
             f"width {width}: all four right in the last model of {all_four} seeds, at some of "
             f"{len(seeds[0])} validations of {ever}; a share of {mean_with_ends(last)} right; "
-            f"training expressions {percent_over_seeds(last_rates(run, 'train_exact_match'))}"
+            f"of {trained[0]['n']} training expressions {percent_over_seeds(trained)}"
         )
     return said
 

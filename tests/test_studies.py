@@ -221,14 +221,23 @@ def test_a_copy_is_worth_what_it_adds_to_the_rule(rule, worth):
     repeated = curve([rule, rule], distinct=(200, 300), rows=(400, 600))
     found = study.worth_of_a_copy(once, repeated, 0, rng())
     assert found == pytest.approx((worth,) * 3)
+    assert study.worth_words(once, repeated, 0) == (
+        f"by rule as much as {200 + 200 * worth:.0f} without repetition, so each of 200 further "
+        f"copies is worth {worth:+.2f} distinct examples"
+    )
 
 
 def test_a_share_outside_what_was_measured_is_beyond_it():
     once = curve([0.25, 0.50, 0.75, 0.9])
-    for rule, worth, words in ((0.2, -math.inf, "less"), (0.95, math.inf, "more")):
+    for rule, worth, words in (
+        (0.2, -math.inf, "fewer than 100"),
+        (0.95, math.inf, "more than 800"),
+    ):
         repeated = curve([rule, rule], distinct=(200, 300), rows=(400, 600))
         assert study.worth_of_a_copy(once, repeated, 0, rng()) == (worth,) * 3
-        assert study.worth_words(once, repeated, 0) == f"{words} than was measured"
+        assert (
+            study.worth_words(once, repeated, 0) == f"by rule as much as {words} without repetition"
+        )
 
 
 def test_levels_never_fall_and_noise_is_no_rise():
@@ -245,7 +254,9 @@ def test_draws_beyond_what_was_measured_bound_no_interval():
     assert 2.9 < value < 3
     assert low < 2.9
     assert high == math.inf
-    assert study.worth_words(once, repeated, 0).endswith(", more than was measured]")
+    assert study.worth_words(once, repeated, 0).endswith(
+        ", more than was measured] distinct examples"
+    )
     repeated = curve([0.2501, 0.9], distinct=(200, 300), rows=(400, 600), error=0.01)
     assert study.worth_of_a_copy(once, repeated, 0, rng())[1] == -math.inf
     # As (sums, 2000, a tenth 16 times) came out: above all levels, but not beyond doubt.
