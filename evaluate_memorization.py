@@ -71,6 +71,12 @@ def build_parser() -> Parser:
         "--strings", type=bounded(int, 2, 10**6), default=100, help="random strings to store"
     )
     g.add_argument("--steps", type=bounded(int, 1, 10**7), default=1500, help="optimizer steps")
+    g.add_argument(
+        "--replicas",
+        type=bounded(int, 1, 1024),
+        default=1,
+        help="models side by side, each on strings of its own; several give an interval",
+    )
     return parser
 
 
@@ -101,7 +107,7 @@ from memorization.measures import exposure_table, limem_table, measure, self_tes
 from memorization.page import page
 from memorization.panel import MeasuredPanel, read
 from report import page_line
-from runtime.device import choose_device
+from runtime.device import choose_device, git_state, machine_facts, versions
 from runtime.files import check_writable, write_atomically, write_json
 from runtime.records import seed_folder
 from train_minigpt_4070 import (
@@ -386,17 +392,24 @@ KNOWN_CAPACITIES = "Morris et al. 2025: 3.5 to 3.8 after long training; Allen-Zh
 
 @dataclass
 class Strings:
-    """n random strings as examples with an empty prompt, and a model to train on them."""
+    """n random strings a replica, as examples with an empty prompt, and the models to train.
+
+    Replica r's strings are rows r * n to (r + 1) * n - 1 of `examples`.
+    """
 
     examples: object  # data.formats.Examples
     model: GPT
     device: torch.device
 
+    @property
+    def rows(self) -> np.ndarray:
+        """int [R, n]"""
+        return np.arange(len(self.examples)).reshape(self.model.R, -1)
 
-def draw_strings(n: int, seed: int, device: torch.device) -> Strings:
-    rng = np.random.default_rng(seed)
-    texts = ["".join(symbols) for symbols in rng.choice(list(SYMBOLS), (n, STRING_LENGTH))]
-    raws = [row("r", "", text) for text in texts]
+
+def draw_strings(n: int, R: int, device: torch.device) -> Strings:
+    draws = [np.random.default_rng(r).choice(list(SYMBOLS), (n, STRING_LENGTH)) for r in range(R)]
+    raws = [row("r", "", "".join(symbols)) for symbols in np.concatenate(draws)]
     itos = ["<pad>", "<unk>", "<eos>", *sorted(set("[]| r" + SYMBOLS))]
     examples = build_examples(raws, Tokenizer(itos), "random strings")
     config = GPTConfig(
@@ -408,7 +421,7 @@ def draw_strings(n: int, seed: int, device: torch.device) -> Strings:
         d_ff=128,
         pos="learned",  # a string has nothing but places to go by: rope stored a third as much
     )
-    return Strings(examples, GPT(config, [seed]).to(device), device)
+    return Strings(examples, GPT(config, list(range(R))).to(device), device)
 
 
 STRINGS_A_STEP = 256
@@ -416,16 +429,18 @@ STRINGS_A_STEP = 256
 
 def train_on_strings(strings: Strings, steps: int, peak: float = 3e-3):
     """Adam without weight decay, a cosine from `peak` to 0, whole epochs in random order, fp32."""
-    model, n = strings.model, len(strings.examples)
+    model, (R, n) = strings.model, strings.rows.shape
     batch_size = min(STRINGS_A_STEP, n)
-    data, rng = resident(strings.examples, strings.device), np.random.default_rng(0)
-    optimizer, left = make_optimizer(model, weight_decay=0.0), np.empty(0, dtype=int)
+    data = resident(strings.examples, strings.device)
+    rngs = [np.random.default_rng(r) for r in range(R)]
+    optimizer, left = make_optimizer(model, weight_decay=0.0), np.empty((R, 0), dtype=int)
     model.train()
     for step in range(steps):
-        while len(left) < batch_size:
-            left = np.append(left, rng.permutation(n))
-        rows, left = np.split(left, [batch_size])
-        batch = make_batch(data, rows[None])
+        while left.shape[1] < batch_size:
+            epoch = [rng.permutation(own) for rng, own in zip(rngs, strings.rows, strict=True)]
+            left = np.hstack([left, epoch])
+        rows, left = np.split(left, [batch_size], axis=1)
+        batch = make_batch(data, rows)
         loss = answer_loss(model(batch), batch.targets) / batch.n_targets
         loss.sum().backward()
         lr = learning_rate(step, total_steps=steps, warmup_steps=50, peak=peak, min_ratio=0.0)
@@ -434,32 +449,58 @@ def train_on_strings(strings: Strings, steps: int, peak: float = 3e-3):
         optimizer.zero_grad()
 
 
+def stored_bits(strings: Strings) -> list[dict]:
+    """What metrics.capacity finds for each replica and its own strings."""
+    n_rows = len(strings.examples)
+    scores = score(strings.model, strings.examples, np.arange(n_rows), strings.device)
+    bits = scores.loss * scores.n_tokens / math.log(2)  # [R, R * n]
+    own = np.take_along_axis(bits, strings.rows, axis=1)
+    return [metrics.capacity(-each, STRING_LENGTH, len(SYMBOLS)) for each in own]
+
+
 def measure_capacity(args) -> dict:
-    """Train on random strings and print the bits stored beside the ceiling. Returns them."""
-    strings = draw_strings(args.strings, seed=0, device=choose_device(args.device))
+    """Train on random strings and print the bits stored beside the ceiling. Returns them, means
+    over the replicas; "_low" and "_high" are ends of Student's t interval, None for one replica.
+    """
+    strings = draw_strings(args.strings, args.replicas, choose_device(args.device))
     n_params = strings.model.n_params()
+    models = "a model" if args.replicas == 1 else f"{args.replicas} models"
     print(
-        f"{args.strings:,} random strings of {STRING_LENGTH} symbols out of {len(SYMBOLS)}, a "
-        f"model of {n_params:,} parameters, {args.steps:,} steps on {strings.device}",
+        f"{args.strings:,} random strings of {STRING_LENGTH} symbols out of {len(SYMBOLS)}, "
+        f"{models} of {n_params:,} parameters, {args.steps:,} steps on {strings.device}",
         flush=True,
     )
     train_on_strings(strings, args.steps)
-    scores = score(strings.model, strings.examples, np.arange(args.strings), strings.device)
-    bits = (scores.loss * scores.n_tokens)[0] / math.log(2)
-    found = metrics.capacity(-bits, STRING_LENGTH, len(SYMBOLS))
-    found |= {"n_params": n_params, "bits_per_parameter": found["stored"] / n_params}
-    found |= {
-        "strings": args.strings,
-        "steps": args.steps,
-        "exposures": args.steps * min(STRINGS_A_STEP, args.strings) / args.strings,
-    }
+    replicas = stored_bits(strings)
+    if any(each["stored"] > each["ceiling"] for each in replicas):
+        raise AssertionError(f"more bits stored than there are: {replicas}")
+    means = {key: float(np.mean([each[key] for each in replicas])) for key in ("stored", "share")}
+    per_parameter = [each["stored"] / n_params for each in replicas]
+    middle, reach = float(np.mean(per_parameter)), metrics.seed_half_width(per_parameter)
+    several = args.replicas > 1
+    found = (
+        replicas[0]
+        | means
+        | {
+            "replicas": args.replicas,
+            "n_params": n_params,
+            "bits_per_parameter": middle,
+            "bits_per_parameter_low": middle - reach if several else None,
+            "bits_per_parameter_high": middle + reach if several else None,
+            "strings": args.strings,
+            "steps": args.steps,
+            "exposures": args.steps * min(STRINGS_A_STEP, args.strings) / args.strings,
+            "versions": versions(),
+            **machine_facts(strings.device),
+            **git_state(),
+        }
+    )
+    ends = f" [{middle - reach:.2f}, {middle + reach:.2f}]" if several else ""
     print(
         f"stored {found['stored']:,.0f} of at most {found['ceiling']:,.0f} bits "
-        f"({found['share']:.1%}); {found['bits_per_parameter']:.2f} bits a parameter\n"
+        f"({found['share']:.1%}); {middle:.2f}{ends} bits a parameter\n"
         f"({KNOWN_CAPACITIES}, where strings are more than a model holds: raise --strings)"
     )
-    if found["stored"] > found["ceiling"]:
-        raise AssertionError(f"more bits stored than there are: {found}")
     if args.out_dir:
         write_json(Path(args.out_dir) / "capacity.json", found)
     return found

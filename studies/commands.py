@@ -99,9 +99,11 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def made_by(run_folder: Path) -> dict:
-    """What config.json of a run says of its making: device, threads, commit, version of torch."""
-    config = read_json(run_folder / "config.json")
+def made_by(file: Path) -> dict:
+    """What a run's config.json, or a capacity.json, says of its making: device, threads, commit,
+    version of torch.
+    """
+    config = read_json(file)
     return {
         "device": processor() if config["device"] == "cpu" else config["device"],
         "threads": config["threads"],

@@ -155,7 +155,7 @@ def run_cell(cell: Cell, out: Path, seeds: str) -> list[dict]:
     )
     shop.call("evaluate_memorization.py", "--model", run, "--ledger_only")
     results = read_json(run / "memorization/memorization_results.json")
-    lines = lines_of(cell, results, made_by(run / "seed_0"), shop.seconds())
+    lines = lines_of(cell, results, made_by(run / "seed_0/config.json"), shop.seconds())
     write_json(done, {"command": command, "lines": lines})
     return lines
 

@@ -82,7 +82,11 @@ def percent_over_seeds(rows: list[dict]) -> str:
 def mean_with_ends(values: list[float], digits: int = 2) -> str:
     """`1.23 [1.10, 1.36]`: Student's t over seeds."""
     mean, reach = float(np.mean(values)), metrics.seed_half_width(values)
-    return f"{mean:.{digits}f} [{mean - reach:.{digits}f}, {mean + reach:.{digits}f}]"
+    return ends_words(mean, mean - reach, mean + reach, digits)
+
+
+def ends_words(value: float, low: float, high: float, digits: int = 2) -> str:
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def difference_words(found: dict, times: float = 1, digits: int = 4) -> str:
@@ -327,6 +331,7 @@ def format_words(rows: int, positions: str, rates: dict[tuple[str, str], list[di
 # ------------------------------------------------------------------------------------------------
 
 CAPACITIES = ((100, 1500), (300, 1500), (300, 6000), (1200, 4000))  # strings, steps
+CAPACITY_REPLICAS = 4
 
 
 def capacity(shop: Workshop) -> list[str]:
@@ -338,13 +343,14 @@ def capacity(shop: Workshop) -> list[str]:
         if not done.exists():
             shop.call(
                 "evaluate_memorization.py",
-                *("--capacity", "--strings", strings, "--steps", steps, "--out_dir", home),
+                *("--capacity", "--strings", strings, "--steps", steps),
+                *("--replicas", CAPACITY_REPLICAS, "--out_dir", home),
             )
         found = read_json(done)
+        bits = (found[f"bits_per_parameter{end}"] for end in ("", "_low", "_high"))
         said.append(
             f"{strings:,} strings, {found['exposures']:,.0f} exposures each: "
-            f"{found['bits_per_parameter']:.2f} bits a parameter, {found['share']:.1%} of what "
-            "these strings hold"
+            f"{ends_words(*bits)} bits a parameter, {found['share']:.1%} of what these strings hold"
         )
     return said
 
@@ -489,9 +495,9 @@ ROWS = (
         published="3.5 to 3.8 bits a parameter of random strings; of facts 2 bits at 1,000 "
         "exposures and about 1 at 100",
         tag="scaled",
-        differs="27,424 parameters, strings of 32 symbols of 16 kinds, 853 to 5,120 exposures; one "
-        "model of each, so that there is no interval.",
-        minutes=10,
+        differs="27,424 parameters, strings of 32 symbols of 16 kinds, 853 to 5,120 exposures; "
+        "four models of each, with strings of their own.",
+        minutes=40,
         run=capacity,
     ),
     Row(
@@ -535,11 +541,11 @@ def reproduce(row: Row, out: Path) -> dict:
     shop = Workshop(out / row.name)
     shop.folder.mkdir(parents=True, exist_ok=True)
     found = row.run(shop)
-    configs = sorted(shop.folder.rglob("config.json"))
+    made = [*sorted(shop.folder.rglob("config.json")), *sorted(shop.folder.rglob("capacity.json"))]
     result = {
         "found": found,
         "seconds": shop.seconds(),
-        "made_by": made_by(configs[0].parent) if configs else None,
+        "made_by": made_by(made[0]) if made else None,
     }
     write_json(RESULTS / f"{row.name}.json", result)
     print(*row_lines(row, result), sep="\n")

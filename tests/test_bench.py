@@ -351,7 +351,9 @@ def test_a_step_is_profiled(bench, monkeypatch, capsys):
     monkeypatch.setattr(B, "prepare", lambda device: bench)
     assert profile_step.main(["--replicas", "1", "2", "--steps", "5", "--batch", "1"]) == 0
     said = capsys.readouterr().out
-    heads = re.findall(r"\*\*R = (\d), batch 1\*\*, eager: ([\d.]+) ms a step; ([\d,]+) kernels", said)
+    heads = re.findall(
+        r"\*\*R = (\d), batch 1\*\*, eager: ([\d.]+) ms a step; ([\d,]+) kernels", said
+    )
     assert [R for R, _, _ in heads] == ["1", "2"]
     assert "| aten::bmm" in said
 

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import scipy.stats
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -590,8 +591,34 @@ def test_capacity_of_untrained_and_of_trained_strings(capsys):
     assert found["ceiling"] == 4 * 32 * 4 - 4 * 2
     assert 0.9 * found["ceiling"] < found["stored"] <= found["ceiling"]
     assert f"stored {found['stored']:,.0f} of at most 504 bits" in capsys.readouterr().out
+    assert found["bits_per_parameter_low"] is None
     args.steps = 1
     assert script.measure_capacity(args)["stored"] < 0.1 * 504
+
+
+def test_capacity_of_replicas_side_by_side_and_its_interval(tmp_path, capsys):
+    """Each learns strings of its own; the first what a model alone does."""
+
+    def measured(n):
+        flags = ["--capacity", "--strings", "3", "--steps", "30", "--device", "cpu"]
+        flags += ["--replicas", str(n), "--out_dir", str(tmp_path / str(n))]
+        return script.measure_capacity(script.build_parser().parse_args(flags))
+
+    alone, found = measured(1), measured(3)
+    strings = script.draw_strings(3, 3, torch.device("cpu"))
+    assert len({strings.examples.answer(row) for row in range(9)}) == 9
+    script.train_on_strings(strings, 30)
+    each = [one["stored"] for one in script.stored_bits(strings)]
+    assert each[0] == pytest.approx(alone["stored"], rel=1e-3)
+    per_parameter = np.array(each) / found["n_params"]
+    assert found["bits_per_parameter"] == pytest.approx(per_parameter.mean())
+    reach = 4.303 * per_parameter.std(ddof=1) / 3**0.5
+    assert found["bits_per_parameter_high"] == pytest.approx(per_parameter.mean() + reach, rel=1e-3)
+    assert found["bits_per_parameter_low"] == pytest.approx(per_parameter.mean() - reach, rel=1e-3)
+    low, high = (found[f"bits_per_parameter_{end}"] for end in ("low", "high"))
+    assert f"[{low:.2f}, {high:.2f}] bits a parameter" in capsys.readouterr().out
+    kept = json.loads((tmp_path / "3/capacity.json").read_text())
+    assert (kept["replicas"], kept["device"], kept["n"]) == (3, "cpu", 3)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -356,7 +356,10 @@ class ScriptedShop(Workshop):
             for seed in args.seeds:
                 self.write_run(args, seed)
         elif args.capacity:
-            found = {"exposures": 100, "bits_per_parameter": 1.5, "share": 0.5}
+            bits = {"": 1.5, "_low": 1.4, "_high": 1.6}
+            found = {f"bits_per_parameter{end}": value for end, value in bits.items()}
+            found |= {"exposures": 100, "share": 0.5, "device": "cpu", "threads": 1}
+            found |= {"git_commit": "0123456789", "versions": {"torch": "2"}}
             args.out_dir.mkdir(parents=True)
             (args.out_dir / "capacity.json").write_text(json.dumps(found))
         else:
@@ -393,7 +396,7 @@ EXPECTED = {  # row -> what its sentences hold
         "1,000 samples, rope positions: plain 100.0%",
         "reversed less plain +0.0 [-0.4, +0.4] points",
     ],
-    "capacity": ["100 strings, 100 exposures each: 1.50 bits a parameter, 50.0%"],
+    "capacity": ["100 strings, 100 exposures each: 1.50 [1.40, 1.60] bits a parameter, 50.0%"],
     "too-big-to-think": [
         "at some of 5 validations of 32 of 32",
         "width 14: all four right in the last model of 32 of 32 (100% [89%, 100%])",
