@@ -365,6 +365,10 @@ class ScriptedShop(Workshop):
         else:
             slope = {"slope": 3.0, "slope_low": 2.5, "slope_high": 3.5, "n_counts": 5}
             results = {"extraction": {kind: {"slope": slope} for kind in ("right", "wrong")}}
+            budget = {"bits": 18.0, "rule": 11.0, "memory": 4.0, "unexplained": 3.0}
+            for part in ("rule", "memory", "unexplained"):
+                budget |= {f"{part}_low": budget[part] - 1, f"{part}_high": budget[part] + 1}
+            results["budget"] = [{"group": "sort", **budget}]
             (args.model / "memorization").mkdir()
             (args.model / "memorization/memorization_results.json").write_text(json.dumps(results))
 
@@ -391,7 +395,10 @@ class ScriptedShop(Workshop):
 EXPECTED = {  # row -> what its sentences hold
     "adder": ["right of 1,000: 1000, 1000, 1000", "400,128 parameters", "99.2%, 100.0%] of a"],
     "grokking": ["after 100 [100, 100] (8 of 8 seeds)", ": 100.0 [100.0, 100.0] times"],
-    "repeated-data": ["no repeat count has a higher loss than none"],
+    "repeated-data": [
+        "no repeat count has a higher loss than none",
+        "of 18.00 bits of an answer 11.00 [10.00, 12.00] by rule, 4.00 [3.00, 5.00] by memory",
+    ],
     "reversed": [
         "1,000 samples, rope positions: plain 100.0%",
         "reversed less plain +0.0 [-0.4, +0.4] points",
