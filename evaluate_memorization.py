@@ -84,6 +84,9 @@ def read_flags(argv=None):
     args = build_parser().parse_args(argv)
     if args.capacity and args.model:
         raise UserError("--capacity trains a model of its own; leave --model out")
+    for name in () if args.capacity else ("strings", "steps", "replicas"):
+        if getattr(args, name) != build_parser().get_default(name):
+            raise UserError(f"--{name} is for --capacity; a panel has what it was trained with")
     return args
 
 
@@ -451,18 +454,22 @@ def train_on_strings(strings: Strings, steps: int, peak: float = 3e-3):
 
 def stored_bits(strings: Strings) -> list[dict]:
     """What metrics.capacity finds for each replica and its own strings."""
-    n_rows = len(strings.examples)
-    scores = score(strings.model, strings.examples, np.arange(n_rows), strings.device)
-    bits = scores.loss * scores.n_tokens / math.log(2)  # [R, R * n]
-    own = np.take_along_axis(bits, strings.rows, axis=1)
-    return [metrics.capacity(-each, STRING_LENGTH, len(SYMBOLS)) for each in own]
+    found = []
+    for r, rows in enumerate(strings.rows):  # all replicas score them, and one is asked
+        scores = score(strings.model, strings.examples, rows, strings.device)
+        bits = scores.loss[r] * scores.n_tokens[r] / math.log(2)
+        found.append(metrics.capacity(-bits, STRING_LENGTH, len(SYMBOLS)))
+    return found
 
 
 def measure_capacity(args) -> dict:
     """Train on random strings and print the bits stored beside the ceiling. Returns them, means
     over the replicas; "_low" and "_high" are ends of Student's t interval, None for one replica.
     """
+    if args.out_dir:
+        check_writable(Path(args.out_dir))
     strings = draw_strings(args.strings, args.replicas, choose_device(args.device))
+    made_by = {"versions": versions(), **machine_facts(strings.device), **git_state()}
     n_params = strings.model.n_params()
     models = "a model" if args.replicas == 1 else f"{args.replicas} models"
     print(
@@ -490,15 +497,13 @@ def measure_capacity(args) -> dict:
             "strings": args.strings,
             "steps": args.steps,
             "exposures": args.steps * min(STRINGS_A_STEP, args.strings) / args.strings,
-            "versions": versions(),
-            **machine_facts(strings.device),
-            **git_state(),
+            **made_by,
         }
     )
-    ends = f" [{middle - reach:.2f}, {middle + reach:.2f}]" if several else ""
+    ends = f" [{middle - reach:.4f}, {middle + reach:.4f}]" if several else ""
     print(
         f"stored {found['stored']:,.0f} of at most {found['ceiling']:,.0f} bits "
-        f"({found['share']:.1%}); {middle:.2f}{ends} bits a parameter\n"
+        f"({found['share']:.1%}); {middle:.4f}{ends} bits a parameter\n"
         f"({KNOWN_CAPACITIES}, where strings are more than a model holds: raise --strings)"
     )
     if args.out_dir:

@@ -4,10 +4,12 @@
 
 The recommended model (d_model 256, 6 layers) on the five tasks, as the trainer runs it: on a GPU a
 replayed CUDA graph, on a CPU the eager step. Steps are timed without the profiler, then some are
-profiled. *Busy* is the kernels' time over the step's; on a GPU the rest is waiting for launches.
-Prints a Markdown table for each number of replicas.
+profiled. *Busy*, on a GPU, is the kernels' time over the step's; the rest is gaps between kernels
+and waiting for the host. Padding is that of an epoch of --steps batches, which pads a little less
+than a whole one. Prints a Markdown table for each number of replicas.
 """
 
+import gc
 import sys
 import time
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from runtime.cli import Parser, answer_early, bounded, run_main
+from runtime.errors import UserError
 
 N_PROFILED = 5  # steps
 
@@ -64,7 +67,7 @@ def warm_step(bench, R, batch, n_steps):
 
 
 def milliseconds_a_step(bench, step, n_steps):
-    """Steps one after the other, nothing waited for in between, as the trainer does them."""
+    """Steps one after the other, as the trainer does them."""
     bench.synchronize()
     start = time.perf_counter()
     for i in range(n_steps):
@@ -87,11 +90,17 @@ def profiled_kernels(bench, step):
         for event in seen.key_averages()
         if event.device_type == kind
     ]
+    if not found:
+        raise UserError("the profiler saw no kernel; it may not be allowed to on this machine")
     return sorted(found, key=lambda kernel: -kernel.microseconds)
 
 
-def kernel_table(kernels, milliseconds, n_lines):
-    """A sentence on all kernels of a step of `milliseconds`, and the slowest `n_lines` of them."""
+def kernel_table(kernels, milliseconds, n_lines, on_gpu):
+    """A sentence on all kernels of a step of `milliseconds`, and the slowest `n_lines` of them.
+
+    On a CPU they are torch's operations, whose times hold the profiler's own cost too.
+    """
+    kind = "kernel" if on_gpu else "operation"
     n_kernels = sum(kernel.count for kernel in kernels) / N_PROFILED
     total = sum(kernel.microseconds for kernel in kernels) / N_PROFILED / 1e3
     rows = [
@@ -104,23 +113,38 @@ def kernel_table(kernels, milliseconds, n_lines):
         ]
         for kernel in kernels[:n_lines]
     ]
-    header = ["kernel", "a step", "µs each", "ms a step", "of kernels"]
+    header = [kind, "a step", "µs each", "ms a step", f"of {kind}s"]
+    busy = f", busy {total / milliseconds:.0%}" if on_gpu else ""
     return (
-        f"{milliseconds:.3f} ms a step; {n_kernels:,.0f} kernels of {total:.3f} ms, "
-        f"busy {total / milliseconds:.0%}\n\n{B.table(header, rows)}"
+        f"{milliseconds:.3f} ms a step; {n_kernels:,.0f} {kind}s of {total:.3f} ms{busy}\n\n"
+        f"{B.table(header, rows)}"
     )
+
+
+def profile_one(bench, R, args):
+    """The heading and table of R replicas; their model is gone when it returns."""
+    how, step = warm_step(bench, R, args.batch, args.steps)
+    milliseconds = milliseconds_a_step(bench, step, args.steps)
+    kernels, on_gpu = profiled_kernels(bench, step), bench.device.type == "cuda"
+    found = kernel_table(kernels, milliseconds, args.kernels, on_gpu)
+    return f"**R = {R}, batch {args.batch}**, {how}: {found}"
 
 
 def profile_steps(args):
     bench = B.prepare(args.device)
+    if args.steps * args.batch > len(bench.examples):
+        raise UserError(
+            f"--steps {args.steps} of --batch {args.batch} need more than the "
+            f"{len(bench.examples):,} examples there are; lower one of them"
+        )
     where = B.machine(bench)
     device, threads = where["device"], where["threads"]
     print(f"{device}, {threads} threads, {bench.precision}; torch {torch.__version__}")
     for R in args.replicas:
-        how, step = warm_step(bench, R, args.batch, args.steps)
-        milliseconds = milliseconds_a_step(bench, step, args.steps)
-        found = kernel_table(profiled_kernels(bench, step), milliseconds, args.kernels)
-        print(f"\n**R = {R}, batch {args.batch}**, {how}: {found}", flush=True)
+        print(f"\n{profile_one(bench, R, args)}", flush=True)
+        gc.collect()
+        if bench.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def main(argv=None):

@@ -302,7 +302,8 @@ def crossing(curve: Curve, parts: tuple, rng: np.random.Generator) -> tuple[floa
     """The number of distinct examples from which on rule is more than memory, with its interval.
 
     `parts` is BITS or SHARES. Between two cells they are taken as straight over the logarithm of
-    the number. 0 where rule is more from the first cell on, infinite where it is not in the last.
+    the number. -infinite where rule is more from the first cell on, infinite where it is not in
+    the last.
     """
     excess = drawn(*excess_of(curve, parts), curve.degrees, rng)
     x = np.log2(curve.distinct)
@@ -310,7 +311,7 @@ def crossing(curve: Curve, parts: tuple, rng: np.random.Generator) -> tuple[floa
     for row, values in enumerate(excess):
         below = np.flatnonzero(values <= 0)
         if not len(below):
-            found[row] = 0.0
+            found[row] = -np.inf
         elif (i := below[-1]) + 1 < len(x):
             share = -values[i] / (values[i + 1] - values[i])
             found[row] = 2 ** (x[i] + share * (x[i + 1] - x[i]))
@@ -351,15 +352,15 @@ def equal_number(once: Curve, repeated: Curve, i: int, rng) -> tuple[float, floa
     return interval_of(np.where(np.isneginf(logs), -math.inf, 2**logs))
 
 
-def worth_of_a_copy(once: Curve, repeated: Curve, i: int, rng) -> tuple[float, float, float]:
-    """How many distinct examples each further copy in cell i of `repeated` stands for.
+def worth_of_a_copy(repeated: Curve, i: int, number: float) -> float:
+    """How many distinct examples each further copy in cell i of `repeated` stands for, where the
+    cell has as much by rule as `number` distinct examples without repetition.
 
-    What `equal_number` has above the cell's own number, divided by its further copies: 1 where a
-    copy teaches the rule as a new example would, 0 where it teaches nothing, below 0 where it does
-    harm. The cell has to have copies.
+    1 where a copy teaches the rule as a new example would, 0 where it teaches nothing, below 0
+    where it does harm. The cell has to have copies.
     """
     distinct, rows = repeated.distinct[i], repeated.trained_rows[i]
-    return tuple((n - distinct) / (rows - distinct) for n in equal_number(once, repeated, i, rng))
+    return (number - distinct) / (rows - distinct)
 
 
 def with_ends(words: list[str]) -> str:
@@ -367,15 +368,18 @@ def with_ends(words: list[str]) -> str:
     return words[0] if len(set(words)) == 1 else "{} [{}, {}]".format(*words)
 
 
+def beyond_words(interval: tuple[float, float, float], low: str, high: str, form: str) -> str:
+    """`354 [250, more than 500]`: -infinity, below all that was measured, is told as fewer than
+    `low`, and infinity as more than `high`.
+    """
+    beyond = {-math.inf: f"fewer than {low}", math.inf: f"more than {high}"}
+    return with_ends([beyond[n] if n in beyond else form.format(n) for n in interval])
+
+
 def number_words(curve: Curve, interval: tuple[float, float, float]) -> str:
-    """`354 [250, more than 500]`: a number of distinct examples, as far as the curve goes."""
-
-    def word(n):
-        if n == math.inf:
-            return f"more than {curve.distinct[-1]:,}"
-        return f"{n:,.0f}" if n > 0 else f"fewer than {curve.distinct[0]:,}"
-
-    return with_ends([word(n) for n in interval])
+    """A number of distinct examples, as far as the curve goes."""
+    first, last = (f"{curve.distinct[i]:,}" for i in (0, -1))
+    return beyond_words(interval, first, last, "{:,.0f}")
 
 
 def crossing_words(curve: Curve, parts: tuple) -> str:
@@ -384,16 +388,19 @@ def crossing_words(curve: Curve, parts: tuple) -> str:
 
 def worth_words(once: Curve, curve: Curve, i: int) -> str:
     """Of cell i of `curve`: what it has by rule, and so the worth of a copy where that is known."""
-    number, worth = (
-        f(once, curve, i, np.random.default_rng(0)) for f in (equal_number, worth_of_a_copy)
+    numbers = equal_number(once, curve, i, np.random.default_rng(0))
+    said = (
+        "as many answers right by rule as without repetition of "
+        f"{number_words(once, numbers)} distinct examples"
     )
-    said = f"by rule as much as {number_words(once, number)} without repetition"
-    if math.isinf(worth[0]):
+    if math.isinf(numbers[0]):
         return said
-    beyond = {math.inf: "more than was measured", -math.inf: "less than was measured"}
-    ends = with_ends([beyond.get(n, f"{round(n, 2) + 0.0:+.2f}") for n in worth])
+    ends = (*numbers, *once.distinct[[0, -1]])
+    worth = [round(worth_of_a_copy(curve, i, n), 2) + 0.0 for n in ends]  # -0.0 + 0.0 is 0.0
+    form = "{:+.2f}"
+    words = beyond_words(worth[:3], *map(form.format, worth[3:]), form)
     copies = curve.trained_rows[i] - curve.distinct[i]
-    return f"{said}, so each of {copies:,} further copies is worth {ends} distinct examples"
+    return f"{said}, so each of {copies:,} further copies adds what {words} distinct examples add"
 
 
 def sentences(lines: list[dict]) -> list[str]:
@@ -480,7 +487,10 @@ HEADS += ["bits", *BITS]
 MIX = (
     "Every sum has two numbers of two digits. Lists differ: a set repeats no example by chance, "
     "and those of one-digit numbers alone are few, 17 % of 500 lists and 2 % of 32,000. So a "
-    "larger set of lists is asked harder ones, which moves its crossing to larger numbers."
+    "larger set of lists is asked harder ones, which moves its crossing to larger numbers.\n\n"
+    "Crossings, and numbers with as much by rule, are read between two cells on a straight line "
+    "over the logarithm of the number; the intervals are over replicas and do not know how far the "
+    "line is from the truth."
 )
 
 

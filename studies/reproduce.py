@@ -86,6 +86,7 @@ def mean_with_ends(values: list[float], digits: int = 2) -> str:
 
 
 def ends_words(value: float, low: float, high: float, digits: int = 2) -> str:
+    """`1.23 [1.10, 1.36]`: an estimate and the ends of its interval."""
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
@@ -229,7 +230,7 @@ def delay_words(train_steps: list[int | None], val_steps: list[int | None], last
 # Repeated data
 # ------------------------------------------------------------------------------------------------
 
-REPEATS, REPEATED_SEEDS = (1, 4, 16, 64, 256, 1024), 8
+REPEATS, REPEATED_SEEDS = (1, 4, 16, 64, 256, 1024), 16
 REPEATED_ROWS = 256_000  # of which a replica sees half
 
 
@@ -271,19 +272,29 @@ def repeated_data(shop: Workshop) -> list[str]:
         results = read_json(home / "run/memorization/memorization_results.json")
         said.append(
             f"{count:,} times: loss on unseen {loss} nats a token, exact match {rates}; "
-            f"{budget_words(results['budget'][0])}"
+            f"{budget_words(results, count)}"
         )
     return [*said, peak_words(found)]
 
 
-def budget_words(row: dict) -> str:
-    """`of 18.3 bits of an answer 1.2 [1.0, 1.4] by rule, …`: a line of the bit budget."""
-    words = {"rule": "by rule", "memory": "by memory", "unexplained": "unexplained"}
-    parts = [
-        f"{ends_words(*(row[part + end] for end in ('', '_low', '_high')))} {said}"
-        for part, said in words.items()
-    ]
-    return f"of {row['bits']:.2f} bits of an answer {', '.join(parts)}"
+def budget_words(results: dict, count: int) -> str:
+    """The bit budget over all distinct examples, nearly all of which stand once, and what those
+    that stand `count` times have by memory.
+    """
+
+    def ends(row, part):
+        return ends_words(*(row[f"{part}{end}"] for end in ("", "_low", "_high")))
+
+    row = results["budget"][0]
+    said = (
+        f"of the {row['bits']:.2f} bits of a distinct example's answer {ends(row, 'rule')} by "
+        f"rule, {ends(row, 'memory')} by memory, {ends(row, 'unexplained')} unexplained"
+    )
+    rows = [row for row in results["by_repeat_count"]["right"] if row["repeat_count"] == count]
+    if count == 1 or not rows:
+        return said
+    n, bits = rows[0]["n"], rows[0]["bits"]
+    return f"{said}; of {n:,} repeated ones {ends(bits, 'memory')} by memory"
 
 
 def peak_words(losses: dict[int, list[float]]) -> str:
@@ -369,17 +380,16 @@ def capacity(shop: Workshop) -> list[str]:
     for strings, steps in CAPACITIES:
         home = shop.folder / f"strings_{strings}_steps_{steps}"
         done = home / "capacity.json"
-        if not done.exists():
-            shop.call(
-                "evaluate_memorization.py",
-                *("--capacity", "--strings", strings, "--steps", steps),
-                *("--replicas", CAPACITY_REPLICAS, "--out_dir", home),
-            )
+        wanted = {"strings": strings, "steps": steps, "replicas": CAPACITY_REPLICAS}
+        if not done.exists() or not wanted.items() <= read_json(done).items():
+            flags = [word for name, value in wanted.items() for word in (f"--{name}", value)]
+            shop.call("evaluate_memorization.py", "--capacity", *flags, "--out_dir", home)
         found = read_json(done)
         bits = (found[f"bits_per_parameter{end}"] for end in ("", "_low", "_high"))
         said.append(
             f"{strings:,} strings, {found['exposures']:,.0f} exposures each: "
-            f"{ends_words(*bits)} bits a parameter, {found['share']:.1%} of what these strings hold"
+            f"{ends_words(*bits, digits=4)} bits a parameter, {found['share']:.1%} of what "
+            "these strings hold"
         )
     return said
 
@@ -423,7 +433,8 @@ def too_big_to_think(shop: Workshop) -> list[str]:
         said.append(
             f"width {width}: all four right in the last model of {all_four} seeds, at some of "
             f"{len(seeds[0])} validations of {ever}; a share of {mean_with_ends(last)} right; "
-            f"of {trained[0]['n']} training expressions {percent_over_seeds(trained)}"
+            f"of the {trained[0]['n']} training expressions that were asked "
+            f"{percent_over_seeds(trained)}"
         )
     return said
 
@@ -501,7 +512,7 @@ ROWS = (
         tag="shape",
         differs="Lists of three and four numbers to sort instead of text, a model of 100,800 "
         "parameters, about 128,000 rows seen once each.",
-        minutes=90,
+        minutes=180,
         run=repeated_data,
     ),
     Row(
@@ -526,7 +537,7 @@ ROWS = (
         tag="scaled",
         differs="27,424 parameters, strings of 32 symbols of 16 kinds, 853 to 5,120 exposures; "
         "four models of each, with strings of their own.",
-        minutes=40,
+        minutes=60,
         run=capacity,
     ),
     Row(

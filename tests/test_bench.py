@@ -349,13 +349,26 @@ def test_starts_are_measured_in_turn(monkeypatch, capsys):
 
 def test_a_step_is_profiled(bench, monkeypatch, capsys):
     monkeypatch.setattr(B, "prepare", lambda device: bench)
-    assert profile_step.main(["--replicas", "1", "2", "--steps", "5", "--batch", "1"]) == 0
-    said = capsys.readouterr().out
-    heads = re.findall(
-        r"\*\*R = (\d), batch 1\*\*, eager: ([\d.]+) ms a step; ([\d,]+) kernels", said
-    )
-    assert [R for R, _, _ in heads] == ["1", "2"]
-    assert "| aten::bmm" in said
+    flags = ["--replicas", "1", "2", "--steps", "5", "--batch", "1", "--kernels", "3"]
+    assert profile_step.main(flags) == 0
+    _, *parts = capsys.readouterr().out.split("\n**")
+    assert len(parts) == 2
+    for R, part in enumerate(parts, 1):
+        head, _, _, _, *rows = part.strip().splitlines()
+        numbers = re.fullmatch(
+            rf"R = {R}, batch 1\*\*, eager: ([\d.]+) ms a step; ([\d,]+) operations of ([\d.]+) ms",
+            head,
+        ).groups()
+        assert all(float(number.replace(",", "")) > 0 for number in numbers)
+        shares = [float(row.split("|")[-2].strip(" %")) for row in rows]
+        assert len(shares) == 3
+        assert shares == sorted(shares, reverse=True)
+
+
+def test_more_batches_than_there_are_examples_for_cannot_be_profiled(bench, monkeypatch, capsys):
+    monkeypatch.setattr(B, "prepare", lambda device: bench)
+    assert profile_step.main(["--steps", "5", "--batch", "2"]) == 2
+    assert "--batch 2 need more than the 8 examples" in capsys.readouterr().err
 
 
 def test_kernels_are_told_a_step():
@@ -364,7 +377,7 @@ def test_kernels_are_told_a_step():
         profile_step.Kernel("product", count=5, microseconds=6_000),
         profile_step.Kernel("copy", count=20, microseconds=2_000),
     ]
-    head, _, *lines = profile_step.kernel_table(kernels, 2.0, 1).splitlines()
+    head, _, *lines = profile_step.kernel_table(kernels, 2.0, 1, on_gpu=True).splitlines()
     assert head == "2.000 ms a step; 5 kernels of 1.600 ms, busy 80%"
     assert [cell.strip() for cell in lines[-1].split("|")[1:-1]] == [
         *("product", "1.0", "1,200.0", "1.200", "75.0%")

@@ -566,6 +566,19 @@ def test_capacity_and_model_do_not_go_together(folder, capsys):
     assert "leave --model out" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["strings", "steps", "replicas"])
+def test_flags_of_capacity_alone_say_so(name, folder, capsys):
+    assert script.main(["--model", str(folder), f"--{name}", "7"]) == 2
+    assert f"--{name} is for --capacity" in capsys.readouterr().err
+
+
+def test_a_capacity_that_cannot_be_kept_is_not_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(script, "train_on_strings", pytest.fail)
+    (tmp_path / "file").touch()
+    assert script.main(["--capacity", "--out_dir", str(tmp_path / "file/in")]) == 2
+    assert "--out_dir" in capsys.readouterr().err
+
+
 def test_a_prompt_outside_the_grammar_breaks_no_rule():
     assert follows_rule("add", "two + three", "5")
     assert follows_rule("max", "1 2", "1")
@@ -616,7 +629,7 @@ def test_capacity_of_replicas_side_by_side_and_its_interval(tmp_path, capsys):
     assert found["bits_per_parameter_high"] == pytest.approx(per_parameter.mean() + reach, rel=1e-3)
     assert found["bits_per_parameter_low"] == pytest.approx(per_parameter.mean() - reach, rel=1e-3)
     low, high = (found[f"bits_per_parameter_{end}"] for end in ("low", "high"))
-    assert f"[{low:.2f}, {high:.2f}] bits a parameter" in capsys.readouterr().out
+    assert f"[{low:.4f}, {high:.4f}] bits a parameter" in capsys.readouterr().out
     kept = json.loads((tmp_path / "3/capacity.json").read_text())
     assert (kept["replicas"], kept["device"], kept["n"]) == (3, "cpu", 3)
 

@@ -177,7 +177,7 @@ def rng():
 def test_rule_overtakes_memory_between_two_cells():
     found = study.crossing(curve([0.0, 0.25, 0.75, 1.0]), study.SHARES, rng())
     assert found == pytest.approx((200 * 2**0.5,) * 3)  # half-way in the logarithm
-    assert study.crossing(curve([0.6, 0.7, 0.8, 0.9]), study.BITS, rng())[0] == 0
+    assert study.crossing(curve([0.6, 0.7, 0.8, 0.9]), study.BITS, rng())[0] == -math.inf
     assert study.crossing(curve([0.1, 0.2, 0.3, 0.4]), study.BITS, rng())[0] == math.inf
 
 
@@ -219,11 +219,11 @@ def test_errors_of_rule_and_memory_go_together_in_their_difference():
 def test_a_copy_is_worth_what_it_adds_to_the_rule(rule, worth):
     once = curve([0.25, 0.50, 0.75, 1.0])
     repeated = curve([rule, rule], distinct=(200, 300), rows=(400, 600))
-    found = study.worth_of_a_copy(once, repeated, 0, rng())
-    assert found == pytest.approx((worth,) * 3)
+    numbers = study.equal_number(once, repeated, 0, rng())
+    assert [study.worth_of_a_copy(repeated, 0, n) for n in numbers] == pytest.approx([worth] * 3)
     assert study.worth_words(once, repeated, 0) == (
-        f"by rule as much as {200 + 200 * worth:.0f} without repetition, so each of 200 further "
-        f"copies is worth {worth:+.2f} distinct examples"
+        f"as many answers right by rule as without repetition of {200 + 200 * worth:.0f} distinct "
+        f"examples, so each of 200 further copies adds what {worth:+.2f} distinct examples add"
     )
 
 
@@ -234,9 +234,9 @@ def test_a_share_outside_what_was_measured_is_beyond_it():
         (0.95, math.inf, "more than 800"),
     ):
         repeated = curve([rule, rule], distinct=(200, 300), rows=(400, 600))
-        assert study.worth_of_a_copy(once, repeated, 0, rng()) == (worth,) * 3
-        assert (
-            study.worth_words(once, repeated, 0) == f"by rule as much as {words} without repetition"
+        assert study.equal_number(once, repeated, 0, rng()) == (worth,) * 3
+        assert study.worth_words(once, repeated, 0) == (
+            f"as many answers right by rule as without repetition of {words} distinct examples"
         )
 
 
@@ -250,20 +250,20 @@ def test_draws_beyond_what_was_measured_bound_no_interval():
     """Half of the draws lie above all that was measured without repetition."""
     once = curve([0.25, 0.50, 0.75, 0.90], error=0.001)
     repeated = curve([0.8999, 0.9], distinct=(200, 300), rows=(400, 600), error=0.01)
-    value, low, high = study.worth_of_a_copy(once, repeated, 0, rng())
-    assert 2.9 < value < 3
-    assert low < 2.9
+    value, low, high = study.equal_number(once, repeated, 0, rng())
+    assert 780 < value < 800
+    assert low < 780
     assert high == math.inf
-    assert study.worth_words(once, repeated, 0).endswith(
-        ", more than was measured] distinct examples"
-    )
+    ends = ", more than +3.00] distinct examples add"  # (800 - 200) / 200
+    assert study.worth_words(once, repeated, 0).endswith(ends)
     repeated = curve([0.2501, 0.9], distinct=(200, 300), rows=(400, 600), error=0.01)
-    assert study.worth_of_a_copy(once, repeated, 0, rng())[1] == -math.inf
+    assert study.equal_number(once, repeated, 0, rng())[1] == -math.inf
+    assert "adds what -0.50 [fewer than -0.50, " in study.worth_words(once, repeated, 0)
     # As (sums, 2000, a tenth 16 times) came out: above all levels, but not beyond doubt.
     repeated = curve([0.92, 0.9], distinct=(200, 300), rows=(400, 600), error=0.05)
-    value, low, _ = study.worth_of_a_copy(once, repeated, 0, rng())
+    value, low, _ = study.equal_number(once, repeated, 0, rng())
     assert value == math.inf
-    assert 1 < low < 3
+    assert 400 < low < 800
 
 
 def test_a_crossing_beyond_the_cells_says_so():
@@ -322,7 +322,7 @@ def test_sentences_table_and_figures_of_a_half_done_study(tmp_path):
     lines = scripted_lines()
     said = study.sentences(lines)
     assert any(said_of.startswith("sums, once: more answers are right by rule") for said_of in said)
-    assert not any("is worth" in of for of in said)  # no cell has copies
+    assert not any("further copies" in of for of in said)  # no cell has copies
     text = study.markdown([{**line, "replicas": 4 + 4 * (line["step"] > 10)} for line in lines])
     assert "4 to 8 replicas a cell" in text
     assert study.MIX in text
@@ -358,9 +358,10 @@ class ScriptedShop(Workshop):
         elif args.capacity:
             bits = {"": 1.5, "_low": 1.4, "_high": 1.6}
             found = {f"bits_per_parameter{end}": value for end, value in bits.items()}
+            found |= {name: getattr(args, name) for name in ("strings", "steps", "replicas")}
             found |= {"exposures": 100, "share": 0.5, "device": "cpu", "threads": 1}
             found |= {"git_commit": "0123456789", "versions": {"torch": "2"}}
-            args.out_dir.mkdir(parents=True)
+            args.out_dir.mkdir(parents=True, exist_ok=True)
             (args.out_dir / "capacity.json").write_text(json.dumps(found))
         else:
             slope = {"slope": 3.0, "slope_low": 2.5, "slope_high": 3.5, "n_counts": 5}
@@ -369,6 +370,9 @@ class ScriptedShop(Workshop):
             for part in ("rule", "memory", "unexplained"):
                 budget |= {f"{part}_low": budget[part] - 1, f"{part}_high": budget[part] + 1}
             results["budget"] = [{"group": "sort", **budget}]
+            memory = {"memory": 7.0, "memory_low": 6.0, "memory_high": 8.0}
+            rows = [{"repeat_count": n, "n": 9, "bits": memory} for n in reproduce.REPEATS]
+            results["by_repeat_count"] = {"right": rows}
             (args.model / "memorization").mkdir()
             (args.model / "memorization/memorization_results.json").write_text(json.dumps(results))
 
@@ -397,13 +401,16 @@ EXPECTED = {  # row -> what its sentences hold
     "grokking": ["after 100 [100, 100] (8 of 8 seeds)", ": 100.0 [100.0, 100.0] times"],
     "repeated-data": [
         "no repeat count has a higher loss than none",
-        "of 18.00 bits of an answer 11.00 [10.00, 12.00] by rule, 4.00 [3.00, 5.00] by memory",
+        "answer 11.00 [10.00, 12.00] by rule, 4.00 [3.00, 5.00] by memory",
+        "3.00 [2.00, 4.00] unexplained; of 9 repeated ones 7.00 [6.00, 8.00] by memory",
     ],
     "reversed": [
         "1,000 samples, rope positions: plain 100.0%",
         "reversed less plain +0.0 [-0.4, +0.4] points",
     ],
-    "capacity": ["100 strings, 100 exposures each: 1.50 [1.40, 1.60] bits a parameter, 50.0%"],
+    "capacity": [
+        "100 strings, 100 exposures each: 1.5000 [1.4000, 1.6000] bits a parameter, 50.0%"
+    ],
     "too-big-to-think": [
         "at some of 5 validations of 32 of 32",
         "width 14: all four right in the last model of 32 of 32 (100% [89%, 100%])",
