@@ -546,14 +546,20 @@ def figure(lines: list[dict], parts: tuple[str, ...]):
     fig = Figure(figsize=(1.2 + 3.3 * len(across), 1.2 + 2.8 * len(tasks)), layout="constrained")
     axes = fig.subplots(len(tasks), len(across), squeeze=False, sharex="row", sharey="row")
     for row, task in zip(axes, tasks, strict=True):
+        drawn_ones = []
         for ax, repetition in zip(row, across, strict=True):
             if curve := curves.get((task, repetition)):
                 draw_areas(ax, curve, parts)
                 label_axes(ax, f"{task}, {repetition}", "distinct examples a model trains on", "")
+                drawn_ones.append((ax, curve))
             else:
                 ax.set_visible(False)
-        row[0].set_ylabel("bits of an answer" if parts == BITS else "share of the answers")
-    legend_below(axes[-1][0])
+        share_numbers(drawn_ones)
+        drawn_ones[0][0].set_ylabel(
+            "bits of an answer" if parts == BITS else "share of the answers"
+        )
+        drawn_ones[0][0].tick_params(labelleft=True)
+    legend_below(drawn_ones[0][0])
     replicas = replicas_words(lines)
     caption(fig, f"{FIGURES[parts][1]} Error bars: 95 % over {replicas} replicas.")
     return fig
@@ -577,9 +583,16 @@ def draw_areas(ax, curve: Curve, parts: tuple[str, ...]) -> None:
         ax.set_ylim(0, 1)
     ax.axhline(0, color="0.4", linewidth=0.8)
     ax.set_xscale("log", base=2)
-    ax.set_xticks(x, [f"{n:,}" for n in x])
-    ax.minorticks_off()
-    ax.margins(x=0)
+
+
+def share_numbers(drawn_ones: list) -> None:
+    """One axis of numbers for a row's (axes, curve), with ticks at the longest curve's cells."""
+    longest = max((curve.distinct for _, curve in drawn_ones), key=len)
+    ends = [f(curve.distinct[i] for _, curve in drawn_ones) for f, i in ((min, 0), (max, -1))]
+    for ax, _ in drawn_ones:
+        ax.set_xticks(longest, [f"{n:,}" for n in longest])
+        ax.minorticks_off()
+        ax.set_xlim(ends[0] * 0.95, ends[1] * 1.05)  # whole error bars at the ends
 
 
 # ------------------------------------------------------------------------------------------------

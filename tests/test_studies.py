@@ -334,6 +334,34 @@ def test_sentences_table_and_figures_of_a_half_done_study(tmp_path):
         ]
 
 
+def test_a_figure_with_gaps_has_its_legend_labels_and_all_numbers():
+    """The last task was trained with repetition alone, the first half-way with it."""
+    lines = [line for line in scripted_lines() if line["cell"] != "sums_250_tenth-16-times"]
+    lines = [line for line in lines if (line["task"], line["repetition"]) != ("sort", "once")]
+    fig = study.figure(lines, study.SHARES)
+    once, tenth, gap, sort = fig.axes
+    assert not gap.get_visible()
+    assert [text.get_text() for text in sort.get_legend().get_texts()] == [
+        *("right by rule", "right by memory", "wrong")
+    ]
+    assert sort.get_ylabel() == once.get_ylabel() == "share of the answers"
+    assert tenth.get_ylabel() == ""
+    for ax in (once, tenth):
+        assert [text.get_text() for text in ax.get_xticklabels()] == study_ticks(lines, "sums")
+        low, high = ax.get_xlim()
+        assert low < min(map(number_of, study_ticks(lines, "sums")))
+        assert high > max(map(number_of, study_ticks(lines, "sums")))
+
+
+def study_ticks(lines, task):
+    found = {line["distinct"] for line in lines if line["task"] == task}
+    return [f"{n:,}" for n in sorted(found)]
+
+
+def number_of(tick):
+    return int(tick.replace(",", ""))
+
+
 def test_what_is_committed_is_what_the_table_says():
     if study.TABLE.exists():
         assert study.TEXT.read_text() == study.markdown(study.read_table())
