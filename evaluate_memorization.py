@@ -462,9 +462,28 @@ def stored_bits(strings: Strings) -> list[dict]:
     return found
 
 
+def over_replicas(replicas: list[dict], n_params: int) -> dict:
+    """Means over the dicts of metrics.capacity; "_low" and "_high" are the ends of Student's t
+    interval of the bits a parameter, None for one replica.
+    """
+    means = {key: float(np.mean([each[key] for each in replicas])) for key in ("stored", "share")}
+    bits = [each["stored"] / n_params for each in replicas]
+    middle, reach = float(np.mean(bits)), metrics.seed_half_width(bits)
+    several = len(replicas) > 1
+    return {
+        **replicas[0],
+        **means,
+        "replicas": len(replicas),
+        "n_params": n_params,
+        "bits_per_parameter": middle,
+        "bits_per_parameter_low": middle - reach if several else None,
+        "bits_per_parameter_high": middle + reach if several else None,
+    }
+
+
 def measure_capacity(args) -> dict:
-    """Train on random strings and print the bits stored beside the ceiling. Returns them, means
-    over the replicas; "_low" and "_high" are ends of Student's t interval, None for one replica.
+    """Train on random strings and print the bits stored beside the ceiling. Returns them, as
+    over_replicas does, and how and where they came out.
     """
     if args.out_dir:
         check_writable(Path(args.out_dir))
@@ -481,29 +500,18 @@ def measure_capacity(args) -> dict:
     replicas = stored_bits(strings)
     if any(each["stored"] > each["ceiling"] for each in replicas):
         raise AssertionError(f"more bits stored than there are: {replicas}")
-    means = {key: float(np.mean([each[key] for each in replicas])) for key in ("stored", "share")}
-    per_parameter = [each["stored"] / n_params for each in replicas]
-    middle, reach = float(np.mean(per_parameter)), metrics.seed_half_width(per_parameter)
-    several = args.replicas > 1
-    found = (
-        replicas[0]
-        | means
-        | {
-            "replicas": args.replicas,
-            "n_params": n_params,
-            "bits_per_parameter": middle,
-            "bits_per_parameter_low": middle - reach if several else None,
-            "bits_per_parameter_high": middle + reach if several else None,
-            "strings": args.strings,
-            "steps": args.steps,
-            "exposures": args.steps * min(STRINGS_A_STEP, args.strings) / args.strings,
-            **made_by,
-        }
-    )
-    ends = f" [{middle - reach:.4f}, {middle + reach:.4f}]" if several else ""
+    found = {
+        **over_replicas(replicas, n_params),
+        "strings": args.strings,
+        "steps": args.steps,
+        "exposures": args.steps * min(STRINGS_A_STEP, args.strings) / args.strings,
+        **made_by,
+    }
+    middle, *ends = (found[f"bits_per_parameter{end}"] for end in ("", "_low", "_high"))
+    interval = " [{:.4f}, {:.4f}]".format(*ends) if args.replicas > 1 else ""
     print(
         f"stored {found['stored']:,.0f} of at most {found['ceiling']:,.0f} bits "
-        f"({found['share']:.1%}); {middle:.4f}{ends} bits a parameter\n"
+        f"({found['share']:.1%}); {middle:.4f}{interval} bits a parameter\n"
         f"({KNOWN_CAPACITIES}, where strings are more than a model holds: raise --strings)"
     )
     if args.out_dir:

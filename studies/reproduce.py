@@ -252,16 +252,8 @@ def repeated_data(shop: Workshop) -> list[str]:
         shop.call(
             TRAIN,
             *("--data", home / "data/train.pkl", "--out_dir", home / "run", "--resume"),
-            *(
-                "--subset",
-                0.5,
-                "--seeds",
-                f"0-{REPEATED_SEEDS - 1}",
-                "--d_model",
-                64,
-                "--n_layers",
-                2,
-            ),
+            *("--subset", 0.5, "--seeds", f"0-{REPEATED_SEEDS - 1}"),
+            *("--d_model", 64, "--n_layers", 2),
             *("--n_heads", 2, "--dropout", 0, "--epochs", 1, "--save_every_steps", 1000, *QUIET),
         )
         shop.call("evaluate_memorization.py", "--model", home / "run", "--ledger_only")
