@@ -24,7 +24,7 @@ if __name__ == "__main__":  # Python looks for modules beside the script, not ab
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import metrics
-from runtime.cli import Parser, path, run_main
+from runtime.cli import Parser, count_text, path, run_main
 from runtime.errors import UserError
 from runtime.files import ROOT, write_atomically, write_json
 from runtime.records import read_epochs, seed_folders
@@ -604,7 +604,8 @@ def row_lines(row: Row, result: dict | None) -> list[str]:
     where = ""
     if made:
         commit = made["commit"][:7] if made["commit"] else "unknown"  # outside a git checkout
-        where = f"{made['device']}, {made['threads']} threads, commit {commit}, "
+        threads = count_text(made["threads"], "thread")
+        where = f"{made['device']}, {threads}, commit {commit}, "
     return [*lines, f"- {where}{minutes:,.0f} min. `python studies/reproduce.py {row.name}`", ""]
 
 

@@ -131,7 +131,7 @@ def test_done_is_zero_and_a_bug_keeps_its_traceback():
 
 LOUD = """
 import sys
-from runtime.cli import answer_early, count_text, run_main
+from runtime.cli import answer_early, run_main
 from runtime.errors import EXIT_CODES, UserError
 def work():
     print("x" * {n})

@@ -424,6 +424,16 @@ class ScriptedShop(Workshop):
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
 
 
+def test_a_capacity_of_other_models_is_measured_anew_and_its_own_is_kept(tmp_path, monkeypatch):
+    old = tmp_path / "strings_100_steps_1500/capacity.json"
+    old.parent.mkdir()
+    old.write_text(json.dumps({"strings": 100, "steps": 1500, "bits_per_parameter": 9.0}))
+    said = reproduce.capacity(ScriptedShop(tmp_path))
+    assert "1.5000 [1.4000, 1.6000]" in said[0]
+    monkeypatch.setattr(ScriptedShop, "call", lambda *words: pytest.fail("measured again"))
+    assert reproduce.capacity(ScriptedShop(tmp_path)) == said
+
+
 EXPECTED = {  # row -> what its sentences hold
     "adder": ["right of 1,000: 1000, 1000, 1000", "400,128 parameters", "99.2%, 100.0%] of a"],
     "grokking": ["after 100 [100, 100] (8 of 8 seeds)", ": 100.0 [100.0, 100.0] times"],
@@ -588,7 +598,7 @@ def test_a_result_from_outside_a_checkout_has_no_commit():
     made = {"device": "x", "threads": 1, "commit": None, "torch": "2"}
     result = {"found": ["so"], "seconds": 60, "made_by": made}
     assert (
-        "- x, 1 threads, commit unknown, 1 min."
+        "- x, 1 thread, commit unknown, 1 min."
         in reproduce.row_lines(reproduce.ROWS[0], result)[-2]
     )
 
