@@ -27,8 +27,16 @@ import metrics
 from runtime.cli import Parser, count_text, path, run_main
 from runtime.errors import UserError
 from runtime.files import ROOT, write_atomically, write_json
-from runtime.records import read_epochs, seed_folders
+from runtime.records import seed_folders
 from studies.commands import Workshop, made_by, read_json
+from studies.seeds import (
+    ends_words,
+    first_step,
+    mean_with_ends,
+    ratio_words,
+    steps_words,
+    validations,
+)
 
 HOME = Path(__file__).resolve().parent
 RESULTS, PAGE = HOME / "results", HOME / "README.md"
@@ -60,12 +68,6 @@ def write_rows(file: Path, rows: list[str]) -> Path:
     return file
 
 
-def validations(run: Path) -> list[list[dict]]:
-    """The lines of metrics.jsonl of each seed that hold a validation; other epochs have one too."""
-    each = [read_epochs(folder / "metrics.jsonl") for folder in seed_folders(run)]
-    return [[line for line in lines if "val_exact_match" in line] for lines in each]
-
-
 def last_rates(run: Path, key: str = "val_exact_match") -> list[dict]:
     """Exact match of each seed after the last step, as metrics.over_seeds takes it."""
     n_key = "val_n" if key == "val_exact_match" else "train_n"
@@ -77,17 +79,6 @@ def percent_over_seeds(rows: list[dict]) -> str:
     """`99.6 % [98.6, 99.9]`: the mean over seeds and its 95 % interval."""
     row = metrics.over_seeds(rows)
     return f"{row['mean']:.1%} [{row['low']:.1%}, {row['high']:.1%}]"
-
-
-def mean_with_ends(values: list[float], digits: int = 2) -> str:
-    """`1.23 [1.10, 1.36]`: Student's t over seeds."""
-    mean, reach = float(np.mean(values)), metrics.seed_half_width(values)
-    return ends_words(mean, mean - reach, mean + reach, digits)
-
-
-def ends_words(value: float, low: float, high: float, digits: int = 2) -> str:
-    """`1.23 [1.10, 1.36]`: an estimate and the ends of its interval."""
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def difference_words(found: dict, times: float = 1, digits: int = 4) -> str:
@@ -183,34 +174,6 @@ def grokking(shop: Workshop) -> list[str]:
             f"{steps_words(val_steps, last)}" + delay_words(train_steps, val_steps, last)
         )
     return said
-
-
-def first_step(lines: list[dict], key: str, threshold: float = 0.95) -> int | None:
-    """The first validated step at which the rate is at least the threshold."""
-    return next((line["step"] for line in lines if line[key] >= threshold), None)
-
-
-def steps_words(steps: list[int | None], last: int) -> str:
-    """`1,234 [1,000, 1,500] (8 of 8 seeds)`: the geometric mean, Student's t on the logarithm.
-
-    Where some seeds are not there at the `last` step, the mean of the others would say too little:
-    then it is the median, to which those count as later.
-    """
-    n_reached = sum(step is not None for step in steps)
-    of_seeds = f"({n_reached} of {len(steps)} seeds)"
-    if n_reached == len(steps) > 1:
-        return f"{ratio_words(steps, ',.0f')} {of_seeds}"
-    median = float(np.median([math.inf if step is None else step for step in steps]))
-    words = f"more than {last:,}" if math.isinf(median) else f"{median:,.0f}"
-    return f"{words} in the median {of_seeds}"
-
-
-def ratio_words(values: list[float], form: str) -> str:
-    """`100 [90, 111]`: the geometric mean, Student's t on the logarithm."""
-    logs = [math.log10(value) for value in values]
-    mean, reach = float(np.mean(logs)), metrics.seed_half_width(logs)
-    value, low, high = (f"{10**end:{form}}" for end in (mean, mean - reach, mean + reach))
-    return f"{value} [{low}, {high}]"
 
 
 def delay_words(train_steps: list[int | None], val_steps: list[int | None], last: int) -> str:

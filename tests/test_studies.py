@@ -16,7 +16,7 @@ import train_minigpt_4070 as trainer
 from data import generate, own_sets, tasks
 from runtime.errors import Halt, UserError
 from studies import memory_or_rule as study
-from studies import reproduce
+from studies import reproduce, seeds
 from studies.commands import Workshop
 
 PARSERS = {
@@ -531,15 +531,15 @@ def test_the_best_validation_is_told_apart_from_the_last(tmp_path, monkeypatch):
 
 def test_steps_to_a_rate_are_those_of_the_seeds_that_reached_it():
     lines = [{"step": s, "val_exact_match": r} for s, r in ((1, 0.2), (10, 0.96), (100, 0.9))]
-    assert reproduce.first_step(lines, "val_exact_match") == 10
-    assert reproduce.first_step(lines[:1], "val_exact_match") is None
-    assert reproduce.steps_words([100, 10_000], 10_000).startswith("1,000 [")
-    assert reproduce.steps_words([100, 10_000], 10_000).endswith("(2 of 2 seeds)")
+    assert seeds.first_step(lines, "val_exact_match") == 10
+    assert seeds.first_step(lines[:1], "val_exact_match") is None
+    assert seeds.steps_words([100, 10_000], 10_000).startswith("1,000 [")
+    assert seeds.steps_words([100, 10_000], 10_000).endswith("(2 of 2 seeds)")
 
 
 def test_seeds_that_never_get_there_count_as_later_than_the_others():
     """The mean of those that did would say 1,000, however many did not."""
-    words = reproduce.steps_words
+    words = seeds.steps_words
     assert words([100, 10_000, None], 20_000) == "10,000 in the median (2 of 3 seeds)"
     assert words([100, None, None], 20_000) == "more than 20,000 in the median (1 of 3 seeds)"
     delay = reproduce.delay_words
