@@ -78,7 +78,13 @@ def last_rates(run: Path, key: str = "val_exact_match") -> list[dict]:
 def percent_over_seeds(rows: list[dict]) -> str:
     """`99.6 % [98.6, 99.9]`: the mean over seeds and its 95 % interval."""
     row = metrics.over_seeds(rows)
-    return f"{row['mean']:.1%} [{row['low']:.1%}, {row['high']:.1%}]"
+    return percent_words(row["mean"], row["low"], row["high"], digits=1)
+
+
+def percent_words(value: float, low: float, high: float, digits: int = 0) -> str:
+    """`47 % [31, 64]` of shares."""
+    value, low, high = (f"{100 * share:.{digits}f}" for share in (value, low, high))
+    return f"{value} % [{low}, {high}]"
 
 
 def difference_words(found: dict, times: float = 1, digits: int = 4) -> str:
@@ -93,9 +99,9 @@ def difference_words(found: dict, times: float = 1, digits: int = 4) -> str:
     return said if p is None else f"{said}, p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
 
 
-def share_with_ends(n: int, of: int) -> str:
-    low, high = metrics.wilson_interval(n, of)
-    return f"{n} of {of} ({n / of:.0%} [{low:.0%}, {high:.0%}])"
+def share_of_seeds(n: int, of: int) -> str:
+    """`15 of 32 seeds (47 % [31, 64])`, with Wilson's interval."""
+    return f"{n} of {of} seeds ({percent_words(n / of, *metrics.wilson_interval(n, of))})"
 
 
 # ------------------------------------------------------------------------------------------------
@@ -343,7 +349,7 @@ def capacity(shop: Workshop) -> list[str]:
         bits = (found[f"bits_per_parameter{end}"] for end in ("", "_low", "_high"))
         said.append(
             f"{strings:,} strings, {found['exposures']:,.0f} exposures each: "
-            f"{ends_words(*bits, digits=4)} bits a parameter, {found['share']:.1%} of what "
+            f"{ends_words(*bits, digits=4)} bits a parameter, {100 * found['share']:.1f} % of what "
             "these strings hold"
         )
     return said
@@ -382,11 +388,11 @@ def too_big_to_think(shop: Workshop) -> list[str]:
         seeds = validations(run)
         last = [seed[-1]["val_exact_match"] for seed in seeds]
         best = [max(line["val_exact_match"] for line in seed) for seed in seeds]
-        all_four = share_with_ends(sum(rate == 1 for rate in last), len(last))
-        ever = share_with_ends(sum(rate == 1 for rate in best), len(best))
+        all_four = share_of_seeds(sum(rate == 1 for rate in last), len(last))
+        ever = share_of_seeds(sum(rate == 1 for rate in best), len(best))
         trained = last_rates(run, "train_exact_match")
         said.append(
-            f"width {width}: all four right in the last model of {all_four} seeds, at some of "
+            f"width {width}: all four right in the last model of {all_four}, at some of "
             f"{len(seeds[0])} validations of {ever}; a share of {mean_with_ends(last)} right; "
             f"of the {trained[0]['n']} training expressions that were asked "
             f"{percent_over_seeds(trained)}"

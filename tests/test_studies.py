@@ -435,7 +435,7 @@ def test_a_capacity_of_other_models_is_measured_anew_and_its_own_is_kept(tmp_pat
 
 
 EXPECTED = {  # row -> what its sentences hold
-    "adder": ["right of 1,000: 1000, 1000, 1000", "400,128 parameters", "99.2%, 100.0%] of a"],
+    "adder": ["right of 1,000: 1000, 1000, 1000", "400,128 parameters", "[99.2, 100.0] of a"],
     "grokking": ["after 100 [100, 100] (8 of 8 seeds)", ": 100.0 [100.0, 100.0] times"],
     "repeated-data": [
         "no repeat count has a higher loss than none",
@@ -443,15 +443,15 @@ EXPECTED = {  # row -> what its sentences hold
         "3.00 [2.00, 4.00] unexplained; of 9 repeated ones 7.00 [6.00, 8.00] by memory",
     ],
     "reversed": [
-        "1,000 samples, rope positions: plain 100.0%",
+        "1,000 samples, rope positions: plain 100.0 % [",
         "reversed less plain +0.0 [-0.4, +0.4] points",
     ],
     "capacity": [
-        "100 strings, 100 exposures each: 1.5000 [1.4000, 1.6000] bits a parameter, 50.0%"
+        "100 strings, 100 exposures each: 1.5000 [1.4000, 1.6000] bits a parameter, 50.0 %"
     ],
     "too-big-to-think": [
         "at some of 5 validations of 32 of 32",
-        "width 14: all four right in the last model of 32 of 32 (100% [89%, 100%])",
+        "width 14: all four right in the last model of 32 of 32 seeds (100 % [89, 100])",
     ],
     "regeneration": ["log-log slope 3.00 [2.50, 3.50]", "1000.0 times for ten times the copies"],
 }
@@ -523,9 +523,9 @@ def test_the_best_validation_is_told_apart_from_the_last(tmp_path, monkeypatch):
     ]
     monkeypatch.setattr(reproduce, "validations", lambda run: lines)
     said = reproduce.too_big_to_think(ScriptedShop(tmp_path))[0]
-    low, high = (f"{end:.0%}" for end in metrics.wilson_interval(1, 4))
-    assert f"the last model of 1 of 4 (25% [{low}, {high}]) seeds" in said
-    assert "at some of 3 validations of 3 of 4 (75% [" in said
+    low, high = (f"{100 * end:.0f}" for end in metrics.wilson_interval(1, 4))
+    assert f"the last model of 1 of 4 seeds (25 % [{low}, {high}])" in said
+    assert "at some of 3 validations of 3 of 4 seeds (75 % [" in said
     assert "a share of 0.50 [" in said
 
 
