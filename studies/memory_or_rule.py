@@ -15,7 +15,6 @@ Every cell adds its lines to studies/memory_or_rule.csv, from which --summary dr
 docs/memory_or_rule*.png and writes the sentences of studies/memory_or_rule.md.
 """
 
-import csv
 import io
 import math
 import sys
@@ -32,11 +31,12 @@ from memorization.figures import PARTS as BUDGET_PARTS
 from plots import DPI, caption, label_axes, legend_below, own_style, proportion_axis
 from runtime.cli import Parser, bounded, path, run_main
 from runtime.errors import UserError
-from runtime.files import ROOT, write_atomically, write_json
+from runtime.files import ROOT, write_atomically
+from studies.cells import Table, named, run_once
 from studies.commands import Workshop, made_by, read_json
 
 HOME = Path(__file__).resolve().parent
-TABLE, TEXT = HOME / "memory_or_rule.csv", HOME / "memory_or_rule.md"
+TEXT = HOME / "memory_or_rule.md"
 STEPS, BATCH, SHARE, REPLICAS = 4000, 32, 0.5, 16
 MODEL = ["--d_model", "64", "--n_layers", "2", "--n_heads", "2", "--lr", "1e-4"]
 TRAINING = ["--patience", "0", "--no-autoreg_eval", "--no-show_samples"]
@@ -132,20 +132,20 @@ COLUMNS = {  # of the table: one line a cell, group of examples and kept epoch
     "commit": str,
     "device": str,
 }
+TABLE = Table(HOME / "memory_or_rule.csv", COLUMNS, [cell.name for cell in all_cells()])
 
 
 def run_cell(cell: Cell, out: Path, seeds: str) -> list[dict]:
-    """Make the data, train the panel, measure it; the lines of the table."""
+    """The table's lines of one cell."""
     shop = Workshop(out / cell.name)
-    home, done = shop.folder, shop.folder / "cell.json"
     command = {"data": cell.data_flags, "training": cell.training_flags, "epochs": cell.epochs}
     command["seeds"] = seeds
-    if done.exists():
-        made = read_json(done)
-        if made["command"] != command:
-            raise UserError(f"{home} holds a cell of another study; take another --out")
-        return made["lines"]
-    data, run = home / "data", home / "run"
+    return run_once(shop.folder, command, lambda: measure(cell, shop, seeds))
+
+
+def measure(cell: Cell, shop: Workshop, seeds: str) -> list[dict]:
+    """Make the data, train the panel, measure it; the lines of the table."""
+    data, run = shop.folder / "data", shop.folder / "run"
     shop.call("data/generate.py", *cell.data_flags, "--out", data)
     panel = ["--subset", SHARE, "--seeds", seeds, "--epochs", cell.epochs]
     shop.call(
@@ -155,9 +155,7 @@ def run_cell(cell: Cell, out: Path, seeds: str) -> list[dict]:
     )
     shop.call("evaluate_memorization.py", "--model", run, "--ledger_only")
     results = read_json(run / "memorization/memorization_results.json")
-    lines = lines_of(cell, results, made_by(run / "seed_0/config.json"), shop.seconds())
-    write_json(done, {"command": command, "lines": lines})
-    return lines
+    return lines_of(cell, results, made_by(run / "seed_0/config.json"), shop.seconds())
 
 
 def lines_of(cell: Cell, results: dict, made: dict, seconds: float) -> list[dict]:
@@ -178,27 +176,6 @@ def lines_of(cell: Cell, results: dict, made: dict, seconds: float) -> list[dict
         for group, rows in results["budget_over_epochs"].items()
         for row in rows
     ]
-
-
-def read_table(file: Path = TABLE) -> list[dict]:
-    """The committed table, each column of its type."""
-    with open(file, newline="") as lines:
-        return [{n: COLUMNS[n](v) for n, v in row.items()} for row in csv.DictReader(lines)]
-
-
-def write_table(lines: list[dict], file: Path = TABLE) -> None:
-    """Replace what the table has of the same cells, keep the rest; in the order of all_cells."""
-    cells = {line["cell"] for line in lines}
-    kept = [line for line in read_table(file) if line["cell"] not in cells] if file.exists() else []
-    order = {cell.name: i for i, cell in enumerate(all_cells())}
-    rows = sorted(kept + lines, key=lambda line: order.get(line["cell"], len(order)))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {n: f"{v:.6g}" if isinstance(v, float) else v for n, v in row.items()} for row in rows
-    )
-    write_atomically(file, text.getvalue().encode())
 
 
 # ------------------------------------------------------------------------------------------------
@@ -509,7 +486,7 @@ def markdown(lines: list[dict]) -> str:
         [
             "# Where memory ends and the rule begins",
             "",
-            f"Written by `python studies/memory_or_rule.py`, from `{TABLE.name}`: "
+            f"Written by `python studies/memory_or_rule.py`, from `{TABLE.file.name}`: "
             f"{len({line['cell'] for line in lines})} of {len(all_cells())} cells; {devices}; "
             f"{hours:.1f} hours in all. A model has width 64 and 2 layers and trains for about "
             f"{STEPS:,} steps of {BATCH}; {replicas_words(lines)} replicas a cell, each on its own "
@@ -602,9 +579,9 @@ def share_numbers(drawn_ones: list) -> None:
 
 def summarize(figure_folder: Path) -> None:
     """Sentences and figure from the table."""
-    if not TABLE.exists():
-        raise UserError(f"{TABLE} is not there yet; run a cell first")
-    lines = read_table()
+    lines = TABLE.read()
+    if not lines:
+        raise UserError(f"{TABLE.file} is not there yet; run a cell first")
     write_atomically(TEXT, markdown(lines).encode())
     print(*sentences(lines), sep="\n")
     for parts, (name, _) in FIGURES.items():
@@ -627,18 +604,16 @@ def build_parser() -> Parser:
 
 
 def study(args) -> None:
-    cells = [cell for cell in all_cells() if (args.only or "") in cell.name]
-    if not cells:
-        raise UserError(f"no cell's name holds {args.only!r}; --list shows them")
+    cells = named(all_cells(), args.only)
     if args.list:
-        done = {line["cell"]: line["seconds"] for line in (read_table() if TABLE.exists() else [])}
+        done = {line["cell"]: line["seconds"] for line in TABLE.read()}
         for cell in cells:
             state = f"{done[cell.name] / 60:.0f} min" if cell.name in done else "not run"
             print(f"{cell.name:32} {cell.epochs:>5} epochs  {state}")
         return
     if not args.summary:
         for cell in cells:
-            write_table(run_cell(cell, args.out, f"0-{args.replicas - 1}"))
+            TABLE.replace(run_cell(cell, args.out, f"0-{args.replicas - 1}"))
     summarize(ROOT / "docs")
 
 

@@ -1,5 +1,6 @@
 """The studies: their cells and rows as commands, and what they make of the results."""
 
+import dataclasses
 import json
 import math
 import os
@@ -118,11 +119,13 @@ def line_of(cell, step=4000, **values):
 
 
 def test_the_table_comes_back_typed_and_a_cell_replaces_itself(tmp_path):
-    file, (first, second, *_) = tmp_path / "t.csv", study.all_cells()
-    study.write_table([line_of(second, rule=1.5)], file)
-    study.write_table([line_of(first, rule=2.5), line_of(first, step=10)], file)
-    study.write_table([line_of(second, rule=3.5)], file)
-    lines = study.read_table(file)
+    first, second, *_ = study.all_cells()
+    table = dataclasses.replace(study.TABLE, file=tmp_path / "t.csv")
+    assert table.read() == []
+    table.replace([line_of(second, rule=1.5)])
+    table.replace([line_of(first, rule=2.5), line_of(first, step=10)])
+    table.replace([line_of(second, rule=3.5)])
+    lines = table.read()
     assert [(line["cell"], line["step"], line["rule"]) for line in lines] == [
         (first.name, 4000, 2.5),
         (first.name, 10, 0.0),
@@ -363,8 +366,7 @@ def number_of(tick):
 
 
 def test_what_is_committed_is_what_the_table_says():
-    if study.TABLE.exists():
-        assert study.TEXT.read_text() == study.markdown(study.read_table())
+    assert study.TEXT.read_text() == study.markdown(study.TABLE.read())
     assert reproduce.PAGE.read_text() == reproduce.page()
 
 
