@@ -1,6 +1,7 @@
 """Runs the project's own commands for a study, and says how long they took and where."""
 
 import json
+import os
 import platform
 import shlex
 import signal
@@ -32,16 +33,16 @@ class Workshop:
         self.folder.mkdir(parents=True, exist_ok=True)
         words = [script, *map(str, flags)]
         print("$ python", shlex.join(words), flush=True)
-        log, start = self.folder / "commands.log", time.monotonic()
+        log, start = self.folder / "commands.log", clocks()
         try:
             with open(log, "a") as out:
                 print("$ python", shlex.join(words), file=out, flush=True)
                 command = [sys.executable, str(ROOT / script), *words[1:]]
                 code, received = run_to_end(command, out)
         finally:
-            seconds = round(time.monotonic() - start, 1)
+            took = {name: round(now - start[name], 1) for name, now in clocks().items()}
             with open(self.folder / "durations.jsonl", "a") as out:
-                out.write(json.dumps({"command": shlex.join(words), "seconds": seconds}) + "\n")
+                out.write(json.dumps({"command": shlex.join(words), **took}) + "\n")
         if received or code in STOPPED or code < 0:
             number = received or (-code if code < 0 else code - 128)
             raise Halt(128 + number, "give the same command again to go on")
@@ -52,11 +53,20 @@ class Workshop:
                 f"({EXIT_CODES.get(code, 'unknown')}): {last}; all it printed is in {log}"
             )
 
-    def seconds(self) -> float:
-        """How long the commands of this folder took, interrupted ones too."""
+    def seconds(self, clock: str = "seconds") -> float:
+        """How long the commands of this folder took, interrupted ones too, by one of the clocks."""
         path = self.folder / "durations.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
-        return round(sum(json.loads(line)["seconds"] for line in lines), 1)
+        return round(sum(json.loads(line)[clock] for line in lines), 1)
+
+
+def clocks() -> dict[str, float]:
+    """Seconds on the wall, and processor seconds of the commands that have ended."""
+    times = os.times()
+    return {
+        "seconds": time.monotonic(),
+        "cpu_seconds": times.children_user + times.children_system,
+    }
 
 
 def run_to_end(command: list[str], out) -> tuple[int, int | None]:

@@ -1,0 +1,391 @@
+"""The study: with which optimizer, rate, batch and dropout a model comes to the rule soonest.
+
+    python studies/time_to_rule.py --list       # the cells and what each took
+    python studies/time_to_rule.py --only sums  # those whose name holds the word
+    python studies/time_to_rule.py --summary    # from the committed table; nothing is trained
+
+A cell trains several seeds of one recommended model side by side. From cell to cell one or two
+flags change; data and seeds stay, so cells are compared seed by seed. Time is processor time,
+validation included: a crowded machine tells it truly. Give the same command again after an
+interruption. The cells of the five tasks are for a GPU: on a CPU each takes a night.
+
+Every cell adds its lines to studies/time_to_rule.csv, from which --summary draws
+docs/time_to_rule.png and writes studies/time_to_rule.md.
+"""
+
+import io
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+if __name__ == "__main__":  # Python looks for modules beside the script, not above it
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import metrics
+from plots import DPI, caption, label_axes, legend_below, look, own_style, proportion_axis
+from runtime.cli import Parser, path, run_main
+from runtime.errors import UserError
+from runtime.files import ROOT, write_atomically
+from studies.cells import Table, named, run_once
+from studies.commands import Workshop, made_by
+from studies.seeds import steps_words, validations
+
+HOME = Path(__file__).resolve().parent
+TEXT, FIGURE = HOME / "time_to_rule.md", "time_to_rule.png"
+SEEDS = 8
+LEVELS = (0.9, 0.95, 0.99)  # of unseen exact match: the rule is there
+
+
+# ------------------------------------------------------------------------------------------------
+# The cells
+# ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """A recommended command: what its cells have in common."""
+
+    data: str  # training set below data/, with a tokenizer.json beside it
+    rows: int  # of that set
+    epochs: int
+    lr: float  # that the README gives
+    warmup: int  # examples
+    flags: str
+
+
+TASKS = {
+    "sums": Task(
+        data="add_only/train.pkl",
+        rows=5000,
+        epochs=16,
+        lr=1e-4,
+        warmup=200 * 32,
+        flags="--d_model 128 --n_layers 4 --n_heads 4",
+    ),
+    # All from the start: a stage that adds a task would move the share that is right.
+    "five": Task(
+        data="processed/train_normal.pkl",
+        rows=50_000,
+        epochs=8,
+        lr=5e-5,
+        warmup=1000 * 32,
+        flags="--d_model 256 --n_layers 6 --n_heads 8 --label_smoothing 0.05",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The recommended command with some flags changed, trained with SEEDS seeds."""
+
+    task: str
+    optimizer: str = "adamw"
+    rate: float = 1  # times the recommended one
+    dropout: float = 0.1  # on embeddings and block outputs
+    batch: int = 32
+
+    @property
+    def name(self) -> str:
+        return (
+            f"{self.task}_{self.optimizer}_rate-{self.rate}_dropout-{self.dropout}"
+            f"_batch-{self.batch}"
+        )
+
+    @property
+    def flags(self) -> list[str]:
+        task = TASKS[self.task]
+        return [
+            *("--data", f"data/{task.data}", *task.flags.split()),
+            *("--tokenizer", f"data/{Path(task.data).parent}/tokenizer.json"),
+            *("--optimizer", self.optimizer, "--lr", f"{task.lr * self.rate:g}"),
+            *("--dropout", str(self.dropout), "--batch_size", str(self.batch)),
+            *("--warmup_steps", str(round(task.warmup / self.batch))),
+            *("--epochs", str(task.epochs), "--patience", "0"),
+            *("--eval_every_steps", str(round(task.rows / self.batch / 2))),
+            *("--no-autoreg_eval", "--no-show_samples"),
+        ]
+
+
+def all_cells() -> list[Cell]:
+    """Of each task the recommended command first: the others are compared with it."""
+    both = ("adamw", "muon")
+    return [
+        cell
+        for task in TASKS
+        for cell in (
+            *(Cell(task, optimizer, rate) for rate in (1, 3, 10) for optimizer in both),
+            *(Cell(task, optimizer, 3, dropout=0) for optimizer in both),
+            Cell(task, dropout=0),
+            *(Cell(task, optimizer, rate, batch=128) for rate in (3, 10) for optimizer in both),
+        )
+    ]
+
+
+# ------------------------------------------------------------------------------------------------
+# Running one
+# ------------------------------------------------------------------------------------------------
+
+COLUMNS = {  # of the table: one line a validation
+    "cell": str,
+    "task": str,
+    "optimizer": str,
+    "rate": float,
+    "dropout": float,
+    "batch": int,
+    "examples": int,  # that each seed has seen
+    "cpu_seconds": float,  # of processor time that one seed took until then
+    "unseen": str,  # exact match of each seed, in their order
+    "commit": str,
+    "device": str,
+}
+
+
+def run_cell(cell: Cell, out: Path) -> list[dict]:
+    """The table's lines of one cell."""
+    shop = Workshop(out / cell.name)
+    command = [*cell.flags, "--seeds", f"0-{SEEDS - 1}"]
+    return run_once(shop.folder, command, lambda: measure(cell, shop, command))
+
+
+def measure(cell: Cell, shop: Workshop, command: list[str]) -> list[dict]:
+    """Train the seeds side by side; the lines of the table."""
+    run = shop.folder / "run"
+    shop.call("train_minigpt_4070.py", *command, "--out_dir", run, "--resume")
+    made = made_by(run / "seed_0/config.json")
+    return lines_of(cell, validations(run), shop.seconds("cpu_seconds") / SEEDS, made)
+
+
+def lines_of(cell: Cell, seeds: list[list[dict]], cpu_seconds: float, made: dict) -> list[dict]:
+    """The table's lines, of `cpu_seconds` that one seed took from start to end."""
+    end = seeds[0][-1]["examples_seen"]
+    return [
+        {
+            "cell": cell.name,
+            **vars(cell),
+            "examples": now[0]["examples_seen"],
+            "cpu_seconds": cpu_seconds * now[0]["examples_seen"] / end,
+            "unseen": " ".join(f"{line['val_exact_match']:g}" for line in now),
+            "commit": made["commit"],
+            "device": made["device"],
+        }
+        for now in zip(*seeds, strict=True)
+    ]
+
+
+TABLE = Table(HOME / "time_to_rule.csv", COLUMNS, [cell.name for cell in all_cells()])
+
+
+# ------------------------------------------------------------------------------------------------
+# What the table says
+# ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One cell of the table over its V validations."""
+
+    cell: Cell
+    examples: np.ndarray  # int [V]: that each seed has seen
+    cpu_seconds: np.ndarray  # float [V]: of one seed
+    unseen: np.ndarray  # float [seeds, V]: exact match
+
+    def examples_until(self, level: float) -> list[int | None]:
+        """What each seed has seen at its first validation with that rate; None where none has."""
+        return [
+            int(self.examples[np.argmax(there)]) if there.any() else None
+            for there in self.unseen >= level
+        ]
+
+    @property
+    def seconds_an_example(self) -> float:
+        return float(self.cpu_seconds[-1] / self.examples[-1])
+
+
+def curves_of(lines: list[dict], task: str) -> list[Curve]:
+    """Those of a task in the order of all_cells."""
+    found = []
+    for cell in all_cells():
+        own = [line for line in lines if line["cell"] == cell.name and cell.task == task]
+        if own:
+            found.append(
+                Curve(
+                    cell=cell,
+                    examples=np.array([line["examples"] for line in own]),
+                    cpu_seconds=np.array([line["cpu_seconds"] for line in own]),
+                    unseen=np.array([line["unseen"].split() for line in own], dtype=float).T,
+                )
+            )
+    return found
+
+
+def time_ratios(curves: list[Curve], level: float) -> dict[Cell, dict]:
+    """Processor time until `level` over that of the first curve, paired over seeds.
+
+    As metrics.compare_seeds returns it, of the logarithm, with "p_holm" over all of them. Cells
+    of which a seed does not reach the level are left out, and all are where one of the first's
+    does not.
+    """
+
+    def logs(curve):
+        return [math.log(n * curve.seconds_an_example) for n in curve.examples_until(level)]
+
+    complete = [curve for curve in curves if None not in curve.examples_until(level)]
+    if not curves or curves[0] not in complete:
+        return {}
+    found = {
+        curve.cell: metrics.compare_seeds(logs(curve), logs(curves[0]), paired=True)
+        for curve in complete[1:]
+    }
+    adjusted = metrics.holm([row["p"] for row in found.values()])
+    return {
+        cell: row | {"p_holm": p} for (cell, row), p in zip(found.items(), adjusted, strict=True)
+    }
+
+
+def ratio_of(row: dict | None) -> str:
+    """`0.72 [0.68, 0.77], p = 0.003`: a row of time_ratios; "–" for None."""
+    if row is None:
+        return "–"
+    ends = [row[key] for key in ("difference", "low", "high")]
+    words = [f"{math.exp(end):.2f}" for end in ends if end is not None]
+    said = f"{words[0]} [{words[1]}, {words[2]}]" if len(words) == 3 else words[0]
+    p = row["p_holm"]
+    return said if p is None else f"{said}, p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
+
+
+HEADS = ["optimizer", "rate", "dropout", "batch"]
+HEADS += [f"examples until {100 * level:.0f} %" for level in LEVELS]
+HEADS += [
+    "unseen at the end, %",
+    "ms an example",
+    f"time until {100 * LEVELS[1]:.0f} %, × the first row's",
+]
+
+
+def rows_of(curves: list[Curve]) -> list[list[str]]:
+    """A task's cells as a table for people."""
+    ratios, rows = time_ratios(curves, LEVELS[1]), []
+    for curve in curves:
+        cell, last = curve.cell, int(curve.examples[-1])
+        end = 100 * curve.unseen[:, -1]
+        mean, reach = end.mean(), metrics.seed_half_width(end)
+        rows.append(
+            [
+                *(cell.optimizer, f"× {cell.rate:g}", f"{cell.dropout:g}", str(cell.batch)),
+                *(steps_words(curve.examples_until(level), last) for level in LEVELS),
+                f"{mean:.1f} [{max(0, mean - reach):.1f}, {min(100, mean + reach):.1f}]",
+                f"{1000 * curve.seconds_an_example:.2f}",
+                "1" if curve is curves[0] else ratio_of(ratios.get(cell)),
+            ]
+        )
+    return rows
+
+
+def markdown(lines: list[dict]) -> str:
+    """studies/time_to_rule.md."""
+    devices = ", ".join(sorted({line["device"] for line in lines}))
+    said = [
+        "# How soon the rule is there",
+        "",
+        f"Written by `python studies/time_to_rule.py`, from `{TABLE.file.name}`: "
+        f"{len({line['cell'] for line in lines})} of {len(all_cells())} cells; {devices}. "
+        f"Unseen exact match of {SEEDS} seeds a cell, validated twice an epoch. "
+        "*rate* is over that of the README's command. *examples until* is the geometric mean over "
+        "seeds with its 95 % interval; where a seed did not get there, the median. Time is "
+        "processor time on one thread, validation included; its ratio is paired over seeds, with "
+        "Holm's p over the task's rows. What a cell takes an example was measured once, so the "
+        "interval of a ratio is over seeds alone.",
+        "",
+    ]
+    for task in TASKS:
+        if curves := curves_of(lines, task):
+            rows = [HEADS, ["---"] * len(HEADS), *rows_of(curves)]
+            said += [f"## {task}, {TASKS[task].epochs} epochs", ""]
+            said += ["| " + " | ".join(row) + " |" for row in rows] + [""]
+    return "\n".join(said)
+
+
+# ------------------------------------------------------------------------------------------------
+# The figure
+# ------------------------------------------------------------------------------------------------
+
+
+def figure(lines: list[dict]):
+    """Mean unseen exact match over examples and over time: each optimizer and rate, as the
+    recommended command is otherwise.
+    """
+    from matplotlib.figure import Figure
+
+    tasks = {task: found for task in TASKS if (found := curves_of(lines, task))}
+    fig = Figure(figsize=(8, 1 + 3.2 * len(tasks)), layout="constrained")
+    axes = fig.subplots(len(tasks), 2, squeeze=False, sharey=True)
+    for row, (task, curves) in zip(axes, tasks.items(), strict=True):
+        shown = [c for c in curves if (c.cell.dropout, c.cell.batch) == (0.1, 32)]
+        for ax, x, words in zip(
+            row,
+            ("examples", "cpu_seconds"),
+            ("examples seen", "processor seconds of one seed"),
+            strict=True,
+        ):
+            for i, curve in enumerate(shown):
+                label = f"{curve.cell.optimizer}, rate × {curve.cell.rate:g}"
+                ax.plot(getattr(curve, x), curve.unseen.mean(0), label=label, **look(i))
+            proportion_axis(ax.yaxis)
+            ax.set_xlim(left=0)
+            label_axes(ax, task, words, "unseen exact match" if ax is row[0] else "")
+    legend_below(axes[-1][0])
+    caption(fig, f"Means over {SEEDS} seeds; dropout 0.1, batch 32.")
+    return fig
+
+
+# ------------------------------------------------------------------------------------------------
+# Command line
+# ------------------------------------------------------------------------------------------------
+
+
+def summarize(figure_folder: Path) -> None:
+    """Page and figure from the table."""
+    lines = TABLE.read()
+    if not lines:
+        raise UserError(f"{TABLE.file} is not there yet; run a cell first")
+    write_atomically(TEXT, markdown(lines).encode())
+    picture = io.BytesIO()
+    with own_style():
+        figure(lines).savefig(picture, dpi=DPI, metadata={"Software": None})
+    write_atomically(figure_folder / FIGURE, picture.getvalue())
+    print(f"wrote {TEXT} and {figure_folder / FIGURE}")
+
+
+def build_parser() -> Parser:
+    parser = Parser(__doc__)
+    flag = parser.add_argument
+    flag("--only", metavar="WORD", help="run the cells whose name holds this")
+    flag("--out", type=path, default=ROOT / "runs/time_to_rule", help="folder for the runs")
+    flag("--list", action="store_true", help="print the cells and stop")
+    flag("--summary", action="store_true", help="train nothing; from the table alone")
+    return parser
+
+
+def study(args) -> None:
+    cells = named(all_cells(), args.only)
+    if args.list:
+        done = {line["cell"]: SEEDS * line["cpu_seconds"] for line in TABLE.read()}
+        for cell in cells:
+            state = f"{done[cell.name] / 60:.0f} min" if cell.name in done else "not run"
+            print(f"{cell.name:44} {state}")
+        return
+    if not args.summary:
+        for cell in cells:
+            TABLE.replace(run_cell(cell, args.out))
+    summarize(ROOT / "docs")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_main(lambda: study(build_parser().parse_args(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
