@@ -322,7 +322,9 @@ ROUND = 16
 
 
 def put(array, device):
-    """The NumPy array as a tensor on `device`. A GPU is not waited for."""
+    """The NumPy array as a tensor on `device`. A GPU is not waited for, as it would be with memory
+    that is not pinned.
+    """
     tensor = torch.from_numpy(array)
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
@@ -789,13 +791,14 @@ class GPT(nn.Module):
         """Return the logits at `batch.answer_at`, float [R, M, V].
 
         `cache`, a list, receives each layer's keys and values, [R, N, H, D] each. Training with
-        dropout needs `noise`, int64 [R] from `dropout_noise`, and the batch's places.
+        dropout needs `noise`, int64 [R] from `dropout_noise`, on the batch's device, and the
+        batch's places.
         """
         C, p = self.config.d_model, self.config.dropout if self.training else 0.0
         turns, x = self.turns(batch.pos), self.embed(batch.ids, batch.pos)
         keys = None
         if p:
-            keys = site_keys(noise.to(x.device), batch, 1 + 2 * len(self.blocks))
+            keys = site_keys(noise, batch, 1 + 2 * len(self.blocks))
             x = x * dropout_masks(keys[0], C, p)
 
         def block_step(layer, block, weights, x, last):
@@ -1817,6 +1820,7 @@ class EagerSteps:
         `noise` is of `dropout_noise`.
         """
         set_learning_rate(self.optimizer, lr)
+        noise = put(noise.numpy(), self.data.device)
         rows = self.orders[:, i * self.batch_size : (i + 1) * self.batch_size]
         share = np.array_split(np.arange(rows.shape[1]), self.team.size)[self.team.rank]
         pieces = [piece for piece in np.array_split(share, self.micro_batches) if len(piece)]
@@ -1876,7 +1880,7 @@ class StaticSteps(EagerSteps):
         self.results.copy_(torch.stack(self.train_step([batch], self.noise)))
 
     def step(self, i, lr, noise):
-        self.noise.copy_(noise)
+        self.noise.copy_(put(noise.numpy(), self.data.device))
         set_learning_rate(self.optimizer, lr)
         self.now.copy_(self.rows[i])
         if self.use_graph and not self.warm_up and self.graph is None:

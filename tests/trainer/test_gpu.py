@@ -157,6 +157,46 @@ def test_a_cuda_graph_drops_something_else_at_each_step(monkeypatch):
     torch.testing.assert_close(graph, eager, rtol=1e-4, atol=1e-4)
 
 
+def dropping_steps(kind, device):
+    """Steps of two replicas with dropout, at the beginning of an epoch of 8."""
+    model = make_model(seeds=(0, 1), dropout=0.3).to(device).train()
+    steps = kind(
+        model=model,
+        optimizer=t.make_optimizer(model, 0.01, torch.zeros((), device=device)),
+        scaler=torch.amp.GradScaler(device.type, enabled=False),
+        data=t.Resident(build(draw_rows(64, seed=2)), device),
+        batch_size=8,
+    )
+    steps.begin_epoch(np.arange(64)[None].repeat(2, 0))
+    return steps
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_the_host_waits_for_no_step():
+    steps = dropping_steps(t.StaticSteps, t.choose_device("cuda"))
+    for i in range(5):
+        steps.step(i, 1e-3, t.dropout_noise([0, 1], i))
+    assert steps.graph is not None
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for i in range(5, 8):
+            steps.step(i, 1e-3, t.dropout_noise([0, 1], i))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("kind", [t.StaticSteps, t.EagerSteps])
+def test_noise_goes_to_the_device_as_the_data_do(kind, monkeypatch):
+    """By `put`, from pinned memory: any other copy would make the host wait for the step."""
+    steps, gone, original = dropping_steps(kind, torch.device("cpu")), [], t.put
+    steps.use_graph = False
+    monkeypatch.setattr(t, "put", lambda a, device: gone.append(a) or original(a, device))
+    noise = t.dropout_noise([0, 1], 7)
+    steps.step(0, 1e-3, noise)
+    assert any(np.array_equal(array, noise.numpy()) for array in gone)
+
+
 @pytest.mark.gpu
 @needs_gpu
 def test_a_gpu_drops_what_a_cpu_does():
