@@ -123,6 +123,8 @@ def build_parser():
     flag("--use_swiglu", action="store_true", help="SwiGLU instead of GELU in the MLP")
     flag("--dropout", type=bounded(float, 0, 0.99), default=0.1,
          help="dropout probability on embeddings and block outputs; regularizes")
+    flag("--init_std", type=bounded(float, 1e-6, 10), default=0.02,
+         help="standard deviation of the initial weights; from large ones a model memorizes first")
 
     flag = parser.add_argument_group("optimization").add_argument
     flag("--epochs", type=bounded(int, 1, 10**6), default=30, help="passes over the training set")
@@ -701,9 +703,10 @@ class GPT(nn.Module):
     """Decoder-only transformer with a leading replica axis R on every parameter.
 
     `seeds` gives the initialisation of each replica: replica r is the same alone or among others.
+    `init_std` is the standard deviation of its matrices, GPT-2's unless another is given.
     """
 
-    def __init__(self, config, seeds):
+    def __init__(self, config, seeds, init_std=0.02):
         super().__init__()
         R = len(seeds)
         self.config = config
@@ -713,12 +716,12 @@ class GPT(nn.Module):
         if config.pos == "learned":
             self.w_positions = nn.Parameter(torch.empty(R, config.max_len, config.d_model))
         self.blocks = nn.ModuleList(Block(config, R) for _ in range(config.n_layers))
-        self._initialise(seeds)
+        self._initialise(seeds, init_std)
 
     @torch.no_grad()
-    def _initialise(self, seeds):
-        # GPT-2: std 0.02, and smaller where a layer adds to the residual stream.
-        residual_std = 0.02 / math.sqrt(2 * self.config.n_layers)
+    def _initialise(self, seeds, std):
+        # As in GPT-2, smaller where a layer adds to the residual stream.
+        residual_std = std / math.sqrt(2 * self.config.n_layers)
         for r, seed in enumerate(seeds):
             generator = torch.Generator().manual_seed(seed)
             for name, p in self.named_parameters():
@@ -726,7 +729,7 @@ class GPT(nn.Module):
                     continue
                 if name.rpartition(".")[2].startswith("w_"):
                     residual = name.endswith(("w_out", "w_down"))
-                    p[r].normal_(0, residual_std if residual else 0.02, generator=generator)
+                    p[r].normal_(0, residual_std if residual else std, generator=generator)
 
     @property
     def R(self):
@@ -1327,6 +1330,7 @@ class Plan:
     epoch_rows: list[int]  # of each stage: rows that a replica trains on in an epoch
     trained_tags: list[list[str]]  # of each stage
     ledger_epochs: list[int]  # at whose ends a panel's ledger is kept; [] without --subset
+    init_std: float  # of the weights
     # Optimizer and schedule
     epochs: int
     batch_size: int  # examples of a micro-batch
@@ -1608,6 +1612,7 @@ def make_plan(args: argparse.Namespace, data: Data, n_seeds: int, team: World = 
         ],
         ledger_epochs=[] if data.panel is None else kept_epochs(args.epochs),
         trained_tags=[tags_of_rows(data.train, stage.rows) for stage in stages],
+        init_std=args.init_std,
         epochs=args.epochs,
         batch_size=args.batch_size,
         **batch,
@@ -2675,7 +2680,7 @@ def start_run(
 ) -> TrainingState:
     """Return the state at the first step, or as `checkpoints`, one a seed, left it."""
     seeds = [replica.seed for replica in replicas]
-    model = GPT(plan.config, seeds).to(plan.device)
+    model = GPT(plan.config, seeds, plan.init_std).to(plan.device)
     graph_lr = 0.0 if no_graph_because(plan, team) else torch.zeros((), device=plan.device)
     state = TrainingState(
         model=model,

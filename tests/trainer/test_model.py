@@ -39,14 +39,15 @@ def test_fast_path_equals_the_plain_reference(pos, swiglu, R):
         torch.testing.assert_close(got[name], p.grad, rtol=1e-4, atol=2e-6)
 
 
-def test_the_scale_of_initialisation_and_that_biases_are_zero():
-    model = make_model(d_model=64)
+@pytest.mark.parametrize("std", [0.02, 0.1])
+def test_the_scale_of_initialisation_and_that_biases_are_zero(std):
+    model = t.GPT(make_model(d_model=64).config, [0], *([] if std == 0.02 else [std]))
     for name, p in model.named_parameters():
         if name.rpartition(".")[2].startswith("b_"):
             assert (p == 0).all()
         else:
             residual = name.endswith(("w_out", "w_down"))
-            expected = 0.02 / 2 if residual else 0.02  # 2 layers: 1 / sqrt(4)
+            expected = std / 2 if residual else std  # 2 layers: 1 / sqrt(4)
             assert p.std().item() == pytest.approx(expected, rel=0.1)
 
 
