@@ -58,6 +58,7 @@ REPETITIONS = {  # name -> flags of data/generate.py
 VARIANTS = {  # at the most telling cell: name -> flags of data/generate.py, of the trainer
     "dropout 0.1": ("", "--dropout 0.1"),
     "weight decay 0.1": ("", "--weight_decay 0.1"),
+    "initial weights 0.1": ("", "--init_std 0.1"),
     "a tenth wrong": ("--corrupt 0.1", ""),
 }
 TELLING = ("sums", 1000)  # of the cells the one where rule and memory are nearest in size
@@ -70,7 +71,9 @@ class Cell:
     task: str
     rows: int
     repetition: str = "once"
-    variant: str = ""  # "" is the plain one: no dropout, weight decay 0.01, every answer right
+    variant: str = (
+        ""  # "" is the plain one: no dropout, weight decay 0.01, weights of 0.02, all right
+    )
 
     @property
     def name(self) -> str:

@@ -262,6 +262,12 @@ def test_no_lr_scaling_takes_the_rate_literally(world):
     assert lines_of(world / "run/metrics.jsonl")[0]["lr"] == pytest.approx(3e-5)
 
 
+def test_init_std_is_that_of_the_first_weights(world):
+    assert go(world, "--init_std", 0.5, "--epochs", 1, "--lr", 1e-9, "--no_lr_scaling") == 0
+    model = t.load_model(world / "run/last.pth", CPU)[0]
+    assert model.w_tokens.std().item() == pytest.approx(0.5, rel=0.1)
+
+
 def test_without_generation_its_keys_are_absent(world):
     assert go(world, "--epochs", "1", "--no-autoreg_eval", "--no-show_samples") == 0
     line = lines_of(world / "run/metrics.jsonl")[0]
