@@ -686,28 +686,48 @@ def compare_models(first: Sequence[bool], second: Sequence[bool]) -> dict:
     )
 
 
-def compare_rates(k1: int, n1: int, k2: int, n2: int) -> dict:
-    """Two models on different examples, k1 of n1 and k2 of n2 right: the test of two proportions.
+FISHER = "Fisher's exact"
 
-    As `compare_models`, with Newcombe's interval; p is that of the difference over its standard
-    error sqrt(p (1 - p) (1/n1 + 1/n2)), p the rate of both together (Pearson 1900). "detectable" is
-    2.80 of the standard errors sqrt(p1 (1 - p1)/n1 + p2 (1 - p2)/n2), None where both are 0 (Cohen
-    1988, chapter 6, at the observed rates). ValueError as in `wilson_interval`, and for n = 0.
+
+def fisher_p(k1: int, n1: int, k2: int, n2: int) -> float:
+    """Fisher's exact two-sided p of k1 of n1 and k2 of n2, at any n.
+
+    Of the ways to share out all k1 + k2 right answers, the probability of those that are no
+    likelier than what was seen (Fisher 1922).
+    """
+    k = k1 + k2
+    first, last = max(0, k - n2), min(k, n1)  # right ones of the first side
+    x = np.arange(first, last, dtype=float)
+    # P(x + 1) / P(x) = (k - x) (n1 - x) / ((x + 1) (n2 - k + x + 1))
+    steps = np.log((k - x) * (n1 - x)) - np.log((x + 1) * (n2 - k + x + 1))
+    logs = np.concatenate([[0.0], np.cumsum(steps)])
+    likelihood = np.exp(logs - logs.max())
+    seen = likelihood[k1 - first]
+    no_likelier = likelihood <= seen * (1 + 1e-7)  # rounding parts what is equal
+    return float(likelihood[no_likelier].sum() / likelihood.sum())
+
+
+def compare_rates(k1: int, n1: int, k2: int, n2: int) -> dict:
+    """Two models on different examples, k1 of n1 and k2 of n2 right: Fisher's exact test.
+
+    As `compare_models`, with Newcombe's interval. "detectable" is 2.80 of the standard errors
+    sqrt(p1 (1 - p1)/n1 + p2 (1 - p2)/n2), None where both are 0 (Cohen 1988, chapter 6, at the
+    observed rates): of the test without a correction for whole numbers. ValueError as in
+    `wilson_interval`, and for n = 0.
     """
     low, high = newcombe_interval(k1, n1, k2, n2)
     if n1 == 0 or n2 == 0:
         raise ValueError(f"need at least one example each, got {n1} and {n2}")
-    p1, p2, both = k1 / n1, k2 / n2, (k1 + k2) / (n1 + n2)
-    error = math.sqrt(both * (1 - both) * (1 / n1 + 1 / n2))
+    p1, p2 = k1 / n1, k2 / n2
     spread = math.sqrt(p1 * (1 - p1) / n1 + p2 * (1 - p2) / n2)
     times = sum(NormalDist().inv_cdf(p) for p in (1 - SIGNIFICANCE / 2, POWER))
     return _comparison(
-        "two proportions",
+        FISHER,
         (int(n1), int(n2)),
         p1 - p2,
         low=low,
         high=high,
-        p=math.erfc(abs(p1 - p2) / error / math.sqrt(2)) if error else 1.0,
+        p=fisher_p(k1, n1, k2, n2),
         detectable=times * spread or math.nan,
     )
 

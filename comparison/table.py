@@ -66,6 +66,8 @@ class Difference:
         which = f"with {self.counts}"
         if self.detectable is None and self.over_seeds:
             return f"{which} that do not vary nothing is known of what would have stood out"
+        if self.detectable is None and self.test == metrics.FISHER:
+            return f"{which} all right or all wrong nothing is known of what would have stood out"
         if self.detectable is None or self.detectable >= 1:
             return f"{which} no difference would reliably have stood out"
         points = 100 * self.detectable
@@ -127,10 +129,15 @@ def compare_groups(groups: Sequence[Group], notes: Sequence[str] = ()) -> Compar
 
 
 def difference_in(first: Group, second: Group, row: str) -> dict | None:
-    """The test of two runs in one row, without Holm; None for the memory of two single replicas."""
+    """The test of two runs in one row, without Holm.
+
+    None for the memory of two single replicas, and for all tasks together where they are others.
+    """
     models = [group.seeds_with(row) for group in (first, second)]
     answers = [[model.answers[row] for model in side] for side in models]
     names, note = shared_examples(answers)
+    if names is None and len({tasks_of(model, row) for side in models for model in side}) > 1:
+        return None
     values = [
         [answer.value if names is None else mean_right(answer, names) for answer in side]
         for side in answers
@@ -150,6 +157,13 @@ def difference_in(first: Group, second: Group, row: str) -> dict | None:
     found |= {key: max(-1.0, min(1.0, end)) for key, end in ends.items()}
     notes = "; ".join(filter(None, (note, more)))
     return {"row": row, "first": first.name, "second": second.name, **found, "note": notes}
+
+
+def tasks_of(model: Model, row: str) -> frozenset:
+    """The rows of single tasks that the model's row of all tasks joins; none for another row."""
+    if not row.endswith(": all"):
+        return frozenset()
+    return frozenset(name for name in model.answers if name.startswith(row.removesuffix("all")))
 
 
 def mean_right(answer: Answers, names: Sequence[str]) -> float:

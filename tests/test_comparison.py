@@ -160,21 +160,41 @@ def test_models_that_share_part_of_their_examples_are_compared_on_those(tmp_path
     assert d.note == "on the 40 examples that both answered, of 60 and 40"
 
 
-def test_models_without_a_shared_example_are_told_apart_by_two_proportions(tmp_path):
+def test_models_without_a_shared_example_are_told_apart_by_fishers_test(tmp_path):
     make_run(tmp_path / "a", 0, {"add": np.arange(60) < 45}, {"add": 60})
     make_run(tmp_path / "b", 0, {"add": np.arange(60) < 30}, {"add": 60}, first=900, val="other")
     found = compared(tmp_path / "a", tmp_path / "b")
     d = at(found, "unseen: add")
-    assert (d.test, d.difference) == ("two proportions", 0.25)
+    assert (d.test, d.difference) == ("Fisher's exact", 0.25)
     assert d.note == "no example is shared, so the difference of the examples counts too"
     assert "different validation sets: a against b" in found.notes
+
+
+def test_all_tasks_together_are_not_compared_with_all_of_others(tmp_path):
+    make_run(tmp_path / "a", 0, {"add": 0.5, "sort": 0.5}, {"add": 30, "sort": 30}, names=False)
+    rates = {"add": 0.5, "copy": 0.5}
+    make_run(tmp_path / "b", 0, rates, {"add": 30, "copy": 30}, names=False, val="other")
+    found = compared(tmp_path / "a", tmp_path / "b")
+    assert [d.row for d in found.differences] == ["unseen: add"]
+    assert "unseen: all" in found.rows
+
+
+def test_what_could_have_stood_out_is_unknown_where_all_are_right_or_wrong(tmp_path):
+    make_run(tmp_path / "a", 0, {"add": 0.0}, {"add": 50}, names=False)
+    make_run(tmp_path / "b", 0, {"add": 1.0}, {"add": 6}, names=False, val="other")
+    d = at(compared(tmp_path / "a", tmp_path / "b"), "unseen: add")
+    assert d.stands_out
+    assert d.sentence == (
+        "with 50 and 6 examples all right or all wrong nothing is known of what would have stood "
+        "out"
+    )
 
 
 def test_rates_alone_are_compared_and_it_is_said(tmp_path):
     for name, lr in (("a", 1), ("b", 2)):
         make_run(tmp_path / name, 0, {"add": 0.5}, {"add": 60}, names=False, lr=lr)
     d = at(compared(tmp_path / "a", tmp_path / "b"), "unseen: add")
-    assert (d.test, d.note) == ("two proportions", NOT_PAIRED)
+    assert (d.test, d.note) == ("Fisher's exact", NOT_PAIRED)
 
 
 def test_outcomes_of_another_epochs_model_are_not_taken_for_the_best_ones(tmp_path):
@@ -186,7 +206,7 @@ def test_outcomes_of_another_epochs_model_are_not_taken_for_the_best_ones(tmp_pa
     report["best"]["epoch"] = 2
     write_json(path, report)
     d = at(compared(tmp_path / "a", tmp_path / "b"), "unseen: add")
-    assert (d.test, d.note) == ("two proportions", NOT_PAIRED)
+    assert (d.test, d.note) == ("Fisher's exact", NOT_PAIRED)
 
 
 # ------------------------------------------------------------------------------------------------

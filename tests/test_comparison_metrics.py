@@ -9,16 +9,16 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import quad
-from scipy.stats import norm
+from scipy.stats import fisher_exact, norm
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import NormalIndPower, TTestIndPower, TTestPower
-from statsmodels.stats.proportion import proportions_ztest
 
 from metrics import (
     compare_models,
     compare_rates,
     compare_seeds,
+    fisher_p,
     holm,
     mcnemar_p,
     newcombe_interval,
@@ -213,17 +213,31 @@ def test_equal_models_and_a_single_example():
         compare_models([], [])
 
 
-def test_models_on_different_examples_are_the_test_of_two_proportions():
+def test_models_on_different_examples_are_told_apart_by_fishers_test():
     found = compare_rates(45, 100, 120, 200)
-    assert found["test"] == "two proportions"
+    assert found["test"] == "Fisher's exact"
     assert found["n"] == [100, 200]
-    assert found["p"] == pytest.approx(proportions_ztest([45, 120], [100, 200])[1])
+    assert found["p"] == pytest.approx(fisher_exact([[45, 55], [120, 80]]).pvalue)
     assert (found["low"], found["high"]) == newcombe_interval(45, 100, 120, 200)
     even = compare_rates(50, 100, 50, 100)  # standard deviation 0.5
     solved = NormalIndPower().solve_power(nobs1=100, ratio=1, alpha=0.05, power=0.8)
     assert even["detectable"] == pytest.approx(0.5 * solved, rel=1e-4)
     certain = compare_rates(10, 10, 20, 20)
     assert (certain["p"], certain["detectable"]) == (1.0, None)
+
+
+@given(st.data())
+def test_fishers_p_is_scipys(data):
+    n1, n2 = (data.draw(st.integers(1, 60)) for _ in range(2))
+    k1, k2 = (data.draw(st.integers(0, n)) for n in (n1, n2))
+    expected = fisher_exact([[k1, n1 - k1], [k2, n2 - k2]]).pvalue
+    assert fisher_p(k1, n1, k2, n2) == pytest.approx(expected, rel=1e-6)
+
+
+def test_fishers_p_of_many_examples_and_of_few_right():
+    assert fisher_p(1, 150, 1, 13) == pytest.approx(0.1537, abs=1e-4)  # by Pearson's test 0.027
+    expected = fisher_exact([[24_000, 26_000], [24_500, 25_500]]).pvalue
+    assert fisher_p(24_000, 50_000, 24_500, 50_000) == pytest.approx(expected, rel=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------
