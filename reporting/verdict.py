@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 
 from memorization.page import interval, no_minus_zero, right_answers_first
-from metrics import LEAST_REPLICAS, WORTH_NAMING, is_there, verdict
+from metrics import LEAST_REPLICAS, WORTH_NAMING, is_there, verdict, wilson_interval
 from plots import percent, pool
 from reporting.gather import Records
 from runtime.records import in_order
@@ -17,6 +17,7 @@ HEADLINES = {
     "neither": "Neither yet",
     "undecided": "Undecided",
 }
+PARTLY = {"rule": "Learned a part of the rule", "memory": "Memorized a part"}  # less than half
 LOOKUPS = ("nearest", "suffix", "majority")
 PANEL = "A panel (--subset 0.5 --seeds 0-31) tells rule and memory apart, example by example."
 
@@ -66,7 +67,7 @@ def of_budget(row: dict, replicas: int) -> Verdict:
     drawable = all(share >= 0 for _, share in shares)
     return Verdict(
         row["group"],
-        headline(there["rule"], there["memory"], known["rule"], known["memory"]),
+        headline(there["rule"], there["memory"], known["rule"], known["memory"], row["bits"]),
         sentence,
         advice_to_panel(there, replicas),
         shares if drawable else [],
@@ -91,12 +92,19 @@ def ends_of(row: dict, part: str) -> tuple[float, float, float]:
     return tuple(math.nan if value is None else value for value in values)
 
 
-def headline(rule: bool | None, memory: bool | None, rule_ends, memory_ends) -> str:
-    """The verdict in words; of both parts the larger one, where their intervals lie apart."""
+def headline(rule: bool | None, memory: bool | None, rule_ends, memory_ends, whole: float) -> str:
+    """The verdict in words; of both parts the larger one, where their intervals lie apart.
+
+    A part that is there alone is called a part where it makes less than half of the `whole`.
+    """
     said = verdict(rule, memory)
+    values = {"rule": rule_ends[0], "memory": memory_ends[0]}
+    named = {part: (HEADLINES if 2 * values[part] >= whole else PARTLY)[part] for part in values}
     if said == "undecided" and (rule or memory):
         known, other = ("rule", "memory") if rule else ("memory", "a rule")
-        return f"{HEADLINES[known]}; {other} undecided"
+        return f"{named[known]}; {other} undecided"
+    if said in named:
+        return named[said]
     if said == "both":
         if memory_ends[1] > rule_ends[2]:
             return "Both, mostly memory"
@@ -151,13 +159,13 @@ def of_task(task: str, seeds: list[dict], unseen: bool) -> Verdict:
         why = (
             "every validation example stands in the training set"
             if not unseen
-            else ("no training examples were scored for this task")
+            else "its tasks stand in the training set at no common count, so none were compared"
         )
         return Verdict(task, HEADLINES["undecided"], f"{right}, but {why}.", PANEL, [])
     once, most = ([rows["counts"][count] for rows in seeds] for count in (counts[0], counts[-1]))
     gap = pool(once, minus=[rows["held"] for rows in seeds])
     base, how = lookup_of([rows["held"] for rows in seeds])
-    above = (held.value - base, held.low - base, held.high - base)
+    above = above_base(held, base)
     rule = is_there(*above, WORTH_NAMING)
     memory = is_there(*gap[:3], WORTH_NAMING)
     sentence = (
@@ -165,7 +173,7 @@ def of_task(task: str, seeds: list[dict], unseen: bool) -> Verdict:
         f"{percent(pool(once).value)}, a difference of {100 * gap.value:+.1f} points "
         f"{span(gap, signed=True)}"
     )
-    said = headline(rule, memory, above, gap[:3])
+    said = headline(rule, memory, above, gap[:3], 1)
     repeated = pool(most, minus=once) if len(counts) > 1 else None
     if repeated and is_there(*repeated[:3], WORTH_NAMING):
         sentence += (
@@ -173,23 +181,42 @@ def of_task(task: str, seeds: list[dict], unseen: bool) -> Verdict:
             f"{span(repeated, signed=True)}"
         )
         if verdict(rule, memory) == "rule":
-            said = "Learned the rule, and memorized what repeats"
+            said += ", and memorized what repeats"
     seeds_words = f" Mean of {len(seeds)} seeds." if len(seeds) > 1 else ""
     advice = advice_to_models(rule, memory, n)
     rates = [("unseen", held.value), ("training", pool(once).value)]
     return Verdict(task, said, typeset(f"{sentence}.{seeds_words}"), advice, rates)
 
 
-def lookup_of(rows: list[dict]) -> tuple[float, str]:
-    """The best exact match without a rule, a mean over seeds, and how it is said; 0 if unknown."""
+def lookup_of(rows: list[dict]) -> tuple[tuple[float, float, float], str]:
+    """The best exact match without a rule with its 95 % interval, and how it is said; 0 if unknown.
+
+    Of several seeds the mean. Lookup was measured on the held-out examples; chance is known.
+    """
     found = {}
     for name in LOOKUPS:
-        rates = [row["lookup"][name] for row in rows if name in row.get("lookup", {})]
-        found[f"lookup ({name})"] = sum(rates) / len(rates) if rates else 0.0
-    found["chance"] = sum(row.get("chance", 0.0) for row in rows) / len(rows)
-    best = max(found, key=found.get)
+        asked = [row["lookup"] for row in rows if name in row.get("lookup", {})]
+        rate = sum(lookup[name] for lookup in asked) / len(asked) if asked else 0.0
+        n = asked[0]["n"] if asked and "n" in asked[0] else rows[0]["n"]
+        found[f"lookup ({name})"] = (rate, *wilson_interval(round(rate * n), n))
+    chance = sum(row.get("chance", 0.0) for row in rows) / len(rows)
+    found["chance"] = (chance,) * 3
+    best = max(found, key=lambda name: found[name][0])
     known = any("lookup" in row or "chance" in row for row in rows)
-    return found[best], f", where {best} would give {percent(found[best])}" if known else ""
+    if not known:
+        return (0.0,) * 3, ""
+    return found[best], f", where {best} would give {percent(found[best][0])}"
+
+
+def above_base(held, base: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Exact match less what needs no rule, with the interval that Newcombe's method joins."""
+    value, low, high = base
+    difference = held.value - value
+    return (
+        difference,
+        difference - math.hypot(held.value - held.low, high - value),
+        difference + math.hypot(held.high - held.value, value - low),
+    )
 
 
 def span(point, signed: bool = False) -> str:

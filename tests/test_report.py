@@ -16,8 +16,8 @@ from matplotlib import rc_context
 import report
 from comparison.page import in_points
 from comparison.table import compare
-from metrics import is_there, verdict, wrong_spans
-from plots import Point, own_style
+from metrics import is_there, newcombe_interval, verdict, wrong_spans
+from plots import Point, own_style, pool
 from reporting import examples, gather, identity, svg, tables
 from reporting import verdict as verdicts
 from reporting.examples import as_json, choose, encode
@@ -314,6 +314,9 @@ def budget(rule, memory, bits=10.0):
     ("rule", "memory", "replicas", "said"),
     [
         ((9, 8.5, 9.5), (0.1, -0.1, 0.3), 32, "Learned the rule"),
+        ((3, 2.5, 3.5), (0.1, -0.1, 0.3), 32, "Learned a part of the rule"),
+        ((0.1, -0.1, 0.3), (3, 2, 4), 32, "Memorized a part"),
+        ((3, 2.5, 3.5), (0.4, -1, 1.8), 32, "Learned a part of the rule; memory undecided"),
         ((-3, -4, -2), (12, 11, 13), 32, "Memorized"),
         ((2, 1, 3), (7, 6, 8), 32, "Both, mostly memory"),
         ((7, 6, 8), (2, 1, 3), 32, "Both, mostly the rule"),
@@ -364,6 +367,8 @@ def test_a_group_on_one_side_has_no_verdict():
         (0.60, 0.90, 0.90, "Both, mostly the rule"),
         (0.01, 0.01, 0.01, "Neither yet"),
         (0.70, 0.70, 0.95, "Learned the rule, and memorized what repeats"),
+        (0.30, 0.30, 0.30, "Learned a part of the rule"),
+        (0.01, 0.40, 0.40, "Memorized a part"),
     ],
 )
 def test_the_verdict_of_a_run(unseen, once, often, said):
@@ -381,6 +386,23 @@ def test_the_verdict_of_a_run(unseen, once, often, said):
         found.sentence
     )
     assert ("those that stand 32 times +25.0 more" in found.sentence) is (often > once)
+
+
+@pytest.mark.parametrize(("n", "said"), [(50, "Undecided"), (1000, "Learned a part of the rule")])
+def test_lookup_was_measured_on_examples_too(n, said):
+    """10 % right where lookup gives 4: of 50 examples that is 5 against 2."""
+
+    def row(rate, **more):
+        return {"group": "rel", "n": n, "exact_match": rate, **more}
+
+    lookup = {"n": n, "nearest": 0.04, "suffix": 0.02, "majority": 0.04}
+    seeds = [{"held": row(0.1, chance=0.038, lookup=lookup), "counts": {1: row(0.1)}}]
+    low, high = newcombe_interval(n // 10, n, n // 25, n)
+    held = pool([seeds[0]["held"]])
+    assert verdicts.above_base(held, verdicts.lookup_of([seeds[0]["held"]])[0]) == pytest.approx(
+        (0.06, low, high)
+    )
+    assert verdicts.of_task("rel", seeds, unseen=True).headline.startswith(said)
 
 
 def test_nothing_unseen_decides_nothing():
