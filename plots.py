@@ -416,6 +416,7 @@ def number_axis(ax, key: str) -> str:
     if first == last > 0:  # a single epoch: no ticks at its fractions
         ax.set_xlim(0, 2 * last)
     if key in ("examples_seen", "step"):
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=(1, 2, 2.5, 5, 10)))
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
         return "training examples seen" if key == "examples_seen" else "optimizer step"
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -617,7 +618,7 @@ def heatmap_figure(run: Run):
 
 
 def learning_rate_figure(run: Run):
-    """Learning rate at the last step before each validation."""
+    """Learning rate at the steps that metrics.jsonl has a line of, and its peak between them."""
     rows = list(chain(*run.seeds))
     key = "epoch" if any(math.isnan(value_at(row, "step")) for row in rows) else "step"
     c = curve(run, key, "lr")
@@ -626,9 +627,10 @@ def learning_rate_figure(run: Run):
     fig, (ax,) = new_figure([run], 6.5, 3.4)
     draw_curves(ax, {"learning rate": c})
     ax.set_ylim(0, 1.08 * c.value.max() or 1)
-    title = f"Learning rate: highest {c.value.max():.2g}, {c.value[-1]:.2g} at the end"
+    peak = np.fmax(value_at(run.config, "derived", "lr_scaled"), c.value.max())
+    title = f"Learning rate: {peak:.2g} at its peak, {c.value[-1]:.2g} at the end"
     label_axes(ax, title, training_axis(ax, key, [run]), "learning rate")
-    caption(fig, "At the last step before each validation.")
+    caption(fig, "At the last step of each epoch, and before each validation.")
     return fig
 
 

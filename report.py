@@ -47,6 +47,8 @@ def write_report(runs: list[Path], out: Path | None = None) -> Path:
     out = runs[0] / "report.html" if out is None else out
     if out.is_dir():
         raise UserError(f"--out {out} is a folder; name a file, as in --out {out / 'report.html'}")
+    if out.suffix.lower() not in (".html", ".htm"):  # no record of a run is overwritten
+        raise UserError(f"--out {out} is no name of a page; name a file that ends in .html")
     from reporting.gather import gather  # after --help and mistakes in flags are answered
 
     records = gather(runs)

@@ -1653,8 +1653,9 @@ def audit_lines(data: Data) -> list[str]:
     most = audit["most_repeated"]
     tasks = ", ".join(f"{task} {n:,}" for task, n in audit["train_rows_by_task"].items())
     lines = [
-        f"data    {data.files['train']['path']}: {audit['train_rows']:,} rows, "
-        f"{audit['train_examples']:,} examples ({tasks}); "
+        f"data    {data.files['train']['path']}: "
+        f"{count_text(audit['train_rows'], 'row')} ({tasks}), "
+        f"{count_text(audit['train_examples'], 'distinct example')}; "
         + (f"the most frequent one stands there {most:,} times" if most > 1 else "none repeats"),
         f"unseen  {audit['val_unseen']:,} of {audit['val_rows']:,} validation rows are unseen"
         + (f", {audit['val_seen']:,} are in the training set" if audit["val_seen"] else "")

@@ -30,11 +30,12 @@ def identity(records: Records) -> Identity:
         ("Machine", machine_words(config)),
         ("Software", software_words(config.get("versions", {}))),
         ("Begun", config.get("begun", "")),
+        ("Extended", extended_words(config)),
         ("Duration", duration_words(last_value(records, "seconds"))),
         ("Evaluated", evaluated_words(records)),
     ]
     hashes = [
-        (file_words(data[name].get("path", "")), what, sha)
+        (file_words(data[name].get("path", "")), what + held_out_words(data[name]), sha)
         for name, what in zip(PATHS_OF_DATA, ("training", "validation", "tokenizer"), strict=True)
         if (sha := data.get(name, {}).get("sha256"))
     ]
@@ -56,6 +57,21 @@ def file_words(path: str) -> str:
     ('add_only/train.pkl', 'mine.txt')
     """
     return "/".join(str(path).replace("\\", "/").split("/")[-2:])
+
+
+def extended_words(config: dict) -> str:
+    """`begun for 2 epochs, went on to 3`, which the command that began the run does not say."""
+    before, now = config.get("epochs_before"), config.get("arguments", {}).get("epochs")
+    if not before or not now:
+        return ""
+    later = ", ".join(map(str, [*before[1:], now]))
+    return f"begun for {count_text(before[0], 'epoch')}, went on to {later}"
+
+
+def held_out_words(file: dict) -> str:
+    """` (6 of its rows, held out of training)` of a file that gave both sets, else ""."""
+    n = file.get("held_out_rows")
+    return f" ({n:,} of its rows, held out of training)" if n else ""
 
 
 def command_words(command) -> str:

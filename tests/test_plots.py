@@ -162,6 +162,13 @@ def test_learning_rate_over_steps(add_only):
     assert ax.get_xlabel() == "optimizer step"
 
 
+def test_the_peak_of_the_rate_is_told_where_it_lies_between_two_lines(add_only):
+    run = load(add_only)
+    run.config.setdefault("derived", {})["lr_scaled"] = 0.0125
+    (ax,) = plots.learning_rate_figure(run).axes
+    assert ax.get_title(loc="left").startswith("Learning rate: 0.013 at its peak, ")
+
+
 def test_repeat_counts_with_unseen_apart_and_no_interval_on_a_single_loss(five_tasks):
     given = memorization()["last"]["by_repeat_count"]
     match, loss = plots.repeat_count_figure([load(five_tasks)]).axes

@@ -349,6 +349,17 @@ def test_the_sentence_of_a_budget_has_intervals_and_n():
     assert "memory 0.0 [0.0, 0.1];" in found.sentence  # no −0.0
 
 
+def test_a_run_that_went_on_says_for_how_long_it_was_begun():
+    config = {"epochs_before": [2, 3], "arguments": {"epochs": 5}}
+    assert identity.extended_words(config) == "begun for 2 epochs, went on to 3, 5"
+    assert identity.extended_words({"arguments": {"epochs": 5}}) == ""
+
+
+def test_rows_held_out_of_the_training_file_are_told():
+    assert identity.held_out_words({"held_out_rows": 6}) == " (6 of its rows, held out of training)"
+    assert identity.held_out_words({}) == ""
+
+
 def test_one_layer_is_no_plural():
     words = identity.model_words({"n_layers": 1, "d_model": 16, "n_heads": 2, "pos": "rope"})
     assert words == "1 layer, width 16, 2 heads, rope, GELU, dropout 0"
@@ -578,6 +589,14 @@ def test_one_run_has_its_page_inside(tmp_path, capsys):
     assert report.main([str(folder)]) == 0
     assert str(folder / "report.html") in capsys.readouterr().out
     assert (folder / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_a_page_overwrites_no_record_of_a_run(tmp_path, capsys):
+    folder = plain(tmp_path / "own")
+    before = (folder / "config.json").read_bytes()
+    assert report.main([str(folder), "--out", str(folder / "config.json")]) == 2
+    assert "ends in .html" in capsys.readouterr().err
+    assert (folder / "config.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(

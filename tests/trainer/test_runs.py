@@ -248,7 +248,7 @@ def test_dry_run_writes_nothing_and_says_what_would_run(world, capsys):
     C, V = 16, len(TOKENIZER)
     n_params = V * C + C * 3 * C + 3 * C + C * C + C + 2 * C * 4 * C + 4 * C + C
     steps = [math.ceil(rows / 8) for rows in (11, 22, 34, *([47] * 7))]
-    facts = [f"{n_params:,} parameters", f"{sum(steps):,} of 8", "47 rows", "43 examples"]
+    facts = [f"{n_params:,} parameters", f"{sum(steps):,} of 8", "47 rows", "43 distinct examples"]
     facts += ["12 of 16 validation rows are unseen", "4 are in the training set", "MiB"]
     facts += [f"({stage['rows']} rows" for stage in STAGES]
     facts += [f"{3e-4 * 1024 / 16:.2e}"]
