@@ -82,11 +82,12 @@ def build_parser() -> Parser:
 
 def read_flags(argv=None):
     args = build_parser().parse_args(argv)
-    if args.capacity and args.model:
-        raise UserError("--capacity trains a model of its own; leave --model out")
-    for name in () if args.capacity else ("strings", "steps", "replicas"):
-        if getattr(args, name) != build_parser().get_default(name):
-            raise UserError(f"--{name} is for --capacity; a panel has what it was trained with")
+    given = {n for n, v in vars(args).items() if v != build_parser().get_default(n)}
+    own = {"strings", "steps", "replicas"}
+    if args.capacity and (others := given - own - {"capacity", "device", "out_dir"}):
+        raise UserError(f"--capacity trains a model of its own; leave --{min(others)} out")
+    if not args.capacity and (given := given & own):
+        raise UserError(f"--{min(given)} is for --capacity; a panel has what it was trained with")
     return args
 
 
@@ -512,7 +513,9 @@ def measure_capacity(args) -> dict:
     print(
         f"stored {found['stored']:,.0f} of at most {found['ceiling']:,.0f} bits "
         f"({found['share']:.1%}); {middle:.4f}{interval} bits a parameter\n"
-        f"({KNOWN_CAPACITIES}, where strings are more than a model holds: raise --strings)"
+        + "less than none: surer of wrong symbols than chance is; --steps longer would tell\n"
+        * (found["stored"] < 0)
+        + f"({KNOWN_CAPACITIES}, where strings are more than a model holds: raise --strings)"
     )
     if args.out_dir:
         write_json(Path(args.out_dir) / "capacity.json", found)

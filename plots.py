@@ -63,7 +63,7 @@ from comparison.page import write as write_comparison
 from comparison.table import compare_groups
 from data.tasks import TASKS
 from metrics import matched_repeat_effects, over_seeds, repeat_effects, wilson_interval
-from runtime.cli import Parser, path_text, run_main
+from runtime.cli import Parser, cut_middle, path_text, run_main
 from runtime.errors import UserError
 from runtime.files import ROOT, check_writable, write_atomically, write_json
 from runtime.records import (
@@ -330,8 +330,7 @@ def words(name: str) -> str:
 
 def shorten(name: str, width: int = 32) -> str:
     """Cut in the middle, since runs differ at their ends; a first `_` would hide a legend entry."""
-    if len(name) > width:
-        name = name[: width // 2 - 1] + "…" + name[-(width // 2) :]
+    name = cut_middle(name, width)
     return " " + name if name.startswith("_") else name
 
 

@@ -38,6 +38,7 @@ from runtime.cli import (
     answer_early,
     bounded,
     count_text,
+    cut_middle,
     leave,
     outcome,
     path_text,
@@ -2610,7 +2611,7 @@ def extended_config(began: dict, config: dict, work: Work) -> dict:
 def record_samples(data, predictions, epoch, step, replicas, to_screen):
     """Record what each replica says to one held-out example a task, and print the first's.
 
-    Printed predictions stand in quotes: one may be empty, or end in a space.
+    Printed predictions stand in quotes: one may be empty, or end in a space. Long texts are cut.
     """
     for r, replica in enumerate(replicas):
         samples = []
@@ -2622,8 +2623,9 @@ def record_samples(data, predictions, epoch, step, replicas, to_screen):
             sample |= {"answer": answer, "prediction": prediction, "correct": prediction == answer}
             samples.append(sample)
             if to_screen and r == 0:
-                verdict = "right" if prediction == answer else f'wrong, expected "{answer}"'
-                tqdm.write(printable(f'    {prompt}"{prediction}"    ({verdict})'))
+                asked, said, expected = (cut_middle(x, 120) for x in (prompt, prediction, answer))
+                verdict = "right" if prediction == answer else f'wrong, expected "{expected}"'
+                tqdm.write(printable(f'    {asked}"{said}"    ({verdict})'))
         append_lines(replica.folder / "samples.jsonl", samples)
 
 

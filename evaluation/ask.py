@@ -345,6 +345,8 @@ def text_of(said: dict) -> str:
     commonest = Counter(model["prediction"] for model in said["models"]).most_common(1)[0][0]
     giving = [model for model in said["models"] if model["prediction"] == commonest]
     giving = [model for model in giving if model["ended"] == giving[0]["ended"]]
+    if commonest != commonest.strip() or not commonest:  # nothing, or a space, is to be seen
+        commonest = f'"{commonest}"'
     lines = [f"{said['prompt']} | {commonest}    {verdict(said, giving[0])}"]
     lines += character_lines(giving)
     if len(said["models"]) > 1:

@@ -68,6 +68,17 @@ def printable(text):
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def cut_middle(text: str, width: int) -> str:
+    """The text, or where it is longer than `width` both of its ends.
+
+    >>> cut_middle("[copy] 1 2 3 4 5 6 7 8 9", 12)
+    '[copy… 7 8 9'
+    """
+    if len(text) <= width:
+        return text
+    return f"{text[: width // 2 - 1]}…{text[-(width // 2) :]}"
+
+
 def answer_early(read_flags):
     """Call read_flags(); exit where that is all there is to do: --help, or a mistake in a flag.
 

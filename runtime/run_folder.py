@@ -229,6 +229,7 @@ def decide_work(folder, seeds, arguments, files, ended):
             )
         refuse_difference(folder, name, began["arguments"].get(name), arguments.get(name))
     if changed:
+        refuse_one_of_several(folder)
         return Work(began, seeds, ended(began, arguments), extended=True)
     if not more_seeds:
         refuse_difference(folder, "seeds", began["seeds"], seeds)
@@ -246,6 +247,17 @@ def decide_work(folder, seeds, arguments, files, ended):
     ended(began, None)
     new = [seed for seed in seeds if seed not in began["seeds"]]
     return Work(began, [*began["seeds"], *new], new, extended=True)
+
+
+def refuse_one_of_several(folder):
+    """Raise UserError where a run is one seed of another: longer alone it is no seed of that."""
+    own = Path(folder).resolve()
+    above = own.parent
+    if (above / "config.json").exists() and own in seed_folders(above):
+        raise UserError(
+            f"{folder} is a seed of the run in {above}; give --out_dir {above} to train all of its "
+            "seeds on, or copy the folder elsewhere to train this one on"
+        )
 
 
 def check_same_data(began, files, folder):

@@ -345,7 +345,7 @@ SAID = {
 
 def test_the_text_of_an_answer():
     assert ask.text_of(SAID).splitlines() == [
-        '[add] 12 + 30 | 4     wrong: by the rule it is "42", whose probability is 12.5%',
+        '[add] 12 + 30 | "4 "    wrong: by the rule it is "42", whose probability is 12.5%',
         '  "4"      50.0%   then "3" 5.0%',  # a tenth of it, and of " " a little less
         '  " "      80.0%',
         "  <eos>    99.9%",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cli import answer_early, count_text, printable, run_main
+from runtime.cli import answer_early, count_text, cut_middle, printable, run_main
 from runtime.errors import EXIT_CODES, UserError
 from runtime.files import check_writable
 from runtime.records import seed_folder, seed_folders
@@ -21,6 +21,12 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_one_thing_is_no_plural():
     texts = [count_text(n, "step") for n in (0, 1, 2, 1000)]
     assert texts == ["0 steps", "1 step", "2 steps", "1,000 steps"]
+
+
+def test_a_long_text_is_cut_to_its_ends():
+    assert cut_middle("1234567", 7) == "1234567"
+    assert cut_middle("12345678", 7) == "12…678"
+    assert cut_middle("12345678", 6) == "12…678"
 
 
 def raising(error):

@@ -564,6 +564,8 @@ def test_moved_data_is_found_by_data_dir(folder, tmp_path, capsys):
 def test_capacity_and_model_do_not_go_together(folder, capsys):
     assert script.main(["--capacity", "--model", str(folder)]) == 2
     assert "leave --model out" in capsys.readouterr().err
+    assert script.main(["--capacity", "--ledger_only"]) == 2
+    assert "leave --ledger_only out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["strings", "steps", "replicas"])

@@ -74,6 +74,16 @@ def test_more_epochs_go_on_by_the_schedule_of_all_of_them(world, capsys):
     assert "finished and left as it is" in capsys.readouterr().out
 
 
+def test_one_seed_of_several_does_not_go_on_alone(world, capsys):
+    """Longer than the others it would be no seed of their run."""
+    assert go(world, "--seeds", "0,1", "--epochs", "1") == 0
+    before = all_files(world)
+    flags = ("--seed", "1", "--epochs", "2", "--resume")
+    assert go(world, *flags, out="run/seed_1") == 2
+    assert f"is a seed of the run in {world / 'run'}" in capsys.readouterr().err
+    assert all_files(world) == before
+
+
 def test_more_epochs_that_are_interrupted_end_with_the_same_bits(world, monkeypatch):
     flags = words("--dropout 0.2 --seeds 0,1")
     for out in ("whole", "run"):

@@ -470,6 +470,10 @@ def test_samples_stand_in_quotes_so_that_spaces_are_seen(tmp_path, capsys):
         '    [rev] 4 5 | "    "    (wrong, expected "5 4")',
     ]
     assert [x["prediction"] for x in lines_of(tmp_path / "samples.jsonl")] == ["2", "    "]
+    t.record_samples(data, [{0: "7" * 300, 1: ""}], 3, 70, [t.Replica(0, tmp_path)], to_screen=True)
+    long = capsys.readouterr().out.splitlines()[0]
+    assert long == f'    [copy] 2 | "{"7" * 59}…{"7" * 60}"    (wrong, expected "2")'
+    assert lines_of(tmp_path / "samples.jsonl")[-2]["prediction"] == "7" * 300
 
 
 def test_the_table_names_chance_beside_a_rate_near_it_and_the_gap_by_rows_beside_the_other():
