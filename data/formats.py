@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from data.readers import PLAIN, RIGHT_LINE, Rows, advice, read_rows, shown, unprintable
+from data.readers import PLAIN, Rows, advice, read_rows, right_form, shown, unprintable
 from data.sources import require_file
 from data.tasks import canonical_key, split_example, task_of_tag
 from runtime.errors import UserError
@@ -139,7 +139,7 @@ def make_tokenizer(paths, row_format=PLAIN):
                 characters.update(row)
     characters = set(filter(is_unicode, characters))
     if not characters:
-        raise UserError(f"{paths[0]} holds no examples; {RIGHT_LINE}")
+        raise UserError(f"{paths[0]} holds no examples; {right_form(paths[0])}")
     itos = [PAD, UNK, EOS, *sorted(characters)]
     if len(itos) > MAX_VOCABULARY:
         raise UserError(
@@ -357,11 +357,12 @@ def pack(rows, tokenizer, source):
             halved = isinstance(error, UnicodeEncodeError)
             what = "holds half a surrogate pair" if halved else "is not `[tag] prompt | answer`"
             raise UserError(
-                f"{source}: {rows.word} {number} {what}: {shown(raw)}; {advice(raw)}"
+                f"{source}: {rows.word} {number} {what}: {shown(raw)}; {advice(raw, source)}"
             ) from None
         if tags not in code_of and not tags[0].isprintable():
             raise UserError(
-                f"{source}: {rows.word} {number} has the tag {unprintable(tags[0])}; {RIGHT_LINE}"
+                f"{source}: {rows.word} {number} has the tag {unprintable(tags[0])}; "
+                + right_form(source)
             )
         numbers.append(number)
         lengths.append(len(raw))
@@ -374,7 +375,7 @@ def pack(rows, tokenizer, source):
             texts.append("".join(recent))
             recent.clear()
     if not lengths:
-        raise UserError(f"{source} holds no examples; {RIGHT_LINE}")
+        raise UserError(f"{source} holds no examples; {right_form(source)}")
     text = "".join([*texts, *recent])
     del texts, recent  # as large as the text
     offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))

@@ -35,6 +35,14 @@ SCAN = re.compile(r"IN: (.*) OUT: (.*)")
 EQUATION = re.compile(r"([^=|]*[^=|\s])\s*=\s*([^=|]+)")
 
 
+def right_form(path):
+    """How an example is written in a file of this kind, for an error message."""
+    suffix = Path(path).suffix
+    if suffix in (".csv", ".tsv"):
+        return RIGHT_CSV
+    return RIGHT_RECORD if suffix in (".json", ".jsonl") else RIGHT_LINE
+
+
 def shown(value):
     """A bad row or value in an error message: short, and never spelled out in depth."""
     if isinstance(value, str):
@@ -206,10 +214,10 @@ def parts_of(line):
     return match and match.groups()
 
 
-def advice(row):
-    """What to do about a text that is no row."""
-    if not isinstance(row, str):
-        return RIGHT_LINE
+def advice(row, path):
+    """What to do about a text that is no row of the file."""
+    if not isinstance(row, str) or Path(path).suffix in RECORDS:
+        return right_form(path)
     if row.startswith("{"):
         return f"it looks like JSON: name the file .jsonl; in a .txt {RIGHT_LINE}"
     if not row.startswith("[") and (parts := parts_of(row)):
@@ -232,7 +240,7 @@ def rows_of_records(records, path, row_format, word="line"):
     def read():
         for number, record in records:
             where = f"{path}: {word} {number}"
-            row, notice = row_of_record(record, where, row_format)
+            row, notice = row_of_record(record, where, row_format, right_form(path))
             if notice and not rows.notices:
                 rows.notices.append(f"{path}: {notice}")
             yield number, row
@@ -241,25 +249,25 @@ def rows_of_records(records, path, row_format, word="line"):
     return rows
 
 
-def row_of_record(record, where, row_format=PLAIN):
-    """(row, what to say of it once or "") of a record."""
+def row_of_record(record, where, row_format=PLAIN, right=RIGHT_RECORD):
+    """(row, what to say of it once or "") of a record; `right` is how one is written."""
     if isinstance(record, str):
         return row_of_line(record, row_format), ""
     if not isinstance(record, dict):
-        raise UserError(f"{where} is {shown(record)}, not an object; {RIGHT_RECORD}")
+        raise UserError(f"{where} is {shown(record)}, not an object; {right}")
     if "raw" in record and not row_format.columns:
         if not isinstance(record["raw"], str):
-            raise UserError(f'{where}: "raw" is {shown(record["raw"])}, not a text; {RIGHT_RECORD}')
+            raise UserError(f'{where}: "raw" is {shown(record["raw"])}, not a text; {right}')
         return row_of_line(record["raw"], row_format), ""
-    named = row_format.columns or told_columns(record, where)
-    prompt, answer = (part_of(record, named[name], where) for name in ("prompt", "answer"))
+    named = row_format.columns or told_columns(record, where, right)
+    prompt, answer = (part_of(record, named[name], where, right) for name in ("prompt", "answer"))
     if " | " in f" | {answer}"[1:]:
         raise UserError(
             f"{where}: {shown(named['answer'])} has a bar between spaces ({shown(answer)}), "
-            f"which ends a prompt; write the bar otherwise; {RIGHT_RECORD}"
+            f"which ends a prompt; write the bar otherwise; {right}"
         )
     if "task" in named:
-        return f"[{part_of(record, named['task'], where)}] {prompt} | {answer}", ""
+        return f"[{part_of(record, named['task'], where, right)}] {prompt} | {answer}", ""
     task = row_format.task or DEFAULT_TAG
     others = ", ".join(shown(name) for name in record if name not in named.values())
     notice = f"the prompt is {shown(named['prompt'])}, the answer {shown(named['answer'])}"
@@ -291,18 +299,18 @@ def told_columns(record, where, right=RIGHT_RECORD):
     )
 
 
-def part_of(record, name, where):
+def part_of(record, name, where, right):
     """The text under `name` in a record; UserError if there is none."""
     if name not in record:
-        raise UserError(f"{where} has no {shown(name)}; {RIGHT_RECORD}")
+        raise UserError(f"{where} has no {shown(name)}; {right}")
     value = record[name]
     if type(value) not in (str, int, float):
         is_what = "null" if value is None else shown(value) + ", not a text or number"
-        raise UserError(f"{where}: {shown(name)} is {is_what}; {RIGHT_RECORD}")
+        raise UserError(f"{where}: {shown(name)} is {is_what}; {right}")
     if "\n" in str(value) or "\r" in str(value):
         raise UserError(
-            f"{where}: {shown(name)} has a line break ({shown(value)}); a row is one line, and "
-            + RIGHT_LINE
+            f"{where}: {shown(name)} has a line break ({shown(value)}), and an example is "
+            f"one line; {right}"
         )
     return str(value)
 
@@ -357,8 +365,9 @@ def csv_records(path, row_format):
             first = file.readline()
             file.seek(0)
             reader = csv.reader(file, delimiter=delimiter_of(first, path, row_format), strict=True)
-            header = next(reader, [])
+            header, begins = next(reader, []), 2
             for fields in reader:
+                begins = reader.line_num + 1  # the next row
                 if fields:
                     where = f"{path}: line {reader.line_num}"
                     if len(fields) != len(header):
@@ -371,6 +380,10 @@ def csv_records(path, row_format):
     except UnicodeDecodeError:
         raise utf8_error(path) from None
     except csv.Error as error:
+        if "end of data" in str(error):
+            raise UserError(
+                f"{path}: line {begins} opens a quotation mark that nothing closes; {RIGHT_CSV}"
+            ) from None
         raise UserError(f"{path}: line {reader.line_num}: {error}; {RIGHT_CSV}") from None
 
 
