@@ -63,7 +63,7 @@ from comparison.page import write as write_comparison
 from comparison.table import compare_groups
 from data.tasks import TASKS
 from metrics import matched_repeat_effects, over_seeds, repeat_effects, wilson_interval
-from runtime.cli import Parser, cut_middle, path_text, run_main
+from runtime.cli import Parser, count_text, cut_middle, path_text, run_main
 from runtime.errors import UserError
 from runtime.files import ROOT, check_writable, write_atomically, write_json
 from runtime.records import (
@@ -359,6 +359,8 @@ def extremes(values: dict[str, float], show: Callable[[float], str] = percent) -
     if len(values) < 2:
         return "".join(f"{name} {show(value)}" for name, value in values.items())
     top, bottom = max(values, key=values.get), min(values, key=values.get)
+    if show(values[top]) == show(values[bottom]):
+        return f"all {show(values[top])}"
     return f"highest {top} {show(values[top])}, lowest {bottom} {show(values[bottom])}"
 
 
@@ -797,7 +799,7 @@ def effects_title(effects: dict[str, list[dict]]) -> str:
     base = "seen once" if effect["minus"] else "unseen"
     interval = f" [{low:+.1f}, {high:+.1f}]" if effect["n_seeds"] != 2 else ", mean of two seeds"
     return (
-        f"Exact match at {effect['repeat_count']} times, against {base}: "
+        f"Exact match at {count_text(effect['repeat_count'], 'time')}, against {base}: "
         f"{points(effect['difference'])}{interval}"
     )
 

@@ -15,6 +15,7 @@ from data.checks import (
     form_notes,
     keyed_by_text,
     label_notes,
+    one_answer,
 )
 from data.formats import (
     Examples,
@@ -123,6 +124,11 @@ def audit_notes(audit):
         notes.append(
             f"{tags} rows ask the same only where their texts are the same: each tag may stand for "
             "another rule than its first word"
+        )
+    for task, answer in audit["one_answer"].items():
+        notes.append(
+            f'every training answer of {task} is "{answer[:40]}": what learned the rule and what '
+            "learned this text by heart say the same"
         )
     return notes
 
@@ -359,6 +365,7 @@ def audit_sets(train, val, tokenizer):
         "longest_example": int(max(train.lengths.max(), val.lengths.max())),
         "labels": conflicting_labels(sets),
         "keyed_by_text": keyed_by_text(sets),
+        "one_answer": one_answer(train),
         "form_differences": form_differences(*forms),
     }
 

@@ -93,6 +93,18 @@ def label_notes(labels: dict) -> list[str]:
     return notes
 
 
+def one_answer(train: Examples) -> dict[str, str]:
+    """Task -> the answer that all its training rows have, of tasks with several prompts."""
+    found = {}
+    for code, name in enumerate(train.tasks.names):
+        rows = np.flatnonzero(train.tasks.codes == code)
+        if len(rows) > 1:
+            first = train.answer(rows[0])
+            if all(train.answer(i) == first for i in rows[1:]):  # ends at the first other one
+                found[name] = first
+    return found
+
+
 def keyed_by_text(sets: dict[str, Examples]) -> dict[str, int]:
     """Tags named after a task that may stand for another rule -> how many rows have them.
 

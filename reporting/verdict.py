@@ -183,7 +183,7 @@ def of_task(task: str, seeds: list[dict], unseen: bool) -> Verdict:
         if verdict(rule, memory) == "rule":
             said += ", and memorized what repeats"
     seeds_words = f" Mean of {len(seeds)} seeds." if len(seeds) > 1 else ""
-    advice = advice_to_models(rule, memory, n)
+    advice = advice_to_models(rule, memory, n, base[0])
     rates = [("unseen", held.value), ("training", pool(once).value)]
     return Verdict(task, said, typeset(f"{sentence}.{seeds_words}"), advice, rates)
 
@@ -228,7 +228,11 @@ def times(count: int) -> str:
     return "once" if count == 1 else f"{count:,} times"
 
 
-def advice_to_models(rule: bool | None, memory: bool | None, n: int) -> str:
+def advice_to_models(rule: bool | None, memory: bool | None, n: int, base: float) -> str:
+    if base > 1 - WORTH_NAMING:
+        return (
+            "What needs no rule is right already: these examples cannot show that one was learned."
+        )
     if rule is None or memory is None:
         return f"More validation examples than {n:,}, or more seeds, would decide it. {PANEL}"
     if not rule and not memory:

@@ -116,6 +116,8 @@ def path(text):
 
 def path_text(text):
     """An argparse type: what `path` gives, as text."""
+    if not text:  # as of a shell's variable that is not set
+        raise argparse.ArgumentTypeError("the path is empty; the folder itself is .")
     expanded = os.path.expanduser(text)
     if text.startswith("~") and expanded == text and not os.path.lexists(text):
         raise argparse.ArgumentTypeError(f"{text} names a home folder that does not exist")

@@ -152,3 +152,9 @@ def test_notes_and_record_of_the_audit_of_two_files(tmp_path):
     )
     assert notes[1].startswith("6 rows (training 4, validation 2) contradict each other")
     assert notes[-1].startswith("[add_twice] 2 rows ask the same only where their texts are")
+
+
+def test_a_task_with_one_answer_is_told():
+    rows = ["[a] 1 | 7", "[a] 2 | 7", "[b] 1 | 7", "[b] 2 | 8", "[c] 1 | 7", "[d] 1 | ", "[d] 2 | "]
+    train = build(rows)
+    assert checks.one_answer(train) == {"a": "7", "d": ""}
