@@ -530,8 +530,9 @@ def draw_gap(ax, train: Curve, validation: Curve, held: str) -> str:
     if not len(xs):
         return "Exact match over training"
     upper, lower = train.value[i], validation.value[j]
-    if len(xs) > 1:
-        ax.fill_between(xs, lower, upper, color="0.5", alpha=0.18, lw=0, label="gap")
+    if len(xs) > 1:  # hatched: the bands of the curves are grey where they overlap
+        look = {"facecolor": "none", "edgecolor": "0.8", "hatch": "//", "linewidth": 0}
+        ax.fill_between(xs, lower, upper, label="gap", **look)
     gap = 100 * (upper - lower)
     return (
         f"Train minus {held} exact match: {gap.max():.1f} points at most, {gap[-1]:.1f} at the "
