@@ -592,7 +592,8 @@ def page() -> str:
         "several seeds joins them with the examples' own (docs/metrics.md). Tags: *exact*: same "
         "data, model and optimizer; *scaled*: smaller, or written otherwise; *shape*: the "
         "direction only. "
-        "The study of this project stands in [memory_or_rule.md](memory_or_rule.md).",
+        "The study of this project stands in [memory_or_rule.md](memory_or_rule.md); "
+        "`time_to_rule.py` is one of the time that it takes.",
         "",
     ]
     for row in ROWS:
