@@ -1242,19 +1242,22 @@ def memorization_by_group(
     }
     rows = _group_rows(names=names, place=place, counted=n, parts=parts)
     if np.isin(outcome, (0, 1)).all():
-        for row in rows:
-            _bound_rates(row, n_replicas=len(outcome))
+        n_in = np.bincount(place, members.sum(axis=0), len(names))
+        n_out = np.bincount(place, (~members).sum(axis=0), len(names))
+        for row, *pairs in zip(rows, n_in, n_out, strict=True):
+            _bound_rates(row, [min(len(outcome), int(n)) for n in pairs])
     return rows
 
 
-def _bound_rates(row: dict, n_replicas: int) -> None:
+def _bound_rates(row: dict, trials: Sequence[int]) -> None:
     """Keep the intervals of rates within what rates can be, and no surer than the replicas are.
 
     Where all replicas are right, or all wrong, their spread is 0. The next one may be otherwise:
-    Wilson's bound for as many trials as replicas, or examples if those are more, stands in.
+    Wilson's bound stands in, for `trials` IN and OUT: as many as replicas, for one may fail at all
+    examples, or as pairs of replica and example where those are fewer.
     """
-    alike, n = False, max(n_replicas, row["n"])
-    for key in ("in", "out"):
+    alike = False
+    for key, n in zip(("in", "out"), trials, strict=True):
         low, high = row[f"{key}_low"], row[f"{key}_high"]
         if low is None:
             continue
@@ -1279,40 +1282,34 @@ def repeat_slope(
 
     The least-squares slope of log2(memory) on log2(repeat count), memory being the mean IN minus
     OUT outcome of the examples of each count (`memorization_by_group`). 1: twice the repeats, twice
-    the memory. Only counts with memory above 0 enter; near its ceiling of 1 the slope flattens.
-    outcome and members [R, N]; repeat_counts int [N], from 1 on. Returns {"n_counts", "slope",
-    "slope_low", "slope_high"}: the interval is `jackknife_interval` over replicas. None for fewer
-    than three such counts; no interval where one of them loses its memory with a replica.
+    the memory; near its ceiling of 1 the slope flattens. outcome and members [R, N]; repeat_counts
+    int [N], from 1 on. Returns {"n_counts", "weak_counts", "slope", "slope_low", "slope_high"}: the
+    interval is `jackknife_interval` over replicas.
+
+    There is a slope where at least three counts have memory whose interval lies above 0 and no
+    count lacks it: "weak_counts" are those that do. Without them a slope would be of the counts
+    that noise lifted: simulated, 0.4 to 0.9 where the truth was 1.2.
     """
     outcome, members = _panel(outcome, members)
     names, place = _places(repeat_counts, outcome.shape[1])
+    rows = memorization_by_group(outcome, members, repeat_counts)
+    weak = [row["group"] for row in rows if row["memory_low"] is None or row["memory_low"] <= 0]
+    found = {"n_counts": len(names), "weak_counts": weak}
+    if weak or len(names) < 3:
+        return found | dict.fromkeys(("slope", "slope_low", "slope_high"))
     _, means, left_out = _group_means(
         outcome, members, place, len(names), baseline=np.zeros(outcome.shape[1])
     )
-    memory, left_memory = means[0] - means[1], left_out[:, 0] - left_out[:, 1]
-    counted = memory > 0  # not so for nan
-    if counted.sum() < 3:
-        return {
-            "n_counts": int(counted.sum()),
-            "slope": None,
-            "slope_low": None,
-            "slope_high": None,
-        }
-    x = np.log2(np.array(names, dtype=np.float64)[counted])
+    x = np.log2(np.array(names, dtype=np.float64))
     x -= x.mean()
 
     def slope(memory: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.log2(memory[..., counted]) @ x / (x @ x)
+            return np.log2(memory) @ x / (x @ x)
 
-    found = float(slope(memory))
-    low, high = jackknife_interval(found, slope(left_memory))
-    return {
-        "n_counts": int(counted.sum()),
-        "slope": found,
-        "slope_low": _or_none(low),
-        "slope_high": _or_none(high),
-    }
+    middle = float(slope(means[0] - means[1]))
+    low, high = jackknife_interval(middle, slope(left_out[:, 0] - left_out[:, 1]))
+    return found | {"slope": middle, "slope_low": _or_none(low), "slope_high": _or_none(high)}
 
 
 def permuted_members(
@@ -1629,6 +1626,36 @@ def _auc_interval(scores: np.ndarray, members: np.ndarray) -> tuple[float, float
     return auc, max(0.0, auc - half), min(1.0, auc + half)
 
 
+def attacks_intervals(
+    attacks: Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]],
+    log2_probs: np.ndarray,
+    members: np.ndarray,
+    n_groups: int = 20,
+) -> dict[str, tuple[float, float]]:
+    """95 % intervals (low, high) of the AUC of attacks whose scores depend on other replicas.
+
+    `attacks` returns name -> scores [R, N] of log2_probs and members [R, N]. A score of LiRA or of
+    RMIA holds the target beside the other replicas, so replicas as clusters are not independent: of
+    95 % intervals that took them so, 80 to 90 % held the truth. So each of `n_groups` groups of
+    replicas leaves in turn, the others are attacked anew, and `jackknife_interval` joins the AUCs:
+    a delete-a-group jackknife (Kott 2001), by the single replica where R is no more than that.
+    (nan, nan) where an attack is undefined without a group.
+    """
+    R = len(members)
+
+    def aucs(keep: np.ndarray) -> dict[str, float]:
+        scores = attacks(log2_probs[keep], members[keep])
+        return {name: auroc(*_scored_pairs(own, members[keep])) for name, own in scores.items()}
+
+    groups = np.array_split(np.arange(R), min(R, n_groups))
+    left_out = [aucs(np.setdiff1d(np.arange(R), group)) for group in groups]
+    found = {}
+    for name, auc in aucs(np.arange(R)).items():
+        low, high = jackknife_interval(auc, [without[name] for without in left_out])
+        found[name] = tuple(np.clip((low, high), 0, 1).tolist())  # nan stays
+    return found
+
+
 CURVE_FPR = tuple(10 ** (k / 10) for k in range(-50, 1))  # for logarithmic axes
 
 
@@ -1640,7 +1667,8 @@ def membership_inference(scores: np.ndarray, members: np.ndarray) -> dict:
     "tpr_at_fpr_0.01_low", "tpr_at_fpr_0.01_high", the same for 0.001, "curve": {"fpr", "tpr"}}.
 
     auc: probability that a member scores above a non-member, ties counting half; its interval takes
-    the replicas as clusters (Obuchowski 1997, with Student's t of R - 1). tpr_at_fpr: the largest
+    the replicas as clusters (Obuchowski 1997, with Student's t of R - 1): for scores that depend on
+    no other replica, others have `attacks_intervals`. tpr_at_fpr: the largest
     share of members found with at most that share of non-members called members. Its interval is
     Wilson's: it takes pairs of replica and example for independent, and is too narrow where
     replicas differ. At 0.001 None with fewer than 10,000 non-members, whose ten highest decide.

@@ -248,6 +248,11 @@ def extraction_table(results: dict) -> Table:
                 f"{kind} answers: exact match IN minus OUT grows as repeat count to the power "
                 f"of {with_ends(slope, 'slope')} ({slope['n_counts']} counts)"
             )
+        elif weak := slope["weak_counts"]:
+            notes.append(
+                f"{kind} answers: no power of the repeat count; memory at "
+                f"{', '.join(map(str, weak))} is not told from none"
+            )
     names = ("answers", "samples", "IN", "OUT", "memory")
     return Table(
         "Extraction: examples whose answer is drawn within so many samples, with probability 1/2",
@@ -341,7 +346,11 @@ def most_memorized_table(results: dict) -> Table:
         for row in found["examples"]
     )
     replicas = results["panel"]["replicas"]
-    notes = [f"{kept} of {len(rows)} have an interval above the null maximum"]
+    notes = [
+        f"{kept} of {len(rows)} have an interval above the null maximum",
+        "chosen as the largest of all, so their memory is overstated; an interval is that of an "
+        "example named beforehand",
+    ]
     if not claims["names"]:
         notes.append(
             f"{replicas} replicas are too few to name examples: other replicas may name others"

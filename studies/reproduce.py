@@ -422,13 +422,15 @@ def regeneration(shop: Workshop) -> list[str]:
     for kind in ("wrong", "right"):
         found = results["extraction"][kind]["slope"]
         if found["slope"] is None:
-            said.append(f"{kind} answers: too few counts with extraction above 0 for a slope")
+            weak = ", ".join(f"{n:,}" for n in found["weak_counts"])
+            why = f"memory of counts {weak} not told from none" if weak else "too few counts"
+            said.append(f"{kind} answers: no slope, {why}")
             continue
         slope, *ends = (found[f"slope{end}"] for end in ("", "_low", "_high"))
         interval = "" if None in ends else " [{:.2f}, {:.2f}]".format(*ends)
         said.append(
             f"{kind} answers: log-log slope {slope:.2f}{interval} over {found['n_counts']} repeat "
-            f"counts with extraction above 0, {10**slope:.1f} times for ten times the copies"
+            f"counts, {10**slope:.1f} times for ten times the copies"
         )
     return said
 

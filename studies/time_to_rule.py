@@ -363,7 +363,12 @@ def build_parser() -> Parser:
     parser = Parser(__doc__)
     flag = parser.add_argument
     flag("--only", metavar="WORD", help="run the cells whose name holds this")
-    flag("--out", type=path, default=ROOT / "runs/time_to_rule", help="folder for the runs; table and figure have their place")
+    flag(
+        "--out",
+        type=path,
+        default=ROOT / "runs/time_to_rule",
+        help="folder for the runs; table and figure have their place",
+    )
     flag("--list", action="store_true", help="print the cells and stop")
     flag("--summary", action="store_true", help="train nothing; from the table alone")
     return parser

@@ -213,6 +213,15 @@ def test_memory_that_doubles_with_the_repeats_has_slope_one():
     assert metrics.repeat_slope(0 * members, members, counts)["slope"] is None
 
 
+def test_a_count_without_memory_leaves_no_slope_of_the_others():
+    """Noise decides which weak counts are above 0: a slope of those alone would be of the noise."""
+    rng, counts = np.random.default_rng(0), np.repeat([1, 2, 4, 8], 50)
+    members = rng.random((12, 200)) < 0.5
+    none = np.where(counts == 1, 0.5, members * counts / 16) + rng.normal(0, 0.01, members.shape)
+    found = metrics.repeat_slope(none, members, counts)
+    assert (found["weak_counts"], found["slope"], found["slope_low"]) == ([1], None, None)
+
+
 # ------------------------------------------------------------------------------------------------
 # Properties
 # ------------------------------------------------------------------------------------------------

@@ -13,12 +13,14 @@ from sklearn.metrics import roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from metrics import (
+    attacks_intervals,
     calibrated_scores,
     expected_exposure,
     exposure,
     exposure_by_reference,
     exposure_tail,
     extraction_curve,
+    jackknife_interval,
     limem,
     lira_scores,
     logit_scale,
@@ -157,6 +159,46 @@ def test_the_interval_of_auc_takes_replicas_as_clusters():
         truth = (0.5 + scipy.stats.norm.cdf(math.sqrt(2))) / 2
         held.append(found["auc_low"] <= truth <= found["auc_high"])
     assert 0.9 <= np.mean(held) <= 0.99
+
+
+@pytest.mark.parametrize("memory", [0.0, 1.0])
+def test_the_interval_of_an_attack_by_others_holds_what_it_should(memory):
+    """LiRA's score of a target hangs on the others: with them as clusters 80 to 90 % held it."""
+    rng = np.random.default_rng(3)
+
+    def panel():
+        members = random_members(8, 60, rng)
+        return rng.normal(size=members.shape) + memory * members - 10, members
+
+    def lira(outcome, members):
+        return {"LiRA": lira_scores(outcome, members)}
+
+    panels = [panel() for _ in range(60)]
+    truth = np.mean([membership_inference(lira(*p)["LiRA"], p[1])["auc"] for p in panels])
+    held = []
+    for outcome, members in panels:
+        low, high = attacks_intervals(lira, outcome, members)["LiRA"]
+        held.append(low <= truth <= high)
+    assert np.mean(held) >= 0.88
+
+
+def test_an_attack_leaves_replicas_out_by_groups():
+    members = random_members(6, 30, np.random.default_rng(0))
+    sizes = []
+
+    def attack(outcome, own):
+        sizes.append(len(own))
+        return {"loss": outcome}
+
+    outcome = np.random.default_rng(1).normal(size=members.shape) + 0.3 * members
+    low, high = attacks_intervals(attack, outcome, members, n_groups=3)["loss"]
+    assert sizes == [4, 4, 4, 6]
+    each = [np.delete(np.arange(6), drop) for drop in ([0, 1], [2, 3], [4, 5])]
+    left = [membership_inference(outcome[keep], members[keep])["auc"] for keep in each]
+    auc = membership_inference(outcome, members)["auc"]
+    assert (low, high) == pytest.approx(jackknife_interval(auc, left))
+    nothing = attacks_intervals(attack, outcome, np.zeros_like(members), n_groups=3)["loss"]
+    assert np.isnan(nothing).all()
 
 
 # ------------------------------------------------------------------------------------------------

@@ -396,12 +396,16 @@ def test_the_errors_that_the_claims_rest_on():
 def test_rates_stay_within_what_they_can_be_and_replicas_that_agree_are_not_certain():
     members = np.random.default_rng(0).random((12, 40)) < 0.5
     (row,) = memorization_by_group(members.astype(float), members)  # a lookup table
-    low = wilson_interval(40, 40)[0]  # 12 replicas, 40 examples
+    low = wilson_interval(12, 12)[0]  # 12 replicas, which may fail as a whole
     assert (row["in"], row["out"], row["memory"]) == (1, 0, 1)
     assert (row["in_low"], row["in_high"]) == pytest.approx((low, 1))
     assert (row["out_low"], row["out_high"]) == pytest.approx((0, 1 - low))
     assert row["memory_low"] == pytest.approx(1 - 2**0.5 * (1 - low))
     assert row["memory_high"] == 1
+    (one,) = memorization_by_group(members[:, :1].astype(float), members[:, :1])
+    n_in = int(members[:, 0].sum())  # of one example fewer pairs than replicas
+    assert one["in_low"] == pytest.approx(wilson_interval(n_in, n_in)[0])
+    assert one["out_high"] == pytest.approx(wilson_interval(0, 12 - n_in)[1])
     half = np.where(np.arange(12)[:, None] < 6, members, 0.0)  # half of the replicas memorize
     (row,) = memorization_by_group(half, members)
     assert 0 <= row["in_low"] < row["in"] < row["in_high"] <= 1
