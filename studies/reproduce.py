@@ -423,7 +423,7 @@ def regeneration(shop: Workshop) -> list[str]:
         found = results["extraction"][kind]["slope"]
         if found["slope"] is None:
             weak = ", ".join(f"{n:,}" for n in found["weak_counts"])
-            why = f"memory of counts {weak} not told from none" if weak else "too few counts"
+            why = f"memory at {weak} copies is not told from none" if weak else "too few counts"
             said.append(f"{kind} answers: no slope, {why}")
             continue
         slope, *ends = (found[f"slope{end}"] for end in ("", "_low", "_high"))
