@@ -2414,11 +2414,14 @@ def save_best(state: TrainingState, r: int, tokenizer: Tokenizer, facts: dict) -
 
 
 def read_checkpoint(path):
-    """Return the dict of a checkpoint; UserError if it is absent, damaged or of another kind."""
+    """Return the dict of a checkpoint; UserError if it is absent, damaged or of another kind.
+
+    OSError where it cannot be read now: that says nothing of the file.
+    """
     if not Path(path).is_file():
         raise UserError(f"the checkpoint {path} does not exist; train a model first")
+    data = Path(path).read_bytes()
     try:
-        data = Path(path).read_bytes()
         check_archive(data)
         check_bytes(data)
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -2430,7 +2433,7 @@ def read_checkpoint(path):
             raise TypeError("its position encoding or tags are of no known kind")
         missing = {"seed", "epoch", "trained_length", "data"} - content.keys()
         if missing or "train" not in content["data"]:
-            raise LookupError
+            raise TypeError("a part of it is missing")
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError):
         raise UserError(f"{path} is no checkpoint of this program, or damaged") from None
     except (TypeError, ValueError, zipfile.BadZipFile) as error:
@@ -3649,8 +3652,13 @@ def train(
         for seed in work.others if world.main else ():
             others.append(Replica(seed, seed_folder(folder, seed, work.seeds)))
             found, more = find_resumable([others[-1].folder], read)
+            if not found:
+                raise UserError(
+                    f"{others[-1].folder}, a seed that had ended, has lost its checkpoints; "
+                    "restore it, or give another --out_dir"
+                )
             restore_replicas(others[-1:], found, plan, data.files)
-            restore_best(others[-1], *found)
+            restore_best(others[-1], found[0])
             notes += more
 
         # What is there to do.

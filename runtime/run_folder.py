@@ -144,7 +144,8 @@ def writing(folder):
         raise
     except OSError as error:
         raise Halt(
-            5, f"cannot write in {folder} ({error.strerror or error}); what was saved is kept"
+            5,
+            f"cannot read or write in {folder} ({error.strerror or error}); what was saved is kept",
         ) from None
 
 

@@ -236,7 +236,7 @@ def test_failing_writes_keep_what_was_saved(world):
         assert victims.run(command(folder, out, "--resume"), log, **job) == 5, log.read_text()
         error = [line for line in log.read_text().splitlines() if line.startswith("stopped: ")]
         assert len(error) == 1, log.read_text()
-        assert f"cannot write in {folder / out}" in error[0]
+        assert f"cannot read or write in {folder / out}" in error[0]
         assert log.read_text().endswith(error[0] + "\n")
         assert "Traceback" not in log.read_text()
         assert protected(folder / out) == before

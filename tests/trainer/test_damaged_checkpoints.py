@@ -1,5 +1,6 @@
 """Damaged, lost and exchanged files of a run folder are noticed and named."""
 
+import errno
 import io
 import json
 import os
@@ -8,13 +9,23 @@ import random
 import shutil
 import signal
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 
 import train_minigpt_4070 as t
 from runtime import run_folder
-from trainer.helpers import CPU, LONG, assert_same_run, at_step, go, interrupt_at_step, resume
+from trainer.helpers import (
+    CPU,
+    LONG,
+    all_files,
+    assert_same_run,
+    at_step,
+    go,
+    interrupt_at_step,
+    resume,
+)
 
 
 class Malicious:
@@ -114,6 +125,26 @@ def test_damaged_checkpoint_is_named_and_the_one_before_it_taken(
     assert str(path) in notes[0]
     assert "the one before it is taken" in notes[0]
     assert_same_run(uninterrupted / "run", world / "run", range(3))
+
+
+def test_a_checkpoint_that_cannot_be_read_just_now_stays_where_it_is(world, monkeypatch, capsys):
+    """A disk that fails to read says nothing of the file: the one before it must not replace it."""
+    with monkeypatch.context() as patch:
+        interrupt_at_step(patch, 14)
+        assert go(world, *LONG) == 130
+    before, read = all_files(world), Path.read_bytes
+
+    def failing(path):
+        if path.name == "last.pth":
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", failing)
+        assert resume(world, *LONG) == 5
+    assert "cannot read or write in" in capsys.readouterr().err
+    kept = {p: data for p, data in all_files(world).items() if p.suffix == ".pth"}
+    assert kept == {p: data for p, data in before.items() if p.suffix == ".pth"}
 
 
 def test_lines_that_are_no_records_are_cut(tmp_path):

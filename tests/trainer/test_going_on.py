@@ -227,6 +227,16 @@ def command_of(world, *flags):
     return command(world, *flags)
 
 
+def test_a_seed_that_had_ended_and_is_gone_is_told(world, capsys):
+    assert go(world, "--seeds", "0,1", "--epochs", "1") == 0
+    assert resume(world, "--seeds", "0-2", "--epochs", "1") == 0
+    shutil.rmtree(world / "run/seed_0")
+    assert resume(world, "--seeds", "0-2", "--epochs", "1") == 2
+    error = capsys.readouterr().err
+    assert str(world / "run/seed_0") in error
+    assert "--out_dir" in error
+
+
 def test_a_best_model_that_cannot_be_made_again_is_told(world, monkeypatch, capsys):
     monkeypatch.setattr(t, "learning_rate", lambda step, **_: 0.01 if step < 2 * STEPS else 2.0)
     assert go(world, "--epochs", "3") == 0

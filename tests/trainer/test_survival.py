@@ -76,7 +76,9 @@ def test_full_disk_keeps_what_was_saved(uninterrupted, world, monkeypatch, capsy
         capsys.readouterr()
         assert resume(world, *LONG) == 5
     error = capsys.readouterr().err
-    assert error.startswith(f"stopped: cannot write in {world / 'run'} (No space left on device);")
+    assert error.startswith(
+        f"stopped: cannot read or write in {world / 'run'} (No space left on device);"
+    )
     assert error.count("\n") == 1
     assert [[(f / name).read_bytes() for name in kept] for f in folders] == before
     assert list(world.rglob("*.tmp")) == []
@@ -89,7 +91,7 @@ def test_full_disk_keeps_what_was_saved(uninterrupted, world, monkeypatch, capsy
 def test_run_folder_that_vanishes_is_not_made_again(world, monkeypatch, capsys):
     at_step(monkeypatch, 3, lambda: shutil.rmtree(world / "run"))
     assert go(world, "--epochs", "2", "--save_every_steps", "1") == 5
-    assert "cannot write in" in capsys.readouterr().err
+    assert "cannot read or write in" in capsys.readouterr().err
     assert not (world / "run").exists()
 
 
@@ -102,5 +104,5 @@ def test_run_folder_that_vanishes_before_the_report_is_told_so(world, monkeypatc
 
     monkeypatch.setattr(t, "write_memorization", vanished)
     assert go(world, "--epochs", "1") == 5
-    assert "cannot write in" in capsys.readouterr().err
+    assert "cannot read or write in" in capsys.readouterr().err
     assert not (world / "run").exists()
