@@ -436,8 +436,8 @@ def over_seeds(rows: Sequence[dict], minus: Sequence[dict] | None = None) -> dic
 
     The 95 % interval is for new seeds and new examples of the same kind, both drawn at random. The
     seeds share their examples, so Student's t over seeds alone is too narrow: with 20 seeds that
-    find the same examples hard it held the true rate in 40 % of simulated cases. To it comes what
-    other examples would change: low = mean - sqrt(t² s²/S + (p - l)²), high alike, where l is from
+    find the same examples hard it held the true rate in 40 % of simulated cases. The variance over
+    other examples is added: low = mean - sqrt(t² s²/S + (p - l)²), high alike, where l is from
     `example_interval`, or without outcomes the mean over seeds of their Wilson intervals, which are
     about as wide or wider. A difference has the example term of both sides (MOVER: Howe 1974; Zou
     and Donner 2008), or, where both name the same "examples", that of `paired_interval`. So one

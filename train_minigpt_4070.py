@@ -335,7 +335,7 @@ def put(array, device):
 
 
 class Resident:
-    """The arrays of `examples` on `device`, and one row more, of no length: it fills a batch up."""
+    """`examples` as tensors on `device`, and a last row of length 0, which fills short batches."""
 
     def __init__(self, examples, device):
         self.examples, self.device = examples, torch.device(device)
@@ -1949,8 +1949,8 @@ def no_graph_because(plan: Plan, team: World = ALONE) -> str:
         return "only a GPU has them"
     reasons = {
         "--no-cuda_graph was given": not plan.cuda_graph,
-        "--use_checkpoint in one is not tested": plan.use_checkpoint,
-        "fp16 scales its loss by what it finds": plan.precision == "fp16",
+        "--use_checkpoint inside a graph is not tested": plan.use_checkpoint,
+        "fp16's loss scale depends on each step's gradients": plan.precision == "fp16",
         "the batch runs in pieces to save memory": plan.micro_batches > 1,
         "processes share each batch": team.size > 1,
     }
@@ -2274,7 +2274,7 @@ class Replica:
     top_exact: float = -1.0  # for patience: the exact match and
     low_loss: float = math.inf  # the loss that the next gain is measured from
     stale_epochs: int = 0
-    perfect: int = 0  # where exact match is 1: 1, and the epochs that it has been so
+    perfect: int = 0  # 0 while an example is wrong, else 1 and the epochs since then
     finished: str = ""  # why training ended, or "" while it goes on
     usable: bool = True  # whether its best model can be reported on
 
@@ -2333,7 +2333,7 @@ class Replica:
         perfect_now = self.perfect + epochs_since_last if self.perfect else 1
         self.perfect = perfect_now if exact == 1.0 else 0
         if patience and self.perfect >= 2:
-            self.finished = f"learned: every {kind} example right in two validations running"
+            self.finished = f"learned: every {kind} example stayed right for an epoch"
         elif patience and self.stale_epochs >= patience:
             self.finished = f"no improvement in {self.stale_epochs} epochs"
         best = (exact, -loss) > (self.best_exact, -self.best_loss)
@@ -3591,7 +3591,7 @@ def train(
     standing: Standing | None = None,
     argv: list[str] | None = None,
 ) -> None:
-    """Train every seed side by side and write each one's run folder; `stop` is a StopSignals.
+    """Train every seed side by side and write each one's run folder.
 
     In one of several processes, train this one's part of the work (see `share_work`). The words of
     the command, `argv`, are kept in config.json.

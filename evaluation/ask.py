@@ -157,7 +157,7 @@ def token_text(tokenizer: Tokenizer, token: int) -> str:
 def answers_of(
     replicas: Replicas, tokenizer: Tokenizer, question: Question, device: torch.device
 ) -> list[dict]:
-    """What each replica makes of the question, [R] dicts; as far on as evaluation lets it go."""
+    """What each replica answers, [R] dicts. Generation is cut where evaluation would cut it."""
     examples, arch = question.examples, replicas.checkpoints[0]["arch"]
     ids = tokenizer.encode(question.prompt).tolist()
     n = len(question.answer or "") or replicas.checkpoints[0]["trained_length"] - len(ids)

@@ -1,4 +1,4 @@
-"""The machine and the program: what the processor can do, free memory, what a run records."""
+"""The machine and the program: what the processor can do, total memory, what a run records."""
 
 import os
 import platform

@@ -212,9 +212,9 @@ class Terminal:
 
 
 class StopSignals:
-    """Within `with`, SIGINT, SIGTERM, SIGHUP and SIGUSR1 end the work as Halt: at once, but while
-    `can_wait` they only ask for it. Training then saves at the next step, or after the validation
-    or seed's report that is under way, and leaves.
+    """Inside `with`, SIGINT, SIGTERM, SIGHUP and SIGUSR1 raise Halt at once. While `can_wait` is
+    set they are only recorded: training saves after the current step, validation or report, and
+    then stops.
 
     The first SIGINT is answered by a line on stderr, unless `answers` is false: `when` says what
     happens next. A second SIGINT interrupts at once. Signals that were ignored stay so (nohup), and

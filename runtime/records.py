@@ -118,7 +118,7 @@ OOD = {
 
 
 def check(value, shape, where):
-    """Raise UserError naming the place where `value` has another shape. Unknown keys are let be."""
+    """UserError naming the place where `value` has another shape; unknown keys are ignored."""
     is_kind = isinstance(shape, str)
     what = shape if is_kind else "an object" if isinstance(shape, dict) else "a list"
     if not (KINDS[shape](value) if is_kind else isinstance(value, type(shape))):

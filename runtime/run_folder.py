@@ -371,8 +371,8 @@ def save_last(folder, content):
 
 
 def training_checkpoints(folder, read):
-    """Return the whole ones of last.pth and previous.pth, {path: content}, and a note on each other
-    one.
+    """Return {path: content} of the undamaged ones of last.pth and previous.pth, and a note on each
+    damaged one.
     """
     whole, notes = {}, []
     for path in (folder / "last.pth", folder / "previous.pth"):
