@@ -178,8 +178,8 @@ def grokking(shop: Workshop) -> list[str]:
         val_steps = [first_step(seed, "val_exact_match") for seed in seeds]
         said.append(
             f"weights of {std} at the start, weight decay {decay}: 95 % of training equations "
-            f"after {steps_words(train_steps, last)} steps, of unseen ones after "
-            f"{steps_words(val_steps, last)}" + delay_words(train_steps, val_steps, last)
+            f"after {steps_words(train_steps, last, ' steps')}, of unseen ones after "
+            f"{steps_words(val_steps, last, ' steps')}" + delay_words(train_steps, val_steps, last)
         )
     return said
 

@@ -31,8 +31,10 @@ def first_step(lines: list[dict], key: str, threshold: float = 0.95) -> int | No
     return next((line["step"] for line in lines if line[key] >= threshold), None)
 
 
-def steps_words(steps: list[int | None], last: int) -> str:
-    """`1,234 [1,000, 1,500] (8 of 8 seeds)`: the geometric mean, Student's t on the logarithm.
+def steps_words(steps: list[int | None], last: int, unit: str = "") -> str:
+    """`1,234 [1,000, 1,500] steps (8 of 8 seeds)`, the unit being " steps".
+
+    That is the geometric mean with Student's t on the logarithm.
 
     Where some seeds are not there at the `last` step, the mean of the others would say too little:
     then it is the median, to which those count as later.
@@ -40,10 +42,10 @@ def steps_words(steps: list[int | None], last: int) -> str:
     n_reached = sum(step is not None for step in steps)
     of_seeds = f"({n_reached} of {len(steps)} seeds)"
     if n_reached == len(steps) > 1:
-        return f"{ratio_words(steps, ',.0f')} {of_seeds}"
+        return f"{ratio_words(steps, ',.0f')}{unit} {of_seeds}"
     median = float(np.median([math.inf if step is None else step for step in steps]))
     words = f"more than {last:,}" if math.isinf(median) else f"{median:,.0f}"
-    return f"{words} in the median {of_seeds}"
+    return f"{words}{unit} in the median {of_seeds}"
 
 
 def ratio_words(values: list[float], form: str) -> str:

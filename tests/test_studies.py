@@ -438,7 +438,7 @@ def test_a_capacity_of_other_models_is_measured_anew_and_its_own_is_kept(tmp_pat
 
 EXPECTED = {  # row -> what its sentences hold
     "adder": ["right of 1,000: 1000, 1000, 1000", "400,128 parameters", "[99.2, 100.0] of a"],
-    "grokking": ["after 100 [100, 100] (8 of 8 seeds)", ": 100.0 [100.0, 100.0] times"],
+    "grokking": ["after 100 [100, 100] steps (8 of 8 seeds)", ": 100.0 [100.0, 100.0] times"],
     "repeated-data": [
         "no repeat count has a higher loss than none",
         "answer 11.00 [10.00, 12.00] by rule, 4.00 [3.00, 5.00] by memory",
@@ -543,6 +543,7 @@ def test_seeds_that_never_get_there_count_as_later_than_the_others():
     """The mean of those that did would say 1,000, however many did not."""
     words = seeds.steps_words
     assert words([100, 10_000, None], 20_000) == "10,000 in the median (2 of 3 seeds)"
+    assert words([100, 200, None], 900, " steps") == "200 steps in the median (2 of 3 seeds)"
     assert words([100, None, None], 20_000) == "more than 20,000 in the median (1 of 3 seeds)"
     delay = reproduce.delay_words
     assert delay([10, 10, 10], [1000, 1000, 1000], 5000) == ": 100.0 [100.0, 100.0] times"
