@@ -81,8 +81,9 @@ def build_parser() -> Parser:
 
 
 def read_flags(argv=None):
-    args = build_parser().parse_args(argv)
-    given = {n for n, v in vars(args).items() if v != build_parser().get_default(n)}
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    given = {n for n, v in vars(args).items() if v != parser.get_default(n)}
     own = {"strings", "steps", "replicas"}
     if args.capacity and (others := given - own - {"capacity", "device", "out_dir"}):
         raise UserError(f"--capacity trains a model of its own; leave --{min(others)} out")

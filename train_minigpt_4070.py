@@ -125,7 +125,7 @@ def build_parser():
     flag("--dropout", type=bounded(float, 0, 0.99), default=0.1,
          help="dropout probability on embeddings and block outputs; regularizes")
     flag("--init_std", type=bounded(float, 1e-6, 10), default=0.02,
-         help="standard deviation of the initial weights; from large ones a model memorizes first")
+         help="standard deviation of the initial weights; large ones may make it memorize first")
 
     flag = parser.add_argument_group("optimization").add_argument
     flag("--epochs", type=bounded(int, 1, 10**6), default=30, help="passes over the training set")

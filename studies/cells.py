@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from plots import DPI
+from runtime.cli import Parser, path
 from runtime.errors import UserError
 from runtime.files import write_atomically, write_json
 from studies.commands import read_json
@@ -27,6 +29,12 @@ class Table:
             return [
                 {n: self.columns[n](v) for n, v in row.items()} for row in csv.DictReader(lines)
             ]
+
+    def lines(self) -> list[dict]:
+        """What `read` gives; UserError where that is nothing."""
+        if found := self.read():
+            return found
+        raise UserError(f"{self.file} is not there yet; run a cell first")
 
     def replace(self, lines: list[dict]) -> None:
         """Replace what the table has of the same cells, keep the rest; in their order."""
@@ -57,6 +65,29 @@ def run_once(folder: Path, command, run: Callable[[], list[dict]]) -> list[dict]
     lines = run()
     write_json(done, {"command": command, "lines": lines})
     return lines
+
+
+def save_figure(figure, file: Path) -> None:
+    """Write a matplotlib figure as the same bytes on each day."""
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=DPI, metadata={"Software": None})
+    write_atomically(file, picture.getvalue())
+
+
+def parser_of(doc: str, out: Path) -> Parser:
+    """The flags that every study of cells has."""
+    parser = Parser(doc)
+    flag = parser.add_argument
+    flag("--only", metavar="WORD", help="run the cells whose name holds this")
+    flag(
+        "--out",
+        type=path,
+        default=out,
+        help="folder for the runs; table and figure have their place",
+    )
+    flag("--list", action="store_true", help="print the cells and stop")
+    flag("--summary", action="store_true", help="train nothing; from the table alone")
+    return parser
 
 
 def named(cells: list, word: str | None) -> list:

@@ -15,7 +15,6 @@ Every cell adds its lines to studies/memory_or_rule.csv, from which --summary dr
 docs/memory_or_rule*.png and writes the sentences of studies/memory_or_rule.md.
 """
 
-import io
 import math
 import sys
 from dataclasses import dataclass, field
@@ -28,11 +27,10 @@ if __name__ == "__main__":  # Python looks for modules beside the script, not ab
 
 import metrics
 from memorization.figures import PARTS as BUDGET_PARTS
-from plots import DPI, caption, label_axes, legend_below, own_style, proportion_axis
-from runtime.cli import Parser, bounded, path, run_main
-from runtime.errors import UserError
+from plots import caption, label_axes, legend_below, own_style, proportion_axis
+from runtime.cli import Parser, bounded, run_main
 from runtime.files import ROOT, write_atomically
-from studies.cells import Table, named, run_once
+from studies.cells import Table, named, parser_of, run_once, save_figure
 from studies.commands import Workshop, made_by, read_json
 
 HOME = Path(__file__).resolve().parent
@@ -71,9 +69,7 @@ class Cell:
     task: str
     rows: int
     repetition: str = "once"
-    variant: str = (
-        ""  # "" is the plain one: no dropout, weight decay 0.01, weights of 0.02, all right
-    )
+    variant: str = ""  # of VARIANTS; "" is the plain cell
 
     @property
     def name(self) -> str:
@@ -598,32 +594,20 @@ def share_numbers(drawn_ones: list) -> None:
 
 def summarize(figure_folder: Path) -> None:
     """Sentences and figure from the table."""
-    lines = TABLE.read()
-    if not lines:
-        raise UserError(f"{TABLE.file} is not there yet; run a cell first")
+    lines = TABLE.lines()
     write_atomically(TEXT, markdown(lines).encode())
     print(*sentences(lines), sep="\n")
     for parts, (name, _) in FIGURES.items():
-        picture = io.BytesIO()
         with own_style():
-            figure(lines, parts).savefig(picture, dpi=DPI, metadata={"Software": None})
-        write_atomically(figure_folder / name, picture.getvalue())
+            save_figure(figure(lines, parts), figure_folder / name)
     print(f"wrote {TEXT} and, in {figure_folder}, {', '.join(n for n, _ in FIGURES.values())}")
 
 
 def build_parser() -> Parser:
-    parser = Parser(__doc__)
-    flag = parser.add_argument
-    flag("--only", metavar="WORD", help="run the cells whose name holds this")
-    flag(
-        "--out",
-        type=path,
-        default=ROOT / "runs/memory_or_rule",
-        help="folder for the runs; table and figure have their place",
+    parser = parser_of(__doc__, ROOT / "runs/memory_or_rule")
+    parser.add_argument(
+        "--replicas", type=bounded(int, 4, 1024), default=REPLICAS, help="models a cell"
     )
-    flag("--replicas", type=bounded(int, 4, 1024), default=REPLICAS, help="models a cell")
-    flag("--list", action="store_true", help="print the cells and stop")
-    flag("--summary", action="store_true", help="train nothing; from the table alone")
     return parser
 
 

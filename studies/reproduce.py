@@ -33,6 +33,7 @@ from studies.seeds import (
     ends_words,
     first_step,
     mean_with_ends,
+    p_words,
     ratio_words,
     steps_words,
     validations,
@@ -96,7 +97,7 @@ def difference_words(found: dict, times: float = 1, digits: int = 4) -> str:
     words = [f"{times * end:+.{digits}f}" for end in ends if end is not None]
     p = found.get("p_holm", found.get("p"))
     said = words[0] + (f" [{words[1]}, {words[2]}]" if len(words) == 3 else "")
-    return said if p is None else f"{said}, p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
+    return said if p is None else f"{said}, {p_words(p)}"
 
 
 def share_of_seeds(n: int, of: int) -> str:

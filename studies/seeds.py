@@ -26,6 +26,10 @@ def ends_words(value: float, low: float, high: float, digits: int = 2) -> str:
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
+def p_words(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
 def first_step(lines: list[dict], key: str, threshold: float = 0.95) -> int | None:
     """The first validated step at which the rate is at least the threshold."""
     return next((line["step"] for line in lines if line[key] >= threshold), None)
@@ -34,10 +38,9 @@ def first_step(lines: list[dict], key: str, threshold: float = 0.95) -> int | No
 def steps_words(steps: list[int | None], last: int, unit: str = "") -> str:
     """`1,234 [1,000, 1,500] steps (8 of 8 seeds)`, the unit being " steps".
 
-    That is the geometric mean with Student's t on the logarithm.
-
-    Where some seeds are not there at the `last` step, the mean of the others would say too little:
-    then it is the median, to which those count as later.
+    That is the geometric mean with Student's t on the logarithm. Where some seeds are not there at
+    the `last` step, the mean of the others would say too little: then it is the median, to which
+    those count as later.
     """
     n_reached = sum(step is not None for step in steps)
     of_seeds = f"({n_reached} of {len(steps)} seeds)"

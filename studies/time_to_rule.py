@@ -13,7 +13,6 @@ Every cell adds its lines to studies/time_to_rule.csv, from which --summary draw
 docs/time_to_rule.png and writes studies/time_to_rule.md.
 """
 
-import io
 import math
 import sys
 from dataclasses import dataclass
@@ -25,13 +24,12 @@ if __name__ == "__main__":  # Python looks for modules beside the script, not ab
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import metrics
-from plots import DPI, caption, label_axes, legend_below, look, own_style, proportion_axis
-from runtime.cli import Parser, path, run_main
-from runtime.errors import UserError
+from plots import caption, label_axes, legend_below, look, own_style, proportion_axis
+from runtime.cli import Parser, run_main
 from runtime.files import ROOT, write_atomically
-from studies.cells import Table, named, run_once
+from studies.cells import Table, named, parser_of, run_once, save_figure
 from studies.commands import Workshop, made_by
-from studies.seeds import steps_words, validations
+from studies.seeds import p_words, steps_words, validations
 
 HOME = Path(__file__).resolve().parent
 TEXT, FIGURE = HOME / "time_to_rule.md", "time_to_rule.png"
@@ -253,7 +251,7 @@ def ratio_of(row: dict | None) -> str:
     words = [f"{math.exp(end):.2f}" for end in ends if end is not None]
     said = f"{words[0]} [{words[1]}, {words[2]}]" if len(words) == 3 else words[0]
     p = row["p_holm"]
-    return said if p is None else f"{said}, p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
+    return said if p is None else f"{said}, {p_words(p)}"
 
 
 HEADS = ["optimizer", "rate", "dropout", "batch"]
@@ -348,30 +346,15 @@ def figure(lines: list[dict]):
 
 def summarize(figure_folder: Path) -> None:
     """Page and figure from the table."""
-    lines = TABLE.read()
-    if not lines:
-        raise UserError(f"{TABLE.file} is not there yet; run a cell first")
+    lines = TABLE.lines()
     write_atomically(TEXT, markdown(lines).encode())
-    picture = io.BytesIO()
     with own_style():
-        figure(lines).savefig(picture, dpi=DPI, metadata={"Software": None})
-    write_atomically(figure_folder / FIGURE, picture.getvalue())
+        save_figure(figure(lines), figure_folder / FIGURE)
     print(f"wrote {TEXT} and {figure_folder / FIGURE}")
 
 
 def build_parser() -> Parser:
-    parser = Parser(__doc__)
-    flag = parser.add_argument
-    flag("--only", metavar="WORD", help="run the cells whose name holds this")
-    flag(
-        "--out",
-        type=path,
-        default=ROOT / "runs/time_to_rule",
-        help="folder for the runs; table and figure have their place",
-    )
-    flag("--list", action="store_true", help="print the cells and stop")
-    flag("--summary", action="store_true", help="train nothing; from the table alone")
-    return parser
+    return parser_of(__doc__, ROOT / "runs/time_to_rule")
 
 
 def study(args) -> None:

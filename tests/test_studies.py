@@ -365,6 +365,17 @@ def number_of(tick):
     return int(tick.replace(",", ""))
 
 
+def test_shares_are_told_within_what_they_can_be_and_agreeing_replicas_by_their_number():
+    ends = {"wrong": 0.01, "wrong_low": -0.02, "wrong_high": 0.04, "replicas": 16}
+    assert study.ends_of(ends, "wrong") == (0.01, 0.0, 0.04)
+    none, most = metrics.wilson_interval(0, 16)
+    agree = dict.fromkeys(("wrong", "wrong_low", "wrong_high"), 0.0) | {"replicas": 16}
+    assert study.ends_of(agree, "wrong") == (0.0, none, most)
+    agree = {key.replace("wrong", "right_by_memory"): value for key, value in agree.items()}
+    assert study.ends_of(agree, "right_by_memory") == (0.0, -most, most)
+    assert study.ends_of({"rule": 1.0, "rule_low": -9.0, "rule_high": 11.0}, "rule") == (1, -9, 11)
+
+
 def test_what_is_committed_is_what_the_table_says():
     assert study.TEXT.read_text() == study.markdown(study.TABLE.read())
     assert reproduce.PAGE.read_text() == reproduce.page()
