@@ -202,7 +202,7 @@ def delay_words(train_steps: list[int | None], val_steps: list[int | None], last
 # Repeated data
 # ------------------------------------------------------------------------------------------------
 
-REPEATS, REPEATED_SEEDS = (1, 4, 16, 64, 256, 1024), 16
+REPEATS, REPEATED_SEEDS = (1, 4, 16, 64, 256, 1024), 8
 REPEATED_ROWS = 256_000  # of which a replica sees half
 
 
@@ -481,7 +481,7 @@ ROWS = (
         tag="shape",
         differs="Lists of three and four numbers to sort instead of text, a model of 100,800 "
         "parameters, about 128,000 rows seen once each.",
-        minutes=180,
+        minutes=90,
         run=repeated_data,
     ),
     Row(
