@@ -149,6 +149,10 @@ def failure_kinds(predictions: Sequence[str], answers: Sequence[str]) -> list[st
 # ------------------------------------------------------------------------------------------------
 
 
+SIGNIFICANCE = 0.05  # two-sided: of tests, and what 95 % intervals leave out
+Z_95 = NormalDist().inv_cdf(1 - SIGNIFICANCE / 2)
+
+
 def _check_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
@@ -185,26 +189,61 @@ def newcombe_interval(
 ) -> tuple[float, float]:
     """Interval for p1 - p2 = k1/n1 - k2/n2, independent samples; (low, high) within -1..1.
 
-    Joins the Wilson intervals (l, u) of both rates: low = d - sqrt((p1 - l1)² + (u2 - p2)²),
-    high = d + sqrt((u1 - p1)² + (p2 - l2)²), d = p1 - p2. Newcombe 1998, method 10. (nan, nan) if
-    either n is 0. ValueError as in `wilson_interval`.
+    `difference_interval` of the Wilson intervals of both rates: Newcombe 1998, method 10.
+    (nan, nan) if either n is 0. ValueError as in `wilson_interval`.
     """
-    low1, high1 = wilson_interval(k1, n1, confidence)
-    low2, high2 = wilson_interval(k2, n2, confidence)
+    ends1, ends2 = wilson_interval(k1, n1, confidence), wilson_interval(k2, n2, confidence)
     if n1 == 0 or n2 == 0:
         return math.nan, math.nan
-    p1, p2 = float(k1 / n1), float(k2 / n2)
-    low = p1 - p2 - math.hypot(p1 - low1, high2 - p2)
-    high = p1 - p2 + math.hypot(high1 - p1, p2 - low2)
-    return low, high
+    return difference_interval((float(k1 / n1), *ends1), (float(k2 / n2), *ends2))
 
 
-# Student's t, two-sided 95 %, 1 to 30 degrees of freedom.
-T_95 = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
+def difference_interval(
+    first: tuple[float, float, float], second: tuple[float, float, float]
+) -> tuple[float, float]:
+    """Interval for p1 - p2 from (p, l, u) of two independent estimates with their own intervals.
+
+    low = d - sqrt((p1 - l1)² + (u2 - p2)²), high = d + sqrt((u1 - p1)² + (p2 - l2)²), d = p1 - p2:
+    MOVER (Howe 1974; Zou and Donner 2008). Both intervals have one confidence, and so has this one.
+    """
+    (p1, low1, high1), (p2, low2, high2) = first, second
+    d = p1 - p2
+    return d - math.hypot(p1 - low1, high2 - p2), d + math.hypot(high1 - p1, p2 - low2)
+
+
+def t_tail(t: float, degrees: float, shift: float = 0.0) -> float:
+    """P(|T| >= |t|) of Student's t, for a `shift` other than 0 of the noncentral t.
+
+    T = (Z + shift) / S with Z standard normal and S = sqrt(chi²(degrees) / degrees); `degrees` need
+    not be whole. The normal tail is averaged over S, by the trapezoidal rule in log S: there the
+    integrand decays at both ends, so that the error falls faster than any power of the step.
+    ValueError for degrees <= 0 or nan.
+    """
+    if not degrees > 0 or math.isnan(t) or math.isnan(shift):
+        raise ValueError(f"need numbers and degrees > 0, got {t}, {degrees} and {shift}")
+    reach = math.sqrt(45 / degrees)  # beyond it S has a share below e^-45
+    log_s = np.linspace(-45 / degrees - 2 * reach, reach, 2001)
+    weights = np.exp(degrees * (log_s - np.expm1(2 * log_s) / 2))
+    tails = np.zeros(len(log_s))
+    for side in (-1, 1):
+        beyond = (abs(t) * np.exp(log_s) - side * shift) / math.sqrt(2)
+        tails += [math.erfc(z) / 2 for z in beyond.tolist()]
+    return min(1.0, float(weights @ tails / weights.sum()))
+
+
+def _least(holds: Callable[[float], bool], most: float) -> float:
+    """The smallest x from 0 to `most` from which on `holds` is true, within `most` / 2^30."""
+    low, high = 0.0, most
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+@lru_cache(maxsize=1024)
+def t_quantile(degrees: float) -> float:
+    """The t that |T| exceeds in 5 % of cases; degrees >= 1."""
+    return _least(lambda t: t_tail(t, degrees) <= SIGNIFICANCE, 20.0)
 
 
 def seed_half_width(values: Sequence[float]) -> float:
@@ -219,8 +258,7 @@ def seed_half_width(values: Sequence[float]) -> float:
     n = len(values)
     if n < 2 or not np.ptp(values):  # rounding would give equal values a spread
         return 0.0
-    t = T_95[n - 2] if n - 1 <= len(T_95) else 1.96 + 2.46 / (n - 1)  # within 0.001 from 30 on
-    return float(t * values.std(ddof=1) / math.sqrt(n))
+    return float(t_quantile(n - 1) * values.std(ddof=1) / math.sqrt(n))
 
 
 def example_interval(rights: np.ndarray) -> tuple[float, float]:
@@ -233,8 +271,7 @@ def example_interval(rights: np.ndarray) -> tuple[float, float]:
     seeds have right and as many that all have wrong are added to estimate it: a few errors prove no
     difference between seeds. For one seed this is `wilson_interval`.
     """
-    shares, n = rights.mean(axis=0), rights.shape[1]  # [n]
-    z = NormalDist().inv_cdf(0.975)
+    shares, n, z = rights.mean(axis=0), rights.shape[1], Z_95  # shares [n]
     p = (shares.sum() + z * z / 2) / (n + z * z)
     design_effect = ((shares @ shares + z * z / 2) / (n + z * z) - p * p) / (p - p * p)
     return _score_interval(float(shares.mean()), n / design_effect, z)
@@ -253,7 +290,7 @@ def paired_interval(differences: Sequence[float]) -> tuple[float, float]:
         return math.nan, math.nan
     n = len(d) + 2
     mean = d.sum() / n
-    half = NormalDist().inv_cdf(0.975) * math.sqrt(((d @ d + 1) / n - mean * mean) / n)
+    half = Z_95 * math.sqrt(((d @ d + 1) / n - mean * mean) / n)
     return max(-1.0, float(mean - half)), min(1.0, float(mean + half))
 
 
@@ -376,11 +413,11 @@ def generalization_gap(
     else:
         _check_same_length(train_correct=train, train_examples=train_examples)
         rows_of_each = np.array(list(Counter(train_examples).values()))
-        n, z = len(train) ** 2 / (rows_of_each @ rows_of_each), NormalDist().inv_cdf(0.975)
-        low_train, high_train = _score_interval(p_train, n, z)
-        low_unseen, high_unseen = _score_interval(p_unseen, len(unseen), z)
-        low = p_train - p_unseen - math.hypot(p_train - low_train, high_unseen - p_unseen)
-        high = p_train - p_unseen + math.hypot(high_train - p_train, p_unseen - low_unseen)
+        n = len(train) ** 2 / (rows_of_each @ rows_of_each)
+        low, high = difference_interval(
+            (p_train, *_score_interval(p_train, n, Z_95)),
+            (p_unseen, *_score_interval(p_unseen, len(unseen), Z_95)),
+        )
     return {
         "train": p_train,
         "unseen": p_unseen,
@@ -403,14 +440,14 @@ def _shared_outcomes(rows: Sequence[dict]) -> np.ndarray | None:
 
 def _reach(rows: Sequence[dict]) -> tuple[float, float]:
     """How far below and above its mean a rate of these seeds may lie on other examples."""
-    rights, z = _shared_outcomes(rows), NormalDist().inv_cdf(0.975)
+    rights = _shared_outcomes(rows)
     if rights is not None:
         low, high = example_interval(rights)
         return float(rights.mean()) - low, high - float(rights.mean())
     # Standard deviations of a mean are at most the mean of standard deviations, whatever the seeds
     # have in common.
     rates = [
-        (row["exact_match"], *_score_interval(row["exact_match"], row["n"], z)) for row in rows
+        (row["exact_match"], *_score_interval(row["exact_match"], row["n"], Z_95)) for row in rows
     ]
     below, above = np.mean([(p - low, high - p) for p, low, high in rates], axis=0)
     return float(below), float(above)
@@ -562,42 +599,7 @@ def _difference(repeated: Sequence[dict], once: Sequence[dict]) -> dict:
 # comparisons: which of two is right more often, and what difference could have been seen
 # ------------------------------------------------------------------------------------------------
 
-SIGNIFICANCE, POWER = 0.05, 0.8  # two-sided; the share of repetitions in which a test finds it
-
-
-def t_tail(t: float, degrees: float, shift: float = 0.0) -> float:
-    """P(|T| >= |t|) of Student's t, for a `shift` other than 0 of the noncentral t.
-
-    T = (Z + shift) / S with Z standard normal and S = sqrt(chi²(degrees) / degrees); `degrees` need
-    not be whole. The normal tail is averaged over S, by the trapezoidal rule in log S: there the
-    integrand decays at both ends, so that the error falls faster than any power of the step.
-    ValueError for degrees <= 0 or nan.
-    """
-    if not degrees > 0 or math.isnan(t) or math.isnan(shift):
-        raise ValueError(f"need numbers and degrees > 0, got {t}, {degrees} and {shift}")
-    reach = math.sqrt(45 / degrees)  # beyond it S has a share below e^-45
-    log_s = np.linspace(-45 / degrees - 2 * reach, reach, 2001)
-    weights = np.exp(degrees * (log_s - np.expm1(2 * log_s) / 2))
-    tails = np.zeros(len(log_s))
-    for side in (-1, 1):
-        beyond = (abs(t) * np.exp(log_s) - side * shift) / math.sqrt(2)
-        tails += [math.erfc(z) / 2 for z in beyond.tolist()]
-    return min(1.0, float(weights @ tails / weights.sum()))
-
-
-def _least(holds: Callable[[float], bool], most: float) -> float:
-    """The smallest x from 0 to `most` from which on `holds` is true, within `most` / 2^30."""
-    low, high = 0.0, most
-    for _ in range(30):
-        middle = (low + high) / 2
-        low, high = (low, middle) if holds(middle) else (middle, high)
-    return high
-
-
-@lru_cache(maxsize=1024)
-def t_quantile(degrees: float) -> float:
-    """The t that |T| exceeds in 5 % of cases; degrees >= 1."""
-    return _least(lambda t: t_tail(t, degrees) <= SIGNIFICANCE, 20.0)
+POWER = 0.8  # the share of repetitions in which a test finds the difference
 
 
 @lru_cache(maxsize=1024)
@@ -669,11 +671,11 @@ def compare_models(first: Sequence[bool], second: Sequence[bool]) -> dict:
         raise ValueError("need at least one example")
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     low, high = paired_interval(first.astype(float) - second)
-    z, z_power = (NormalDist().inv_cdf(p) for p in (1 - SIGNIFICANCE / 2, POWER))
+    z_power = NormalDist().inv_cdf(POWER)
 
     def found(d: float) -> bool:
         q = max((only_first + only_second) / n, d)
-        return n * d * d >= (z * math.sqrt(q) + z_power * math.sqrt(q - d * d)) ** 2
+        return n * d * d >= (Z_95 * math.sqrt(q) + z_power * math.sqrt(q - d * d)) ** 2
 
     return _comparison(
         "McNemar",
@@ -720,7 +722,6 @@ def compare_rates(k1: int, n1: int, k2: int, n2: int) -> dict:
         raise ValueError(f"need at least one example each, got {n1} and {n2}")
     p1, p2 = k1 / n1, k2 / n2
     spread = math.sqrt(p1 * (1 - p1) / n1 + p2 * (1 - p2) / n2)
-    times = sum(NormalDist().inv_cdf(p) for p in (1 - SIGNIFICANCE / 2, POWER))
     return _comparison(
         FISHER,
         (int(n1), int(n2)),
@@ -728,7 +729,7 @@ def compare_rates(k1: int, n1: int, k2: int, n2: int) -> dict:
         low=low,
         high=high,
         p=fisher_p(k1, n1, k2, n2),
-        detectable=times * spread or math.nan,
+        detectable=(Z_95 + NormalDist().inv_cdf(POWER)) * spread or math.nan,
     )
 
 
@@ -924,22 +925,10 @@ def compare_with_training(
 # ------------------------------------------------------------------------------------------------
 
 
-def entropy(log_probs: np.ndarray) -> np.ndarray:
-    """Shannon entropy of each distribution in log_probs float [..., V], in nats. float64 [...].
-
-    -sum_v p_v log p_v with 0 log 0 = 0 (Shannon 1948); 0 .. log V. ValueError if a distribution
-    does not sum to 1 within 1e-2 (logits in place of log-probabilities, say).
-    """
-    log_probs = np.asarray(log_probs, dtype=np.float64)
-    if log_probs.ndim == 0 or log_probs.shape[-1] == 0:
-        raise ValueError(f"log_probs must be [..., V] with V >= 1, got shape {log_probs.shape}")
-    with np.errstate(over="ignore"):
-        probs = np.exp(log_probs)
-    off = ~(np.abs(probs.sum(axis=-1) - 1) <= 1e-2)  # written so that nan is off as well
-    if off.any():
-        raise ValueError(f"log_probs must sum to 1 as probabilities: {log_probs[off][0]}")
-    terms = probs * np.where(probs > 0, log_probs, 0)
-    return np.maximum(-terms.sum(axis=-1), 0)
+def _mid_ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 1; equal values share their mean rank. float64 [n]."""
+    _, place, ties = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(ties) - (ties - 1) / 2)[place]
 
 
 def auroc(scores: Sequence[float], correct: Sequence[bool]) -> float:
@@ -955,9 +944,9 @@ def auroc(scores: Sequence[float], correct: Sequence[bool]) -> float:
     n_wrong = len(correct) - n_right
     if not (n_right and n_wrong):
         return math.nan
-    _, place, ties = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(ties) - (ties - 1) / 2)[place]  # [n], from 1
-    return float((ranks[correct].sum() - n_right * (n_right + 1) / 2) / (n_right * n_wrong))
+    return float(
+        (_mid_ranks(scores)[correct].sum() - n_right * (n_right + 1) / 2) / (n_right * n_wrong)
+    )
 
 
 def compare_scores(scores: Sequence[float], correct: Sequence[bool]) -> dict:
@@ -1028,11 +1017,6 @@ def _in_and_out(outcome: np.ndarray, members: np.ndarray) -> tuple[np.ndarray, .
     return n_in, len(members) - n_in, sum_in, outcome.sum(axis=0, where=~members)
 
 
-def student_95(degrees: int) -> float:
-    """Two-sided 95 % quantile of Student's t, within 0.001."""
-    return T_95[degrees - 1] if degrees <= len(T_95) else 1.96 + 2.46 / degrees
-
-
 def jackknife_interval(estimate: float, left_out: Sequence[float]) -> tuple[float, float]:
     """95 % interval over replicas, (low, high), for a number computed from all R of them.
 
@@ -1053,7 +1037,7 @@ def jackknife_interval(estimate: float, left_out: Sequence[float]) -> tuple[floa
     n = len(left_out)
     if n < 2 or not np.isfinite(left_out).all():
         return math.nan, math.nan
-    half = student_95(n - 1) * math.sqrt(n - 1) * left_out.std()
+    half = t_quantile(n - 1) * math.sqrt(n - 1) * left_out.std()
     return float(estimate - half), float(estimate + half)
 
 
@@ -1268,10 +1252,11 @@ def _bound_rates(row: dict, trials: Sequence[int]) -> None:
     low, high = row["memory_low"], row["memory_high"]
     if low is None:
         return
-    if alike and row["in_low"] is not None and row["out_low"] is not None:  # MOVER
-        below = math.hypot(row["in"] - row["in_low"], row["out_high"] - row["out"])
-        above = math.hypot(row["in_high"] - row["in"], row["out"] - row["out_low"])
-        low, high = min(low, row["memory"] - below), max(high, row["memory"] + above)
+    if alike and row["in_low"] is not None and row["out_low"] is not None:
+        joined = difference_interval(
+            *((row[key], row[f"{key}_low"], row[f"{key}_high"]) for key in ("in", "out"))
+        )
+        low, high = min(low, joined[0]), max(high, joined[1])
     row["memory_low"], row["memory_high"] = max(low, -1.0), min(high, 1.0)
 
 
@@ -1622,7 +1607,7 @@ def _auc_interval(scores: np.ndarray, members: np.ndarray) -> tuple[float, float
         np.repeat((below_in - auc) / n_out.sum(), sizes),
     )
     own = np.bincount(replica[order], weights, minlength=n)  # what each replica adds to the auc
-    half = student_95(n - 1) * math.sqrt(n / (n - 1) * (own**2).sum())
+    half = t_quantile(n - 1) * math.sqrt(n / (n - 1) * (own**2).sum())
     return auc, max(0.0, auc - half), min(1.0, auc + half)
 
 
@@ -1843,12 +1828,6 @@ def expected_forgetting(rate: np.ndarray, n_epochs: int) -> np.ndarray:
     return (n_epochs - 1) * rate * (1 - rate)
 
 
-def _mid_ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1; equal values share their mean rank. float64 [n]."""
-    _, place, ties = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(ties) - (ties - 1) / 2)[place]
-
-
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
     """Rank correlation, Pearson's r of mean ranks (Spearman 1904). -1..1; nan if one is constant.
 
@@ -1893,7 +1872,7 @@ def order_effect(
             values.append(sum(rho * n for rho, n in found) / sum(n for _, n in found))
     mean = float(np.mean(values)) if values else math.nan
     n = len(values)
-    half = student_95(n - 1) * np.std(values, ddof=1) / math.sqrt(n) if n > 1 else math.nan
+    half = t_quantile(n - 1) * np.std(values, ddof=1) / math.sqrt(n) if n > 1 else math.nan
     return {
         "n_replicas": n,
         "mean": _or_none(mean),

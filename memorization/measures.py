@@ -553,7 +553,7 @@ def most_memorized(panel: MeasuredPanel, columns: dict[str, list], n: int = 10) 
     for i in order.tolist():
         error = columns["memory_bits_standard_error"][i]
         degrees = min(columns["n_in"][i], columns["n_out"][i]) - 1
-        half = math.nan if error is None or degrees < 1 else metrics.student_95(degrees) * error
+        half = math.nan if error is None or degrees < 1 else metrics.t_quantile(degrees) * error
         row = {key: values[i] for key, values in columns.items()}
         ends = {"low": _known(memory[i] - half), "high": _known(memory[i] + half)}
         found.append(row | {f"memory_bits_{end}": v for end, v in ends.items()} | {"column": i})

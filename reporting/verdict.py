@@ -5,7 +5,14 @@ import re
 from dataclasses import dataclass
 
 from memorization.page import interval, no_minus_zero, right_answers_first
-from metrics import LEAST_REPLICAS, WORTH_NAMING, is_there, verdict, wilson_interval
+from metrics import (
+    LEAST_REPLICAS,
+    WORTH_NAMING,
+    difference_interval,
+    is_there,
+    verdict,
+    wilson_interval,
+)
 from plots import percent, pool
 from reporting.gather import Records
 from runtime.records import in_order
@@ -209,14 +216,8 @@ def lookup_of(rows: list[dict]) -> tuple[tuple[float, float, float], str]:
 
 
 def above_base(held, base: tuple[float, float, float]) -> tuple[float, float, float]:
-    """Exact match less what needs no rule, with the interval that Newcombe's method joins."""
-    value, low, high = base
-    difference = held.value - value
-    return (
-        difference,
-        difference - math.hypot(held.value - held.low, high - value),
-        difference + math.hypot(held.high - held.value, value - low),
-    )
+    """Exact match less what needs no rule, (value, low, high)."""
+    return held.value - base[0], *difference_interval((held.value, held.low, held.high), base)
 
 
 def span(point, signed: bool = False) -> str:

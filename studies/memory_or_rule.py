@@ -229,7 +229,7 @@ def curve_of(lines: list[dict], task: str, repetition: str) -> Curve | None:
 def error_of(line: dict, part: str) -> float:
     """The standard error over replicas, from the ends of the interval."""
     return (
-        (line[f"{part}_high"] - line[f"{part}_low"]) / 2 / metrics.student_95(line["replicas"] - 1)
+        (line[f"{part}_high"] - line[f"{part}_low"]) / 2 / metrics.t_quantile(line["replicas"] - 1)
     )
 
 
@@ -427,7 +427,7 @@ def difference_words(line: dict, plain: dict, part: str) -> str:
     They share seeds; over seeds their rates correlated by -0.4 to 0.2 in three such pairs.
     """
     error = math.hypot(error_of(line, part), error_of(plain, part))
-    reach = metrics.student_95(min(line["replicas"], plain["replicas"]) - 1) * error
+    reach = metrics.t_quantile(min(line["replicas"], plain["replicas"]) - 1) * error
     difference = line[part] - plain[part]
     return "{:+.1f} [{:+.1f}, {:+.1f}]".format(
         *(100 * n for n in (difference, difference - reach, difference + reach))
@@ -560,7 +560,7 @@ def figure(lines: list[dict], parts: tuple[str, ...]):
 def draw_areas(ax, curve: Curve, parts: tuple[str, ...]) -> None:
     """Three areas from 0 up, each from where the one below ends; a rule below 0 shows."""
     x, start = curve.distinct, np.zeros(len(curve.distinct))
-    t = np.array([metrics.student_95(degrees) for degrees in curve.degrees])
+    t = np.array([metrics.t_quantile(degrees) for degrees in curve.degrees])
     for part, (colour, hatch) in zip(parts, BUDGET_PARTS.values(), strict=True):
         end, label = start + curve.means[part], part.replace("_", " ")
         ax.fill_between(x, start, end, color=colour, hatch=hatch, edgecolor="white", label=label)

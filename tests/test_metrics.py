@@ -7,7 +7,6 @@ import random
 
 import numpy as np
 import pytest
-import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
@@ -21,7 +20,6 @@ from metrics import (
     compare_scores,
     copied_answers,
     edit_distance,
-    entropy,
     exact_match,
     failure_kinds,
     generalization_gap,
@@ -400,24 +398,6 @@ def test_ngram_overlap_range(predictions, train_answers, n):
 # ------------------------------------------------------------------------------------------------
 
 
-def test_entropy_hand_worked():
-    with np.errstate(divide="ignore"):
-        log_probs = np.log([[0.5, 0.5, 0, 0], [1, 0, 0, 0], [0.25, 0.25, 0.25, 0.25]])
-    assert entropy(log_probs) == pytest.approx([math.log(2), 0, math.log(4)])
-    assert entropy(log_probs[0]).shape == ()
-
-
-@given(st.integers(0, 10**6))
-def test_entropy_equals_scipy(seed):
-    logits = np.random.default_rng(seed).normal(scale=4, size=(2, 3, 7)).astype(np.float32)
-    log_probs = scipy.special.log_softmax(logits, axis=-1)
-    values = entropy(log_probs)
-    assert (values.shape, values.dtype) == ((2, 3), np.float64)
-    assert ((values >= 0) & (values <= math.log(7) + 1e-6)).all()
-    expected = scipy.stats.entropy(np.exp(log_probs.astype(np.float64)), axis=-1)
-    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-5)
-
-
 @given(
     st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=30).filter(
         lambda rows: len({correct for _, correct in rows}) == 2
@@ -492,10 +472,6 @@ def test_texts_that_do_not_pair_are_refused(function):
         (lambda: copied_answers(["1"], ["1"], "12"), "single text '12'"),
         (lambda: nearest_training_example("12", ["1"]), "single text '12'"),
         (lambda: ngram_overlap(["1"], ["1"], n=0), "got 0"),
-        (lambda: entropy([0.0, 1.0]), "sum to 1"),
-        (lambda: entropy([1000.0, 0.0]), "sum to 1"),
-        (lambda: entropy([math.nan, 0.0]), "sum to 1"),
-        (lambda: entropy(0.0), r"shape \(\)"),
         (lambda: auroc([1.0, math.nan], [True, False]), "nan"),
         (lambda: auroc([1.0], [True, False]), "'scores': 1, 'correct': 2"),
         (lambda: compare_scores([math.inf], [True]), "inf"),
