@@ -259,7 +259,7 @@ from data.audit import (
 from data.baselines import chance_exact_match, lookup_words, mean_lookup
 from data.formats import Examples, Tokenizer
 from data.sources import default_out_dir
-from data.subsets import CANARY_COUNTS, make_panel
+from data.subsets import CANARY_COUNTS, PanelData, make_panel
 from data.tasks import TASKS, standard_tasks
 from runtime.device import (
     DTYPES,
@@ -2978,17 +2978,36 @@ def keep_in_ledger(plan: Plan, data: Data, state: TrainingState, epoch: int) -> 
     ]
     bits = np.concatenate([s.loss * s.n_tokens for s in scores], 1) / math.log(2)
     exact = np.concatenate([s.exact for s in scores], 1)
+    orders = epoch_orders(plan, data, state.replicas, epoch)
     for r, replica in enumerate(state.replicas):
         ledger = open_ledger(data, replica)
         ledger.cut_after(state.step - 1)
         if np.isfinite(bits[r]).all():
-            ledger.add(epoch, state.step, bits[r], exact[r])
+            before = int(plan.steps_before[epoch - 1])
+            last_steps = last_presentations(data.panel, orders[r], before, plan.effective_batch)
+            ledger.add(epoch, state.step, bits[r], exact[r], last_steps)
         else:
             tqdm.write(
                 f"seed {replica.seed} overflows on an example of the ledger, which is without "
                 f"epoch {epoch} of it"
             )
         ledger.write(replica.folder)
+
+
+def last_presentations(
+    panel: PanelData, order: np.ndarray, steps_before: int, batch: int
+) -> np.ndarray:
+    """The step of this epoch at which each example of a ledger was trained on for the last time.
+
+    order int64 [n]: the epoch's rows of `panel.examples`, `batch` of them a step. Returns int32
+    [training examples that the ledger follows, then canaries], 0 for those not in the epoch.
+    """
+    last = np.zeros(len(panel.ledger_rows), np.int32)
+    columns = panel.ledger_columns[order]
+    followed = columns >= 0
+    steps = steps_before + 1 + np.arange(len(order)) // batch
+    np.maximum.at(last, columns[followed], steps[followed].astype(np.int32))
+    return last
 
 
 def open_ledger(data: Data, replica: Replica) -> Ledger:

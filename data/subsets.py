@@ -61,6 +61,11 @@ class Subsets:
         """int64 [N]: how many rows are that example."""
         return self._distinct[3]
 
+    @property
+    def example_of_row(self) -> np.ndarray:
+        """int64: of each training row the place of its example in `keys`."""
+        return self._distinct[2].reshape(-1)
+
     @cached_property
     def _prompts(self):
         """The M canonical keys: the first example of each int64 [M], and each example's [N]."""
@@ -109,7 +114,7 @@ class Subsets:
 
     def rows(self, seed: int) -> np.ndarray:
         """int64: the training rows of the members, ascending."""
-        return np.flatnonzero(self.members(seed)[self._distinct[2].reshape(-1)])
+        return np.flatnonzero(self.members(seed)[self.example_of_row])
 
     def epoch_rows(self, tasks) -> int:
         """Rows of one epoch over `tasks`, the same for every seed: as many as each has at least.
@@ -242,6 +247,13 @@ class PanelData:
         """int64: the rows of `examples` in a ledger's order: training examples, then canaries."""
         canary_rows = self.n_train + np.arange(len(self.canaries))
         return np.append(self.subsets.first_rows[: self.n_followed], canary_rows)
+
+    @property
+    def ledger_columns(self) -> np.ndarray:
+        """int64: of each row of `examples` the place of its example in a ledger; -1 for none."""
+        columns = self.subsets.example_of_row
+        columns = np.where(columns < self.n_followed, columns, -1)
+        return np.append(columns, self.n_followed + np.arange(len(self.canaries)))
 
 
 def canary_counts(tasks: Sequence[str], seed: int) -> np.ndarray:

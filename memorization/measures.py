@@ -353,6 +353,24 @@ def dynamics(panel: MeasuredPanel, groups: list[str]) -> list[dict]:
     return rows
 
 
+def order_effect(panel: MeasuredPanel, kinds: dict[str, np.ndarray]) -> dict[str, dict]:
+    """metrics.order_effect of each kind of answer within tags and repeat counts.
+
+    Of the last kept epoch. Replicas whose ledgers do not say when they saw what are left out.
+    """
+    groups = list(zip(panel.columns.tags, panel.repeat_counts.tolist(), strict=False))
+    steps = panel.ledger.last_steps
+    return {
+        kind: metrics.order_effect(
+            steps[:, columns],
+            panel.log2_probs[:, columns],
+            panel.members[:, columns] & (steps[:, columns] > 0),
+            groups=[groups[i] for i in columns],
+        )
+        for kind, columns in kinds.items()
+    }
+
+
 # ----------------------------------------------------------------------------------------------
 # Lookup baselines
 # ----------------------------------------------------------------------------------------------
@@ -671,6 +689,7 @@ def measure(panel: MeasuredPanel) -> tuple[dict, dict[str, list]]:
         "extraction": {kind: extraction(panel, own) for kind, own in kinds.items()},
         "membership": membership(panel, base.ngram),
         "dynamics": dynamics(panel, groups),
+        "order_effect": order_effect(panel, kinds),
         "lookup": lookup(panel),
         "most_memorized": most_memorized(panel, columns),
         "exposure": None,

@@ -305,8 +305,25 @@ def dynamics_table(results: dict) -> Table:
         "median",
         names,
         rows,
-        [about, *unsure],
+        [about, *unsure, *order_notes(results)],
     )
+
+
+def order_notes(results: dict) -> list[str]:
+    """Whether what was trained on last is known best; [] where the ledgers do not say when."""
+    measured = {k: row for k, row in results["order_effect"].items() if row["mean"] is not None}
+    if not measured:
+        return []
+    each = "; ".join(
+        f"{kind} answers {row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+        if row["low"] is not None
+        else f"{kind} answers {row['mean']:+.3f}"
+        for kind, row in measured.items()
+    )
+    return [
+        "order: rank correlation of the step at which a replica last trained on an example with "
+        f"the log-probability of its answer: {each}; above 0, the last ones are known best"
+    ]
 
 
 def number(value: float | None) -> str:

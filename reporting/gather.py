@@ -12,7 +12,8 @@ from runtime.records import Run, load_run, parse
 RESULTS = "memorization_results.json"
 RESULT_KEYS = {  # of memorization_results.json, as evaluate_memorization.py writes it
     *("panel", "claims", "budget", "budget_over_epochs", "by_repeat_count", "extraction"),
-    *("membership", "dynamics", "lookup", "most_memorized", "exposure", "limem", "self_tests"),
+    *("membership", "dynamics", "order_effect", "lookup", "most_memorized", "exposure", "limem"),
+    "self_tests",
 }
 TEXTS = ("task", "tag", "prompt", "answer", "nearest_training_prompt")
 SWITCHES = ("canary", "wrong_answer")

@@ -18,7 +18,8 @@ from runtime.errors import UserError
 from runtime.files import read_bytes, write_atomically
 
 FILE = "ledger.npz"
-FORMAT = 1
+FORMAT = 2
+OLDER = 1  # without `last_steps`
 MAX_BYTES = 2**30  # of one seed's file, and of the arrays in it
 FIXED = ("format", "seed", "share", "n_train", "n_canaries", "keys", "members", "canary_counts")
 # What zipfile and numpy raise for damaged bytes. RuntimeError: an archive that is encrypted, or
@@ -50,6 +51,9 @@ class Ledger:
     keys: np.ndarray  # int64 [N]
     members: np.ndarray  # bool [n_train]: this seed trains on the example
     canary_counts: np.ndarray  # int64 [n_canaries]: rows of the canary in this seed's training
+    # int32 [n_train + n_canaries]: the step of the last kept epoch at which this seed trained on
+    # the example for the last time; 0 where it did not, or where that was not written down.
+    last_steps: np.ndarray
     epochs: np.ndarray  # int64 [E], ascending
     steps: np.ndarray  # int64 [E]
     bits: np.ndarray  # float16 [E, N]: -log2 probability of answer and <eos>, summed over tokens
@@ -65,24 +69,28 @@ class Ledger:
             keys=keys,
             members=members,
             canary_counts=canary_counts,
+            last_steps=np.zeros(len(members) + len(canary_counts), np.int32),
             epochs=np.empty(0, np.int64),
             steps=np.empty(0, np.int64),
             bits=np.empty((0, len(keys)), np.float16),
             exact=np.empty((0, len(keys)), bool),
         )
 
-    def add(self, epoch, step, bits, exact):
-        """Append the scores of one epoch, float [N] and bool [N]."""
+    def add(self, epoch, step, bits, exact, last_steps):
+        """Append the scores of one epoch, float [N] and bool [N], and note its `last_steps`."""
         # float16 has 11 bits of precision and ends at 65,504: no answer comes near it.
         bits = np.minimum(bits, np.finfo(np.float16).max).astype(np.float16)
         self.epochs = np.append(self.epochs, epoch)
         self.steps = np.append(self.steps, step)
         self.bits = np.concatenate([self.bits, bits[None]])
         self.exact = np.concatenate([self.exact, np.asarray(exact, bool)[None]])
+        self.last_steps = last_steps
 
     def cut_after(self, step):
         """Drop what was kept after `step`: a run that resumes there scores it again."""
         kept = self.steps <= step
+        if not kept.all():
+            self.last_steps = np.zeros_like(self.last_steps)
         self.epochs, self.steps = self.epochs[kept], self.steps[kept]
         self.bits, self.exact = self.bits[kept], self.exact[kept]
 
@@ -99,6 +107,7 @@ class Ledger:
             keys=self.keys,
             members=np.packbits(self.members),
             canary_counts=self.canary_counts,
+            last_steps=self.last_steps,
             epochs=self.epochs,
             steps=self.steps,
             bits=self.bits,
@@ -117,7 +126,8 @@ def read_ledger(path: Path) -> Ledger:
             if sum(record.file_size for record in archive.infolist()) > MAX_BYTES:
                 raise ValueError("it unpacks to more than 1 GiB")
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in (*FIXED, *SERIES)}
+            names = [*FIXED, *SERIES, *({"last_steps"} & set(arrays))]  # in the older format not
+            found = {name: arrays[name] for name in names}
         ledger = _checked(found)
     except DAMAGE as error:
         raise UserError(
@@ -132,13 +142,16 @@ def _checked(found) -> Ledger:
     format_, seed, n_train, n_canaries = (
         int(found[name]) for name in ("format", "seed", "n_train", "n_canaries")
     )
-    if format_ != FORMAT:
-        raise ValueError(f"it has the format {format_}, this program reads {FORMAT}")
+    if format_ not in (OLDER, FORMAT):
+        raise ValueError(f"it has the format {format_}, this program reads {OLDER} and {FORMAT}")
+    if format_ == OLDER:
+        found["last_steps"] = np.zeros(n_train + n_canaries, np.int32)
     N, E = len(found["keys"]), len(found["epochs"])
     shapes = {
         "keys": (N,),
         "members": (-(-n_train // 8),),
         "canary_counts": (n_canaries,),
+        "last_steps": (n_train + n_canaries,),
         "steps": (E,),
         "bits": (E, N),
         "exact": (E, -(-N // 8)),
@@ -147,7 +160,7 @@ def _checked(found) -> Ledger:
         if found[name].shape != shape:
             raise ValueError(f"{name} has the shape {found[name].shape}, not {shape}")
     kinds = {"keys": "i", "members": "u", "canary_counts": "i", "bits": "f", "exact": "u"}
-    for name, kind in {**kinds, "epochs": "i", "steps": "i"}.items():
+    for name, kind in {**kinds, "last_steps": "i", "epochs": "i", "steps": "i"}.items():
         if found[name].dtype.kind != kind:
             raise ValueError(f"{name} holds {found[name].dtype}")
     if n_train + n_canaries > N or (np.diff(found["epochs"]) <= 0).any():
@@ -162,6 +175,7 @@ def _checked(found) -> Ledger:
         keys=found["keys"],
         members=np.unpackbits(found["members"], count=n_train).astype(bool),
         canary_counts=found["canary_counts"],
+        last_steps=found["last_steps"],
         epochs=found["epochs"],
         steps=found["steps"],
         bits=found["bits"],
@@ -189,6 +203,7 @@ class Panel:
     keys: np.ndarray  # int64 [N]
     members: np.ndarray  # bool [R, n_train]
     canary_counts: np.ndarray  # int64 [R, n_canaries]
+    last_steps: np.ndarray  # int32 [R, n_train + n_canaries], as in `Ledger`
     epochs: np.ndarray  # int64 [E]
     steps: np.ndarray  # int64 [E]
     bits: np.ndarray  # float16 [E, R, N]
@@ -246,6 +261,7 @@ def read_panel(folders: list[Path]) -> tuple[Panel, list[str]]:
         keys=longest.keys,
         members=np.stack([ledger.members for ledger in whole]),
         canary_counts=np.stack([ledger.canary_counts for ledger in whole]),
+        last_steps=np.stack([ledger.last_steps for ledger in whole]),
         epochs=longest.epochs,
         steps=longest.steps,
         bits=np.stack([ledger.bits for ledger in whole], axis=1),

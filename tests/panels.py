@@ -113,9 +113,11 @@ def write_panel(
             canary_counts=counts,
         )
         asked = np.concatenate([members, counts > 0, np.zeros(len(val_keys), bool)])
+        order = np.random.default_rng([7, seed])
         for i, epoch in enumerate(epochs):
             bits, exact = replica(seed, asked) if i else (np.full(len(asked), HARD), asked & False)
-            ledger.add(epoch, 10 * epoch, bits, exact)
+            seen = order.permutation(np.arange(1, len(members) + len(counts) + 1))
+            ledger.add(epoch, 10 * epoch, bits, exact, np.where(asked[: len(seen)], seen, 0))
         home = folder / f"seed_{seed}"
         home.mkdir(exist_ok=True)
         ledger.write(home)

@@ -458,7 +458,7 @@ def test_the_memory_of_replicas_of_a_panel_is_paired_over_them(tmp_path):
             members = rng.permutation(40) < 20
             exact = np.where(members, rng.random(40) < learned, rng.random(40) < 0.3)
             ledger = Ledger.empty(seed, 0.5, np.arange(40), members, np.empty(0, np.int64))
-            ledger.add(3, 30, np.ones(40), exact)
+            ledger.add(3, 30, np.ones(40), exact, np.zeros(40, np.int32))
             ledger.write(home)
             values.append(exact[members].mean() - exact[~members].mean())
         memory[name] = values

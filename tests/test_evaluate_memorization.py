@@ -24,7 +24,7 @@ import evaluate_memorization as script
 import metrics
 from memorization import measures
 from memorization.figures import FIGURES, map_figure
-from memorization.page import bits, no_minus_zero, page, rate, sentence
+from memorization.page import bits, no_minus_zero, order_notes, page, rate, sentence
 from memorization.panel import follows_rule, read
 from panels import (
     EASY,
@@ -288,6 +288,27 @@ def test_forgetting_is_counted_over_the_replicas_that_trained_on_an_example(scri
     events, expected = measures.forgetting(panel)
     assert set(events.tolist()) == {2.0}
     assert set(np.round(expected, 12).tolist()) == {1.0}  # 3 * 1/4, times 4 / 3
+
+
+def test_the_order_of_training_is_held_against_what_is_known(scripted):
+    """Scripted: each example's bits fall by its step, but within repeat counts alone."""
+    whole = scripted(mixture(0.5), wrong_share=0.2)
+    steps, kinds = whole.ledger.last_steps, measures.kinds_of_training(whole)
+    bits = np.zeros(whole.ledger.bits.shape)
+    counts = whole.repeat_counts + 0.0
+    bits[-1, :, : whole.n_train] = 30 - steps[:, : whole.n_train] / 100 - 4 * np.log2(counts)
+    panel = replace(whole, ledger=replace(whole.ledger, bits=bits))
+    for kind, row in measures.order_effect(panel, kinds).items():
+        assert (row["n_replicas"], kind in kinds) == (whole.ledger.R, True)
+        assert (row["mean"], row["low"], row["high"]) == pytest.approx((1, 1, 1))
+    for row in measures.order_effect(whole, kinds).values():
+        assert row["low"] is None or row["low"] < 0 < row["high"]
+    unknown = replace(whole, ledger=replace(whole.ledger, last_steps=np.zeros_like(steps)))
+    assert {r["mean"] for r in measures.order_effect(unknown, kinds).values()} == {None}
+    results = {"order_effect": measures.order_effect(panel, kinds)}
+    (note,) = order_notes(results)
+    assert "right answers +1.000 [+1.000, +1.000]; wrong answers +1.000" in note
+    assert order_notes({"order_effect": measures.order_effect(unknown, kinds)}) == []
 
 
 # ------------------------------------------------------------------------------------------------

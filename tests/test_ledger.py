@@ -11,7 +11,7 @@ from runtime import ledger
 from runtime.errors import UserError
 from runtime.ledger import FILE, Ledger, kept_epochs, read_ledger, read_panel
 
-ARRAYS = ("keys", "members", "canary_counts", "epochs", "steps", "bits", "exact")
+ARRAYS = ("keys", "members", "canary_counts", "last_steps", "epochs", "steps", "bits", "exact")
 
 
 def make_ledger(seed=0, n_train=10, n_canaries=3, n_held_out=5, n_epochs=4, rng_seed=0):
@@ -25,7 +25,8 @@ def make_ledger(seed=0, n_train=10, n_canaries=3, n_held_out=5, n_epochs=4, rng_
         canary_counts=rng.integers(0, 33, n_canaries),
     )
     for epoch in range(1, n_epochs + 1):
-        made.add(epoch, 100 * epoch, rng.exponential(8, N), rng.random(N) < 0.5)
+        last_steps = rng.integers(0, 100, n_train + n_canaries, dtype=np.int32)
+        made.add(epoch, 100 * epoch, rng.exponential(8, N), rng.random(N) < 0.5, last_steps)
     return made
 
 
@@ -50,8 +51,8 @@ def test_what_is_written_comes_back(tmp_path_factory, n_train, n_canaries, n_hel
 
 def test_bits_are_kept_to_three_digits_and_never_become_infinite():
     made = make_ledger(n_epochs=0)
-    made.add(1, 10, np.full(18, 12.345), np.zeros(18))
-    made.add(2, 20, np.full(18, 1e6), np.zeros(18))
+    made.add(1, 10, np.full(18, 12.345), np.zeros(18), made.last_steps)
+    made.add(2, 20, np.full(18, 1e6), np.zeros(18), made.last_steps)
     assert made.bits[0] == pytest.approx(np.full(18, 12.345), rel=2**-11)
     assert (made.bits[1] == 65504).all()
 
@@ -62,6 +63,24 @@ def test_a_resumed_run_drops_what_lies_after_its_step():
     assert made.epochs.tolist() == [1, 2]
     assert made.bits.shape == (2, 18)
     assert made.exact.shape == (2, 18)
+    assert not made.last_steps.any()  # those were of a later epoch
+    made = make_ledger()
+    made.cut_after(400)
+    assert made.last_steps.any()
+
+
+def test_a_ledger_of_the_first_format_is_read_and_says_nothing_of_the_order(tmp_path):
+    made = make_ledger()
+    made.write(tmp_path)
+    with np.load(tmp_path / FILE) as arrays:
+        older = {name: arrays[name] for name in arrays if name != "last_steps"} | {"format": 1}
+    np.savez(tmp_path / FILE, **older)
+    found = read_ledger(tmp_path / FILE)
+    assert np.array_equal(found.bits, made.bits)
+    assert (found.last_steps.shape, found.last_steps.any()) == ((13,), False)
+    np.savez(tmp_path / FILE, **older | {"format": 3})
+    with pytest.raises(UserError, match="format 3, this program reads 1 and 2"):
+        read_ledger(tmp_path / FILE)
 
 
 def test_damage_and_other_files_are_told_in_one_sentence(tmp_path):
@@ -142,7 +161,7 @@ def test_a_panel_stacks_its_seeds_and_leaves_out_one_that_left_early(tmp_path):
 
 def test_a_seed_that_lacks_an_epoch_in_between_is_left_out(tmp_path):
     lacking = make_ledger(1, n_epochs=1)
-    lacking.add(4, 400, np.zeros(18), np.zeros(18))
+    lacking.add(4, 400, np.zeros(18), np.zeros(18), lacking.last_steps)
     panel, notices = read_panel(write_all(tmp_path, [make_ledger(0), lacking]))
     assert panel.seeds == [0]
     assert notices == ["seed 1 is left out: its ledger lacks epochs that the others' have"]

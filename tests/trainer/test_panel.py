@@ -113,6 +113,33 @@ def test_the_ledger_holds_what_the_last_model_knows_of_every_example(panel_world
             assert ledger.exact[-1, i] == bool((logits.argmax(-1) == targets).all())
 
 
+def test_the_ledger_says_at_which_step_of_the_last_epoch_each_example_was_trained_on_last(
+    panel_world, monkeypatch
+):
+    batches, original = [], t.make_batch
+
+    def watch(data, rows, prompts_only=False, places=None):
+        if places is not None:  # of a training step
+            batches.append((data.examples, rows))
+        return original(data, rows, prompts_only, places)
+
+    monkeypatch.setattr(t, "make_batch", watch)
+    monkeypatch.setattr("data.subsets.CANARY_SHARE", 9.0)
+    assert start(panel_world, "--seeds", "3,5", "--canaries", "3") == 0
+    n_steps = len(batches) // 6  # of an epoch
+    for r, seed in enumerate((3, 5)):
+        ledger = read_ledger(panel_world / "run" / f"seed_{seed}" / "ledger.npz")
+        last = {}
+        for step, (examples, rows) in enumerate(batches, start=1):
+            if step > 5 * n_steps:
+                last |= {int(examples.keys[row]): step for row in rows[r]}
+        asked = ledger.keys[: ledger.n_train + ledger.n_canaries].tolist()
+        assert ledger.last_steps.tolist() == [last.get(key, 0) for key in asked]
+        trained = np.append(ledger.members, ledger.canary_counts > 0)
+        assert (not (ledger.last_steps > 0)[~trained].any()) and trained[ledger.n_train :].any()
+        assert len(set(ledger.last_steps.tolist())) > n_steps / 2
+
+
 def test_a_seed_of_a_panel_is_the_same_alone(panel_world):
     assert start(panel_world, "--seeds", "3,5", "--dropout", "0", out="both") == 0
     assert start(panel_world, "--seed", "5", "--dropout", "0", out="alone") == 0
