@@ -140,13 +140,13 @@ PERTURBED_EXAMPLES, PERTURBATIONS = 500, 4
 
 
 @dataclass
-class Replicas:
+class LastModels:
     model: GPT
     tokenizer: Tokenizer
     device: torch.device
 
 
-def load_last(panel: MeasuredPanel, device: torch.device) -> Replicas:
+def load_last(panel: MeasuredPanel, device: torch.device) -> LastModels:
     """The replicas of the ledgers as last.pth has them; UserError if that is of another step."""
     seeds, last = panel.config["seeds"], int(panel.ledger.steps[-1])
     paths = [seed_folder(panel.folder, s, seeds) / "last.pth" for s in panel.ledger.seeds]
@@ -159,12 +159,12 @@ def load_last(panel: MeasuredPanel, device: torch.device) -> Replicas:
                 f"{file} is of step {checkpoint.get('step')}, its ledger ends at step {last}; let "
                 "the panel train to its end with --resume, or give --ledger_only"
             )
-    replicas = Replicas(loaded.model, panel.tokenizer, device)
+    replicas = LastModels(loaded.model, panel.tokenizer, device)
     check_ledger(panel, replicas)
     return replicas
 
 
-def check_ledger(panel: MeasuredPanel, replicas: Replicas, n: int = 64) -> None:
+def check_ledger(panel: MeasuredPanel, replicas: LastModels, n: int = 64) -> None:
     """UserError unless the models score some examples as their ledgers say."""
     of, some = panel.columns, np.linspace(0, panel.n_asked - 1, n).astype(int)
     bits, _ = score_texts(replicas, [row(of.tags[i], of.prompts[i], of.answers[i]) for i in some])
@@ -179,7 +179,7 @@ def check_ledger(panel: MeasuredPanel, replicas: Replicas, n: int = 64) -> None:
             )
 
 
-def score_texts(replicas: Replicas, raws: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def score_texts(replicas: LastModels, raws: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """(bits, exact) of rows `[tag] prompt | answer` by every replica, [R, n] each."""
     examples = build_examples(raws, replicas.tokenizer, "rows to score")
     scores = score(replicas.model, examples, np.arange(len(examples)), replicas.device)
@@ -208,7 +208,7 @@ def candidates(tag: str, prompt: str, answer: str) -> list[str]:
     return list(drawn)
 
 
-def expose_canaries(panel: MeasuredPanel, replicas: Replicas) -> dict | None:
+def expose_canaries(panel: MeasuredPanel, replicas: LastModels) -> dict | None:
     """Exposure of every canary in every replica, by how often the replica trained on it."""
     columns = range(panel.n_train, panel.n_asked)
     if not columns:
@@ -282,7 +282,7 @@ def known_to(panel: MeasuredPanel, keys: np.ndarray) -> np.ndarray:
     return known
 
 
-def limem_of(panel: MeasuredPanel, replicas: Replicas, columns: np.ndarray) -> list[dict]:
+def limem_of(panel: MeasuredPanel, replicas: LastModels, columns: np.ndarray) -> list[dict]:
     """metrics.limem of each replica on its own ones of the columns, or on all held-out ones."""
     kept, raws = perturbations(panel, columns)
     if not len(kept):
@@ -299,7 +299,7 @@ def limem_of(panel: MeasuredPanel, replicas: Replicas, columns: np.ndarray) -> l
     return found
 
 
-def limem(panel: MeasuredPanel, replicas: Replicas) -> dict | None:
+def limem(panel: MeasuredPanel, replicas: LastModels) -> dict | None:
     """LiMem of trained minus unseen examples; None where no task of the data can be perturbed."""
     keys, n = panel.ledger.keys, panel.n_train
     unseen = panel.n_asked + np.flatnonzero(~np.isin(keys[panel.n_asked :], keys[:n]))
@@ -312,7 +312,7 @@ def limem(panel: MeasuredPanel, replicas: Replicas) -> dict | None:
 # ----------------------------------------------------------------------------------------------
 
 
-def add_out_answers(panel: MeasuredPanel, replicas: Replicas, examples: list[dict]) -> None:
+def add_out_answers(panel: MeasuredPanel, replicas: LastModels, examples: list[dict]) -> None:
     """Give each example {"out_answers": {text: how many OUT replicas decode it}}."""
     of = panel.columns
     columns = [example["column"] for example in examples]

@@ -1019,10 +1019,10 @@ class Stage:
     rows: np.ndarray  # int64: the training rows of this stage
 
 
-def stage_of_epoch(epoch, n_stages, curriculum_epochs):
+def curriculum_stage(epoch, n_stages, curriculum_epochs):
     """Stages spread evenly over the first `curriculum_epochs` epochs; the last goes on to the end.
 
-    >>> [stage_of_epoch(epoch, 5, 10) for epoch in range(1, 12)]
+    >>> [curriculum_stage(epoch, 5, 10) for epoch in range(1, 12)]
     [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 4]
     """
     if epoch > curriculum_epochs:
@@ -1041,17 +1041,11 @@ def plan_stages(tasks, epochs, curriculum_epochs):
         return [Stage(1, (*known, *others), np.arange(len(tasks)))]
     stages = []
     for epoch in range(1, epochs + 1):
-        n = stage_of_epoch(epoch, len(known), curriculum_epochs) + 1
+        n = curriculum_stage(epoch, len(known), curriculum_epochs) + 1
         in_stage = (*known[:n], *(others if n == len(known) else ()))
         if not stages or stages[-1].tasks != in_stage:
             stages.append(Stage(epoch, in_stage, np.flatnonzero(tasks.isin(in_stage))))
     return stages
-
-
-def stage_of_epochs(stages: list[Stage], epochs: int) -> np.ndarray:
-    """int64 [epochs]: index of the stage that epoch 1, 2, … belongs to."""
-    first = [stage.first_epoch for stage in stages]
-    return np.repeat(np.arange(len(first)), np.diff([*first, epochs + 1]))
 
 
 # ----------------------------------------------------------------------------------------------
@@ -1392,8 +1386,9 @@ class Plan:
     @functools.cached_property
     def examples_before(self) -> np.ndarray:
         """int64 [epochs + 1]: examples that a replica has seen before epoch 1, 2, … and at last."""
-        n_rows = np.array(self.epoch_rows)
-        return np.append(0, np.cumsum(n_rows[stage_of_epochs(self.stages, self.epochs)]))
+        first = [stage.first_epoch for stage in self.stages]
+        n_epochs = np.diff([*first, self.epochs + 1])  # of each stage
+        return np.append(0, np.cumsum(np.repeat(self.epoch_rows, n_epochs)))
 
     @functools.cached_property
     def steps_before(self) -> np.ndarray:
@@ -3036,7 +3031,6 @@ def seconds_a_step(
     data: Data,
     seeds: list[int],
     team: World = ALONE,
-    clock: Callable = time.perf_counter,
 ) -> float:
     """Measured on a throwaway model: nothing is written, and no random state is touched."""
     state = start_run(plan, [Replica(seed, Path()) for seed in seeds], [], team)
@@ -3047,10 +3041,10 @@ def seconds_a_step(
     seconds = []
     for i in range(1 + MEASURED):
         synchronize(plan.device)
-        began = clock()
+        began = time.perf_counter()
         stepper.step(i % n_steps, lr=0.0, noise=dropout_noise(seeds, i))
         synchronize(plan.device)
-        seconds.append(clock() - began)
+        seconds.append(time.perf_counter() - began)
     return np.median(seconds[1:])  # in the first, libraries and the optimizer allocate
 
 
@@ -3164,7 +3158,6 @@ def optimize(
 
         # Early stopping, and the choice of the best model.
         for r, replica in enumerate(state.replicas if validated else []):
-            records[r]["epoch"] = epoch
             records[r]["best"] = replica.update_early_stopping(
                 records[r],
                 epochs_since_last=plan.epochs_since_validation(state.step),

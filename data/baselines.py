@@ -15,7 +15,7 @@ gets the empty answer, which no example has.
 import math
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -73,6 +73,26 @@ def _by_tag(
 # ----------------------------------------------------------------------------------------------
 
 
+def _distances(prompts: list[str], train_prompts: list[str]) -> Iterator[tuple[slice, np.ndarray]]:
+    """Edit distances, not normalized, int32 [block, training prompts], and where the block stands.
+
+    Blocks of at most 2^22 distances; none without training prompts.
+    """
+    block = max(1, 2**22 // max(1, len(train_prompts)))
+    for i in range(0, len(prompts), block) if train_prompts else ():
+        places = slice(i, i + block)
+        yield (
+            places,
+            cdist(
+                prompts[places],
+                train_prompts,
+                scorer=Levenshtein.distance,
+                dtype=np.int32,
+                workers=-1,
+            ),
+        )
+
+
 def nearest_answers(prompts: Sequence[str], tags: Sequence[str], train: TrainingTexts) -> list[str]:
     """The answer of the training prompts of the same tag at the least edit distance.
 
@@ -82,16 +102,8 @@ def nearest_answers(prompts: Sequence[str], tags: Sequence[str], train: Training
     """
 
     def answer(queries: list[str], rows: list[tuple[str, str]], tag: str) -> list[str]:
-        train_prompts, found = [prompt for prompt, _ in rows], []
-        block = max(1, 2**22 // len(rows))
-        for i in range(0, len(queries), block):
-            distances = cdist(
-                queries[i : i + block],
-                train_prompts,
-                scorer=Levenshtein.distance,
-                dtype=np.int32,
-                workers=-1,
-            )
+        found = []
+        for _, distances in _distances(queries, [prompt for prompt, _ in rows]):
             for row in distances:
                 votes = Counter(rows[place][1] for place in np.flatnonzero(row == row.min()))
                 found.append(votes.most_common(1)[0][0])  # the first to come of equal counts
@@ -113,15 +125,9 @@ def nearest_neighbours(
     for tag in dict.fromkeys(tags):
         rows = np.array([i for i, other in enumerate(train.tags) if other == tag], dtype=np.int64)
         asked = np.array([i for i, other in enumerate(tags) if other == tag], dtype=np.int64)
-        block = max(1, 2**22 // max(1, len(rows)))
-        for some in np.split(asked, range(block, len(asked), block)) if len(rows) else ():
-            distances = cdist(
-                [prompts[i] for i in some],
-                [train.prompts[row] for row in rows],
-                scorer=Levenshtein.distance,
-                dtype=np.int32,
-                workers=-1,
-            )
+        queries, known_prompts = [prompts[i] for i in asked], [train.prompts[row] for row in rows]
+        for places, distances in _distances(queries, known_prompts):
+            some = asked[places]
             itself = rows == np.asarray(own_rows)[some][:, None]
             distances[itself] = np.iinfo(np.int32).max
             found = distances.argmin(axis=1)
@@ -251,6 +257,17 @@ def suffix_answers(prompts: Sequence[str], tags: Sequence[str], train: TrainingT
 LOOKUPS = ("nearest", "suffix", "majority")
 
 
+def lookup_answers(
+    prompts: Sequence[str], tags: Sequence[str], train: TrainingTexts
+) -> dict[str, list[str]]:
+    """Each of LOOKUPS -> what it answers."""
+    return {
+        "nearest": nearest_answers(prompts, tags, train),
+        "suffix": suffix_answers(prompts, tags, train),
+        "majority": majority_answers(tags, train),
+    }
+
+
 def some_rows(examples: Examples, rows: np.ndarray, at_most: int, characters: int) -> np.ndarray:
     """`rows`, int64 [n], or a random part of them of so many rows and characters; at least one.
 
@@ -297,11 +314,7 @@ def look_up(examples: Examples, rows: np.ndarray, train: TrainingTexts) -> Looku
     """Ask the baselines for `rows`, int64 [n] ascending; at most 2,500 and 200,000 characters."""
     rows = some_rows(examples, rows, 2_500, 200_000)
     tags, prompts, answers = _columns(examples, rows)
-    found = {
-        "nearest": nearest_answers(prompts, tags, train),
-        "suffix": suffix_answers(prompts, tags, train),
-        "majority": majority_answers(tags, train),
-    }
+    found = lookup_answers(prompts, tags, train)
     right = {
         name: np.array([text == answer for text, answer in zip(texts, answers, strict=True)], bool)
         for name, texts in found.items()

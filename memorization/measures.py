@@ -15,11 +15,9 @@ import metrics
 from data.baselines import (
     TrainingTexts,
     chance_exact_match,
-    majority_answers,
-    nearest_answers,
+    lookup_answers,
     nearest_neighbours,
     ngram_log2_probs,
-    suffix_answers,
 )
 from data.tasks import TASKS, task_of_tag
 from memorization.panel import MeasuredPanel
@@ -388,11 +386,7 @@ def lookup(panel: MeasuredPanel) -> list[dict]:
         asked = [i for i in range(start, len(of.tags)) if of.tags[i] == tag][:HELD_OUT_LOOKUPS]
         prompts, answers = ([column[i] for i in asked] for column in (of.prompts, of.answers))
         tags = [tag] * len(asked)
-        found = {
-            "nearest": nearest_answers(prompts, tags, train),
-            "suffix": suffix_answers(prompts, tags, train),
-            "majority": majority_answers(tags, train),
-        }
+        found = lookup_answers(prompts, tags, train)
         rates = {name: float(metrics.exact_match(f, answers).mean()) for name, f in found.items()}
         rows.append(
             {

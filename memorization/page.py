@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from data.baselines import LOOKUPS
 from memorization.measures import CANARIES, WRONG
 
 
@@ -331,12 +332,10 @@ def number(value: float | None) -> str:
 
 
 def lookup_table(results: dict) -> Table:
-    rows = [(row["group"], row["n"], *(rate(row[k]) for k in LOOKUPS)) for row in results["lookup"]]
+    keys = ("exact_match", *LOOKUPS, "chance")
+    rows = [(row["group"], row["n"], *(rate(row[k]) for k in keys)) for row in results["lookup"]]
     names = ("held out", "n", "replicas", "nearest prompt", "longest suffix", "majority", "chance")
     return Table("What lookup in one replica's training rows would score:", names, rows)
-
-
-LOOKUPS = ("exact_match", "nearest", "suffix", "majority", "chance")
 
 
 def most_memorized_table(results: dict) -> Table:

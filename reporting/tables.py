@@ -6,6 +6,7 @@ import numpy as np
 
 from comparison import page as compared
 from comparison.table import Comparison
+from data.baselines import LOOKUPS
 from memorization.page import Table
 from plots import (
     LEVELS,
@@ -190,9 +191,6 @@ def baselines_table(run: Run) -> Table:
         rows.append((task, f"{of_task[0]['n']:,}", *map(percent_or_dash, rates)))
     names = (held_out([run]), "n", "model", *LOOKUPS, "chance")
     return Table("What lookup in the training set would score", names, rows)
-
-
-LOOKUPS = ("nearest", "suffix", "majority")
 
 
 def mean_of(rows: list[dict], key: str) -> float:

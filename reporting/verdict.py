@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 
+from data.baselines import LOOKUPS
 from memorization.page import interval, no_minus_zero, right_answers_first
 from metrics import (
     LEAST_REPLICAS,
@@ -25,7 +26,6 @@ HEADLINES = {
     "undecided": "Undecided",
 }
 PARTLY = {"rule": "Learned a part of the rule", "memory": "Memorized a part"}  # less than half
-LOOKUPS = ("nearest", "suffix", "majority")
 PANEL = "A panel (--subset 0.5 --seeds 0-31) tells rule and memory apart, example by example."
 
 

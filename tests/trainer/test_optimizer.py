@@ -119,11 +119,11 @@ def test_learning_rate_at_its_boundaries():
 
 
 def test_stages_are_spread_evenly_and_the_last_goes_on():
-    stages = [t.stage_of_epoch(epoch, 5, 20) for epoch in range(1, 51)]
+    stages = [t.curriculum_stage(epoch, 5, 20) for epoch in range(1, 51)]
     assert stages == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4 + [4] * 34
-    assert [t.stage_of_epoch(e, 5, 7) for e in range(1, 9)] == [0, 0, 1, 2, 2, 3, 4, 4]
-    assert [t.stage_of_epoch(e, 5, 0) for e in (1, 2)] == [4, 4]
-    assert [t.stage_of_epoch(e, 1, 10) for e in (1, 10, 11)] == [0, 0, 0]
+    assert [t.curriculum_stage(e, 5, 7) for e in range(1, 9)] == [0, 0, 1, 2, 2, 3, 4, 4]
+    assert [t.curriculum_stage(e, 5, 0) for e in (1, 2)] == [4, 4]
+    assert [t.curriculum_stage(e, 1, 10) for e in (1, 10, 11)] == [0, 0, 0]
 
 
 def test_stages_are_cumulative_in_curriculum_order():
@@ -138,9 +138,6 @@ def test_stages_are_cumulative_in_curriculum_order():
         [1, 2, 3, 4, 5],
         [0, 1, 2, 3, 4, 5],
     ]
-    at = t.stage_of_epochs(stages, 50)
-    assert [at[epoch - 1] for epoch in (1, 4, 5, 16, 17, 50)] == [0, 0, 1, 3, 4, 4]
-    assert len(at) == 50
     # Too few epochs for all stages: some are passed over, none is lost.
     assert [s.tasks for s in t.plan_stages(tasks, 3, 2)] == [NAMES[:1], NAMES[:3], NAMES]
     assert [s.tasks for s in t.plan_stages(tasks, 50, 0)] == [NAMES]

@@ -136,7 +136,8 @@ def test_the_ledger_says_at_which_step_of_the_last_epoch_each_example_was_traine
         asked = ledger.keys[: ledger.n_train + ledger.n_canaries].tolist()
         assert ledger.last_steps.tolist() == [last.get(key, 0) for key in asked]
         trained = np.append(ledger.members, ledger.canary_counts > 0)
-        assert (not (ledger.last_steps > 0)[~trained].any()) and trained[ledger.n_train :].any()
+        assert not (ledger.last_steps > 0)[~trained].any()
+        assert trained[ledger.n_train :].any()
         assert len(set(ledger.last_steps.tolist())) > n_steps / 2
 
 
