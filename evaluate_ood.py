@@ -546,6 +546,26 @@ def print_opening(model: Path, replicas: Replicas, device: torch.device) -> None
         print(f"means over seeds {listed}; intervals for other seeds and other examples")
 
 
+def about_training(training: Training | None, seed: int) -> dict:
+    """What results say of the training set that they compare with."""
+    if training is None:
+        return {"training_set": None, "training_range": None}
+    of = {"path": training.path, "sha256": training.sha256}
+    of["lookup_rows"] = len(training.lookup[seed].tags)
+    return {"training_set": of, "training_range": training.sizes}
+
+
+def without_diverged(replicas: Replicas, rows: list[int], device: torch.device) -> Replicas:
+    """The replicas but those in `rows`, with a notice; UserError where none is left."""
+    bad = [replicas.paths[r] for r in rows]
+    problem = f"{bad[0]} predicts no finite numbers; its training had diverged"
+    left = [path for path in replicas.paths if path not in bad]
+    if not left:
+        raise UserError(f"{problem}; train again with a lower --lr")
+    print(f"note: {problem}; this seed is passed over, and the table begins again")
+    return usable_replicas(left, device)
+
+
 def evaluate(args) -> dict:
     """Run every suite, print the table and write the results. Returns those in --out_dir."""
     # Everything is loaded, and every mistake reported, before anything is run or written.
@@ -567,20 +587,16 @@ def evaluate(args) -> dict:
     suites.sort(key=lambda suite: (places.index(suite.category), suite.path.stem))
     training, notice = load_training(replicas.checkpoints, args.train_data, tokenizer)
 
+    # A seed that predicts no finite numbers leaves, and the others are asked again.
     while True:
         print_opening(model, replicas, device)
         try:
             lines, by_suite = evaluate_suites(replicas, tokenizer, suites, training, device)
             break
         except PredictionsNotFinite as error:
-            bad = [replicas.paths[r] for r in error.rows]
-            problem = f"{bad[0]} predicts no finite numbers; its training had diverged"
-            left = [path for path in replicas.paths if path not in bad]
-            if not left:
-                raise UserError(f"{problem}; train again with a lower --lr") from None
-            print(f"note: {problem}; this seed is passed over, and the table begins again")
-            replicas = usable_replicas(left, device)
+            replicas = without_diverged(replicas, error.rows, device)
 
+    # The results: of each seed beside its checkpoint, and of all together.
     common = {
         "format": 1,
         "checkpoint": replicas.paths[0].name,
@@ -588,13 +604,7 @@ def evaluate(args) -> dict:
         "trained_length": first["trained_length"],
         "ood_dir": str(ood_dir),
         "canonical_tags": args.canonical_tags,
-        "training_set": training
-        and {
-            "path": training.path,
-            "sha256": training.sha256,
-            "lookup_rows": len(training.lookup[replicas.seeds[0]].tags),
-        },
-        "training_range": training and training.sizes,
+        **about_training(training, replicas.seeds[0]),
         "form_differences": suites_written_otherwise(suites, training, tokenizer),
         "notice": notice,
     }
