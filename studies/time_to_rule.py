@@ -222,21 +222,25 @@ def curves_of(lines: list[dict], task: str) -> list[Curve]:
 def time_ratios(curves: list[Curve], level: float) -> dict[Cell, dict]:
     """Processor time until `level` over that of the first curve, paired over seeds.
 
-    As metrics.compare_seeds returns it, of the logarithm, with "p_holm" over all of them. Cells
-    of which a seed does not reach the level are left out, and all are where one of the first's
-    does not.
+    As metrics.compare_seeds returns it, of the logarithm, with "p_holm" over all of them, and
+    "at_most": a seed of the first curve does not reach the level, so that its time is longer than
+    its whole training, which stands for it, and the ratio is smaller than what is found. Cells of
+    which a seed does not reach the level are left out, and of those that are "at_most" the slower
+    ones: of them nothing is known.
     """
+    if not curves:
+        return {}
 
     def logs(curve):
-        return [math.log(n * curve.seconds_an_example) for n in curve.examples_until(level)]
+        end = int(curve.examples[-1])
+        until = curve.examples_until(level)
+        return [math.log((n or end) * curve.seconds_an_example) for n in until]
 
-    complete = [curve for curve in curves if None not in curve.examples_until(level)]
-    if not curves or curves[0] not in complete:
-        return {}
-    found = {
-        curve.cell: metrics.compare_seeds(logs(curve), logs(curves[0]), paired=True)
-        for curve in complete[1:]
-    }
+    at_most, found = None in curves[0].examples_until(level), {}
+    for curve in curves[1:]:
+        row = metrics.compare_seeds(logs(curve), logs(curves[0]), paired=True)
+        if None not in curve.examples_until(level) and not (at_most and row["difference"] >= 0):
+            found[curve.cell] = row | {"at_most": at_most}
     adjusted = metrics.holm([row["p"] for row in found.values()])
     return {
         cell: row | {"p_holm": p} for (cell, row), p in zip(found.items(), adjusted, strict=True)
@@ -244,12 +248,16 @@ def time_ratios(curves: list[Curve], level: float) -> dict[Cell, dict]:
 
 
 def ratio_of(row: dict | None) -> str:
-    """`0.72 [0.68, 0.77], p = 0.003`: a row of time_ratios; "–" for None."""
+    """`0.72 [0.68, 0.77], p = 0.003`: a row of time_ratios; "–" for None.
+
+    Where the ratio is only bounded, so are the ends of its interval: `below 0.72 [0.68, 0.77]`.
+    """
     if row is None:
         return "–"
     ends = [row[key] for key in ("difference", "low", "high")]
     words = [f"{math.exp(end):.2f}" for end in ends if end is not None]
     said = f"{words[0]} [{words[1]}, {words[2]}]" if len(words) == 3 else words[0]
+    said = f"below {said}" if row["at_most"] else said
     p = row["p_holm"]
     return said if p is None else f"{said}, {p_words(p)}"
 
@@ -294,7 +302,9 @@ def markdown(lines: list[dict]) -> str:
         "*rate* is over that of the README's command. *examples until* is the geometric mean over "
         "seeds with its 95 % interval; where a seed did not get there, the median. Time is "
         "processor time on one thread, validation included; its ratio is paired over seeds, with "
-        "Holm's p over the task's rows. What a cell takes an example was measured once, so the "
+        "Holm's p over the task's rows. Where a seed of the first row does not get there, its "
+        "whole training stands for its time: then the ratio lies *below* what is given, interval "
+        "and all. What a cell takes an example was measured once, so the "
         "interval of a ratio is over seeds alone.",
         "",
     ]

@@ -102,7 +102,19 @@ def test_a_cell_of_which_a_seed_never_gets_there_has_no_ratio():
     assert row["examples until 95 %"] == "more than 20 in the median (1 of 2 seeds)"
     assert row["unseen at the end, %"].startswith("50.0 [")
     assert study.rows_of(curves)[1][-1] == "–"
-    assert study.time_ratios(curves[::-1], 0.95) == {}
+
+
+def test_where_the_first_does_not_get_there_the_ratio_is_a_bound():
+    base, fast, slow = study.all_cells()[:3]
+    thresholds = {base: (99, 99, 16), fast: (5, 6, 7), slow: (19, 20, 19)}
+    lines = [x for cell in thresholds for x in scripted(cell, thresholds[cell])]
+    curves = study.curves_of(lines, "sums")
+    found = study.time_ratios(curves, 0.95)
+    assert list(found) == [fast]  # of the slow one no bound says anything
+    truth = stats.ttest_rel(np.log([5, 6, 7]), np.log([20, 20, 16]))
+    assert found[fast]["p_holm"] == pytest.approx(truth.pvalue)
+    assert study.rows_of(curves)[1][-1].startswith("below 0.3")
+    assert study.rows_of(curves)[2][-1] == "–"
 
 
 def test_equal_times_have_a_ratio_and_no_interval():
