@@ -314,6 +314,8 @@ def limem(panel: MeasuredPanel, replicas: LastModels) -> dict | None:
 
 def add_out_answers(panel: MeasuredPanel, replicas: LastModels, examples: list[dict]) -> None:
     """Give each example {"out_answers": {text: how many OUT replicas decode it}}."""
+    if not examples:
+        return
     of = panel.columns
     columns = [example["column"] for example in examples]
     raws = [row(of.tags[i], of.prompts[i], of.answers[i]) for i in columns]

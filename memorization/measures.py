@@ -28,6 +28,7 @@ MOST_DISTANCES = 10**9  # between prompts: about a minute of one core
 HELD_OUT_LOOKUPS = 500  # held-out examples of a tag that lookup baselines answer
 MOST_BITS_PER_PARAMETER = 3.8  # that a transformer was seen to hold (Morris et al. 2025)
 ENDS = ("", "_low", "_high")
+CHOOSING, MEASURING = slice(0, None, 2), slice(1, None, 2)  # replicas, of the most memorized
 WRONG, CANARIES = ", wrong answers", ", canaries"  # after the tag, in the names of groups
 
 # ----------------------------------------------------------------------------------------------
@@ -176,11 +177,17 @@ def strata_of(panel: MeasuredPanel) -> list[str]:
     return [f"{task_of_tag(tag) or tag} {n}" for tag, n in pairs]
 
 
-def null_of(panel: MeasuredPanel, outcome: np.ndarray, groups: list | None = None, seed: int = 0):
+def null_of(
+    panel: MeasuredPanel,
+    outcome: np.ndarray,
+    groups: list | None = None,
+    seed: int = 0,
+    replicas: slice = slice(None),
+) -> dict:
     """metrics.memory_null of the training examples' outcome, group -> its row."""
     rows = metrics.memory_null(
-        outcome[:, : panel.n_train],
-        panel.members[:, : panel.n_train],
+        outcome[replicas, : panel.n_train],
+        panel.members[replicas, : panel.n_train],
         groups=groups,
         n_permutations=permutations_for(panel),
         seed=seed,
@@ -551,24 +558,42 @@ def neighbours(panel: MeasuredPanel) -> tuple[np.ndarray, np.ndarray]:
 
 
 def most_memorized(panel: MeasuredPanel, columns: dict[str, list], n: int = 10) -> dict:
-    """The training examples with most memory bits, each with its interval, beside the null.
+    """The training examples with most memory bits: every other replica chooses, the rest measure.
 
-    {"null_maximum", "null_maximum_high" (bits: the largest memory of any example that noise gives,
-    mean and 95 % quantile), "examples"}. An interval is Student's t over replicas, with the degrees
-    of freedom of the smaller side, IN or OUT, which are never more than Welch's.
+    The largest of many noisy values overstates: simulated, by 2.3 bits with 16 replicas. What other
+    replicas find of the same example does not. Examples that these cannot measure, having fewer
+    than two IN or two OUT, are not chosen.
+
+    {"null_maximum", "null_maximum_high" (bits: the largest memory of any example that noise gives
+    the choosing half, mean and 95 % quantile), "examples"}. Each of these has its `columns`,
+    "column", "chosen_bits" (by the half that chose) and "measured_bits" with "_low" and "_high" (by
+    the other): Student's t over replicas, with the degrees of freedom of the smaller side, IN or
+    OUT, which are never more than Welch's.
     """
-    trained = panel.n_train
-    memory = np.array(columns["memory_bits"][:trained], dtype=np.float64)
-    null = null_of(panel, panel.log2_probs)["all"]
-    order = np.argsort(-np.where(np.isnan(memory), -np.inf, memory), kind="stable")[:n]
+    chosen, measured = (
+        metrics.counterfactual_memorization(
+            panel.log2_probs[half, : panel.n_train], panel.members[half, : panel.n_train]
+        )
+        for half in (CHOOSING, MEASURING)
+    )
+    smaller = np.minimum(measured["n_in"], measured["n_out"])
+    memory = np.where((smaller >= 2) & ~np.isnan(chosen["memory"]), chosen["memory"], -np.inf)
+    order = np.argsort(-memory, kind="stable")[: min(n, int(np.isfinite(memory).sum()))]
     found = []
     for i in order.tolist():
-        error = columns["memory_bits_standard_error"][i]
-        degrees = min(columns["n_in"][i], columns["n_out"][i]) - 1
-        half = math.nan if error is None or degrees < 1 else metrics.t_quantile(degrees) * error
-        row = {key: values[i] for key, values in columns.items()}
-        ends = {"low": _known(memory[i] - half), "high": _known(memory[i] + half)}
-        found.append(row | {f"memory_bits_{end}": v for end, v in ends.items()} | {"column": i})
+        middle = float(measured["memory"][i])
+        half = metrics.t_quantile(int(smaller[i]) - 1) * float(measured["standard_error"][i])
+        found.append(
+            {
+                **{key: values[i] for key, values in columns.items()},
+                "column": i,
+                "chosen_bits": float(memory[i]),
+                "measured_bits": middle,
+                "measured_bits_low": middle - half,
+                "measured_bits_high": middle + half,
+            }
+        )
+    null = null_of(panel, panel.log2_probs, replicas=CHOOSING)["all"]
     return {
         "null_maximum": null["maximum"],
         "null_maximum_high": null["maximum_high"],

@@ -340,40 +340,40 @@ def lookup_table(results: dict) -> Table:
 
 def most_memorized_table(results: dict) -> Table:
     found, claims = results["most_memorized"], results["claims"]
-    if not claims["group_means"] or found["null_maximum_high"] is None:
-        return Table("Examples most memorized: none is named from fewer than 16 replicas.")
+    if not claims["group_means"] or not found["examples"]:
+        return Table(
+            "Examples most memorized: none is named. That takes 16 replicas, and in each half of "
+            "them two that trained on an example and two that did not."
+        )
     answered = any("out_answers" in row for row in found["examples"])
     rows = [
         (
             shorten(f"[{row['tag']}] {row['prompt']} | {row['answer']}", 40),
             row["repeat_count"],
-            with_ends(row, "memory_bits"),
+            bits(row["chosen_bits"]),
             bits(found["null_maximum_high"]),
+            with_ends(row, "measured_bits"),
             rate(row["exact_in"]),
             rate(row["exact_out"]),
             *([out_answers(row.get("out_answers", {}))] if answered else []),
         )
         for row in found["examples"]
     ]
-    names = ["example", "repeats", "memory, bits", "null maximum", "IN", "OUT"]
+    names = ["example", "repeats", "chosen at", "null maximum", "memory, bits", "IN", "OUT"]
     names += ["OUT replicas answer"] if answered else []
-    kept = sum(
-        row["memory_bits_low"] is not None and row["memory_bits_low"] > found["null_maximum_high"]
-        for row in found["examples"]
-    )
+    kept = sum(row["measured_bits_low"] > 0 for row in found["examples"])
     replicas = results["panel"]["replicas"]
     notes = [
-        f"{kept} of {len(rows)} have an interval above the null maximum",
-        "chosen as the largest of all, so their memory is overstated; an interval is that of an "
-        "example named beforehand",
+        "one half of the replicas chooses them, by the largest memory, which so is overstated; "
+        f"what the other half measures is not: {kept} of {len(rows)} intervals lie above 0"
     ]
     if not claims["names"]:
         notes.append(
             f"{replicas} replicas are too few to name examples: other replicas may name others"
         )
     return Table(
-        "Examples most memorized, as the panel shows them; null maximum: the largest memory among "
-        "all examples that permuted masks give, 95 % quantile",
+        "Examples most memorized; null maximum: the largest memory among all examples that "
+        "permuted masks give the half that chooses, 95 % quantile",
         names,
         rows,
         notes,

@@ -463,9 +463,11 @@ def test_the_page_names_examples_only_with_interval_and_null(evaluated):
     lines = page(results)
     assert any("16 replicas are too few to name examples" in line for line in lines)
     (head,) = (line for line in lines if "null maximum" in line and "repeats" in line)
-    assert head.index("memory, bits") < head.index("null maximum")
+    assert head.index("chosen at") < head.index("null maximum") < head.index("memory, bits")
     few = {**results, "claims": metrics.allowed_claims(8)}
-    assert "Examples most memorized: none is named from fewer than 16 replicas." in page(few)
+    assert any("most memorized: none is named. That takes 16" in line for line in page(few))
+    none = {**results, "most_memorized": {**results["most_memorized"], "examples": []}}
+    assert any("most memorized: none is named. That takes 16" in line for line in page(none))
 
 
 @pytest.mark.parametrize(("n_replicas", "unsure"), [(63, True), (64, False)])
@@ -678,7 +680,7 @@ def test_a_tiny_panel_from_training_to_figures(tmp_path, capsys):
     panel = tmp_path / "panel"
     command = [sys.executable, ROOT / "train_minigpt_4070.py", "--out_dir", panel]
     command += ["--data", data["train"]["path"], "--val_data", data["val"]["path"]]
-    command += ["--tokenizer", data["tokenizer"]["path"], "--device", "cpu", "--seeds", "0-3"]
+    command += ["--tokenizer", data["tokenizer"]["path"], "--device", "cpu", "--seeds", "0-7"]
     command += ["--subset", "0.5", "--canaries", "7", "--d_model", "16", "--n_layers", "1"]
     command += ["--n_heads", "2", "--epochs", "2", "--batch_size", "256", "--dropout", "0"]
     command += ["--warmup_steps", "5", "--no-show_samples", "--no-autoreg_eval"]
@@ -686,13 +688,13 @@ def test_a_tiny_panel_from_training_to_figures(tmp_path, capsys):
     assert done.returncode == 0, done.stderr
     assert script.main(["--model", str(panel), "--device", "cpu"]) == 0
     said = capsys.readouterr().out
-    assert "4 replicas are too few for any claim: means of groups need 16." in said
+    assert "8 replicas are too few for any claim: means of groups need 16." in said
     results = json.loads((panel / "memorization/memorization_results.json").read_text())
     exposure = results["exposure"]
     assert [row["repeat_count"] for row in exposure["rows"]] == [0, 1, 2, 4, 8, 16, 32]
-    assert [row["n"] for row in exposure["rows"]] == [4] * 7
+    assert [row["n"] for row in exposure["rows"]] == [8] * 7
     assert exposure["most_candidates"] in (89, 899)
-    assert results["limem"]["n_replicas"] == 4
+    assert results["limem"]["n_replicas"] == 8
     assert (panel / "memorization/exposure.png").is_file()
     assert "out_answers" in results["most_memorized"]["examples"][0]
 
@@ -719,12 +721,49 @@ def test_a_panel_of_own_data_is_read_as_it_was_trained(tmp_path):
     assert sorted(panel.columns.prompts) == sorted(f"{a} + 1" for a in range(40))
 
 
-def test_a_named_example_has_the_interval_of_its_few_replicas(monkeypatch):
-    """With 4 replicas on the smaller side the normal's 1.96 would be too narrow: t is 3.18."""
-    monkeypatch.setattr(measures, "null_of", lambda *_: {"all": {"maximum": 1, "maximum_high": 2}})
-    columns = {"memory_bits": [5.0], "memory_bits_standard_error": [0.5], "n_in": [9], "n_out": [4]}
-    panel = SimpleNamespace(n_train=1, log2_probs=None)
-    (row,) = measures.most_memorized(panel, columns)["examples"]
-    t = scipy.stats.t.ppf(0.975, 3)
-    assert row["memory_bits_low"] == pytest.approx(5 - 0.5 * t, abs=1e-3)
-    assert row["memory_bits_high"] == pytest.approx(5 + 0.5 * t, abs=1e-3)
+def named_examples(monkeypatch, outcome, members):
+    """most_memorized of a panel of these arrays, float and bool [R, n], without its null."""
+    null = {"all": {"maximum": 1, "maximum_high": 2}}
+    monkeypatch.setattr(measures, "null_of", lambda *_, **__: null)
+    panel = SimpleNamespace(n_train=outcome.shape[1], log2_probs=outcome, members=members)
+    columns = {"n_in": members.sum(axis=0).tolist()}
+    return measures.most_memorized(panel, columns)["examples"]
+
+
+def test_a_named_example_is_measured_by_the_replicas_that_did_not_choose_it(monkeypatch):
+    members = np.repeat([[True], [False]] * 5, 2, axis=0)[:18]  # chosen by 0, 2, …: 5 IN, 4 OUT
+    rng = np.random.default_rng(4)
+    outcome = rng.normal(size=(18, 1)) - 9 + 5 * members
+    (row,) = named_examples(monkeypatch, outcome, members)
+    known, trained = outcome[1::2, 0], members[1::2, 0]
+    expected = scipy.stats.ttest_ind(known[trained], known[~trained], equal_var=False)
+    error = (known[trained].mean() - known[~trained].mean()) / expected.statistic
+    reach = scipy.stats.t.ppf(0.975, 3) * error  # the smaller side has 4
+    middle = known[trained].mean() - known[~trained].mean()
+    ends = [row[f"measured_bits{end}"] for end in ("", "_low", "_high")]
+    assert ends == pytest.approx([middle, middle - reach, middle + reach], abs=1e-6)
+    chose = outcome[::2, 0]
+    assert row["chosen_bits"] == pytest.approx(
+        chose[members[::2, 0]].mean() - chose[~members[::2, 0]].mean()
+    )
+
+
+def test_the_intervals_of_named_examples_hold_the_truth(monkeypatch):
+    """Nothing is memorized: what is chosen as the largest of 300 is not what is measured."""
+    rng, found = np.random.default_rng(9), []
+    for _ in range(60):
+        members = rng.random((16, 300)) < 0.5
+        found += named_examples(monkeypatch, rng.normal(scale=2, size=(16, 300)), members)
+    assert len(found) == 600
+    held = np.mean([row["measured_bits_low"] <= 0 <= row["measured_bits_high"] for row in found])
+    assert held > 0.94
+    assert abs(np.mean([row["measured_bits"] for row in found])) < 0.2
+    assert np.mean([row["chosen_bits"] for row in found]) > 3
+
+
+def test_an_example_that_the_other_half_cannot_measure_is_not_named(monkeypatch):
+    members = np.zeros((16, 2), dtype=bool)
+    members[::4, 0] = members[1, 0] = True  # but one of the measuring half trained on it
+    members[:8, 1] = True
+    (row,) = named_examples(monkeypatch, -np.ones((16, 2)), members)
+    assert row["column"] == 1
