@@ -411,7 +411,7 @@ def variant_sentences(lines: list[dict]) -> list[str]:
     plain, said = cells.pop("", None), []
     for name, line in cells.items() if plain else ():
         differences = [
-            f"{kind} {difference_words(line, plain, part)}"
+            f"{kind} {gain_words(line, plain, part)}"
             for kind, part in zip(("by rule", "by memory"), SHARES[:2], strict=True)
         ]
         said.append(
@@ -421,7 +421,7 @@ def variant_sentences(lines: list[dict]) -> list[str]:
     return said
 
 
-def difference_words(line: dict, plain: dict, part: str) -> str:
+def gain_words(line: dict, plain: dict, part: str) -> str:
     """`+1.2 [-0.3, +2.7]`, in points: two panels as if independent.
 
     They share seeds; over seeds their rates correlated by -0.4 to 0.2 in three such pairs.

@@ -30,10 +30,10 @@ from runtime.files import ROOT, write_atomically, write_json
 from runtime.records import seed_folders
 from studies.commands import Workshop, made_by, read_json
 from studies.seeds import (
+    difference_words,
     ends_words,
     first_step,
     mean_with_ends,
-    p_words,
     ratio_words,
     steps_words,
     validations,
@@ -86,18 +86,6 @@ def percent_words(value: float, low: float, high: float, digits: int = 0) -> str
     """`47 % [31, 64]` of shares."""
     value, low, high = (f"{100 * share:.{digits}f}" for share in (value, low, high))
     return f"{value} % [{low}, {high}]"
-
-
-def difference_words(found: dict, times: float = 1, digits: int = 4) -> str:
-    """`+0.0123 [+0.0100, +0.0146], p = 0.012`, of a dict as metrics.compare_seeds returns it.
-
-    `p` is "p_holm" where the dict has one. What does not exist is left out.
-    """
-    ends = [found[key] for key in ("difference", "low", "high")]
-    words = [f"{times * end:+.{digits}f}" for end in ends if end is not None]
-    p = found.get("p_holm", found.get("p"))
-    said = words[0] + (f" [{words[1]}, {words[2]}]" if len(words) == 3 else "")
-    return said if p is None else f"{said}, {p_words(p)}"
 
 
 def share_of_seeds(n: int, of: int) -> str:

@@ -30,6 +30,18 @@ def p_words(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
+def difference_words(found: dict, times: float = 1, digits: int = 4) -> str:
+    """`+0.0123 [+0.0100, +0.0146], p = 0.012`, of a dict as metrics.compare_seeds returns it.
+
+    `p` is "p_holm" where the dict has one. What does not exist is left out.
+    """
+    ends = [found[key] for key in ("difference", "low", "high")]
+    words = [f"{times * end:+.{digits}f}" for end in ends if end is not None]
+    p = found.get("p_holm", found.get("p"))
+    said = words[0] + (f" [{words[1]}, {words[2]}]" if len(words) == 3 else "")
+    return said if p is None else f"{said}, {p_words(p)}"
+
+
 def first_step(lines: list[dict], key: str, threshold: float = 0.95) -> int | None:
     """The first validated step at which the rate is at least the threshold."""
     return next((line["step"] for line in lines if line[key] >= threshold), None)

@@ -29,7 +29,7 @@ from runtime.cli import Parser, run_main
 from runtime.files import ROOT, write_atomically
 from studies.cells import Table, named, parser_of, run_once, save_figure
 from studies.commands import Workshop, made_by
-from studies.seeds import p_words, steps_words, validations
+from studies.seeds import difference_words, p_words, steps_words, validations
 
 HOME = Path(__file__).resolve().parent
 TEXT, FIGURE = HOME / "time_to_rule.md", "time_to_rule.png"
@@ -222,25 +222,42 @@ def curves_of(lines: list[dict], task: str) -> list[Curve]:
 def time_ratios(curves: list[Curve], level: float) -> dict[Cell, dict]:
     """Processor time until `level` over that of the first curve, paired over seeds.
 
-    As metrics.compare_seeds returns it, of the logarithm, with "p_holm" over all of them, and
-    "at_most": a seed of the first curve does not reach the level, so that its time is longer than
-    its whole training, which stands for it, and the ratio is smaller than what is found. Cells of
-    which a seed does not reach the level are left out, and of those that are "at_most" the slower
-    ones: of them nothing is known.
+    As metrics.compare_seeds returns it, of the logarithm, with "at_most": where a seed of the first
+    curve does not reach the level, its time is longer than its whole training, which stands for it.
+    Then the ratio is smaller than what is found, and nothing bounds it from above: no interval, and
+    p is that of a sign test over seeds. Cells of which a seed does not reach the level are left
+    out, and where a ratio is only bounded, bounds of 1 and more. "p_holm" is over all of the curves
+    but the first, those left out as p = 1.
     """
-    if not curves:
-        return {}
 
     def logs(curve):
         end = int(curve.examples[-1])
         until = curve.examples_until(level)
-        return [math.log((n or end) * curve.seconds_an_example) for n in until]
+        return np.log([(n or end) * curve.seconds_an_example for n in until])
 
-    at_most, found = None in curves[0].examples_until(level), {}
+    at_most, found = bool(curves) and None in curves[0].examples_until(level), {}
     for curve in curves[1:]:
         row = metrics.compare_seeds(logs(curve), logs(curves[0]), paired=True)
+        if at_most:
+            faster = int((logs(curve) < logs(curves[0])).sum())
+            p = metrics.mcnemar_p(faster, len(curve.unseen) - faster)
+            row |= {"low": None, "high": None, "p": p}
         if None not in curve.examples_until(level) and not (at_most and row["difference"] >= 0):
             found[curve.cell] = row | {"at_most": at_most}
+    p_values = [found[c.cell]["p"] if c.cell in found else 1.0 for c in curves[1:]]
+    adjusted = dict(zip((c.cell for c in curves[1:]), metrics.holm(p_values), strict=True))
+    return {cell: row | {"p_holm": adjusted[cell]} for cell, row in found.items()}
+
+
+def end_gains(curves: list[Curve]) -> dict[Cell, dict]:
+    """Unseen exact match after the last epoch less that of the first curve, paired over seeds.
+
+    As metrics.compare_seeds returns it, with "p_holm" over all of them.
+    """
+    found = {
+        curve.cell: metrics.compare_seeds(curve.unseen[:, -1], curves[0].unseen[:, -1], paired=True)
+        for curve in curves[1:]
+    }
     adjusted = metrics.holm([row["p"] for row in found.values()])
     return {
         cell: row | {"p_holm": p} for (cell, row), p in zip(found.items(), adjusted, strict=True)
@@ -248,9 +265,8 @@ def time_ratios(curves: list[Curve], level: float) -> dict[Cell, dict]:
 
 
 def ratio_of(row: dict | None) -> str:
-    """`0.72 [0.68, 0.77], p = 0.003`: a row of time_ratios; "–" for None.
-
-    Where the ratio is only bounded, so are the ends of its interval: `below 0.72 [0.68, 0.77]`.
+    """`0.72 [0.68, 0.77], p = 0.003`, or `below 0.72, p = 0.008`: a row of time_ratios; "–" for
+    None.
     """
     if row is None:
         return "–"
@@ -266,6 +282,7 @@ HEADS = ["optimizer", "rate", "dropout", "batch"]
 HEADS += [f"examples until {100 * level:.0f} %" for level in LEVELS]
 HEADS += [
     "unseen at the end, %",
+    "less the first row's, points",
     "ms an example",
     f"time until {100 * LEVELS[1]:.0f} %, × the first row's",
 ]
@@ -273,7 +290,7 @@ HEADS += [
 
 def rows_of(curves: list[Curve]) -> list[list[str]]:
     """A task's cells as a table for people."""
-    ratios, rows = time_ratios(curves, LEVELS[1]), []
+    ratios, gains, rows = time_ratios(curves, LEVELS[1]), end_gains(curves), []
     for curve in curves:
         cell, last = curve.cell, int(curve.examples[-1])
         end = 100 * curve.unseen[:, -1]
@@ -283,6 +300,7 @@ def rows_of(curves: list[Curve]) -> list[list[str]]:
                 *(cell.optimizer, f"× {cell.rate:g}", f"{cell.dropout:g}", str(cell.batch)),
                 *(steps_words(curve.examples_until(level), last) for level in LEVELS),
                 f"{mean:.1f} [{max(0, mean - reach):.1f}, {min(100, mean + reach):.1f}]",
+                difference_words(gains[cell], times=100, digits=1) if cell in gains else "–",
                 f"{1000 * curve.seconds_an_example:.2f}",
                 "1" if curve is curves[0] else ratio_of(ratios.get(cell)),
             ]
@@ -302,10 +320,10 @@ def markdown(lines: list[dict]) -> str:
         "*rate* is over that of the README's command. *examples until* is the geometric mean over "
         "seeds with its 95 % interval; where a seed did not get there, the median. Time is "
         "processor time on one thread, validation included; its ratio is paired over seeds, with "
-        "Holm's p over the task's rows. Where a seed of the first row does not get there, its "
-        "whole training stands for its time: then the ratio lies *below* what is given, interval "
-        "and all. What a cell takes an example was measured once, so the "
-        "interval of a ratio is over seeds alone.",
+        "Holm's p over the task's rows, and so are the points at the end. Where a seed of the "
+        "first row does not get there, its whole training stands for its time: then the ratio lies "
+        "*below* what is given, and p is that of a sign test. What a cell takes an example was "
+        "measured once, so the interval of a ratio is over seeds alone.",
         "",
     ]
     for task in TASKS:
