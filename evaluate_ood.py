@@ -558,11 +558,14 @@ def about_training(training: Training | None, seed: int) -> dict:
 def without_diverged(replicas: Replicas, rows: list[int], device: torch.device) -> Replicas:
     """The replicas but those in `rows`, with a notice; UserError where none is left."""
     bad = [replicas.paths[r] for r in rows]
-    problem = f"{bad[0]} predicts no finite numbers; its training had diverged"
+    predicts = (
+        "predicts no finite numbers; its" if len(bad) == 1 else "predict no finite numbers; their"
+    )
+    problem = f"{', '.join(map(str, bad))} {predicts} training had diverged"
     left = [path for path in replicas.paths if path not in bad]
     if not left:
         raise UserError(f"{problem}; train again with a lower --lr")
-    print(f"note: {problem}; this seed is passed over, and the table begins again")
+    print(f"note: {problem}; passed over, and the table begins again")
     return usable_replicas(left, device)
 
 

@@ -377,7 +377,7 @@ class Layout:
         pos = np.arange(len(slot)) - np.repeat(np.cumsum(self.slots) - self.slots, self.slots)
         filler = (0, -len(slot) % ROUND)
         slot = np.pad(slot, filler, constant_values=len(self.slots) - 1)
-        # Counted to the last slot, and past its end: never a token of its example.
+        # Filler positions point past the end of the last slot: they are no token of its example.
         pos = np.pad(pos, filler, constant_values=self.slots[-1])
         self.slot, self.pos = put(slot, self.device), put(pos, self.device)  # [N]
 
@@ -1443,6 +1443,13 @@ class Plan:
         before = self.eval_steps[: np.searchsorted(self.eval_steps, step)]
         return self.place(step)[0] - self.place(int(before[-1]) if len(before) else 0)[0]
 
+    def epochs_counted_again(self, step: int) -> int:
+        """Epochs before `step`, where a shorter run ended, that the next validation counts too.
+
+        The shorter run was validated at its end. This plan may pass over that step.
+        """
+        return 0 if self.validates_after(step) else self.epochs_since_validation(step)
+
     def saves_after(self, step: int) -> bool:
         """Whether --save_every or --save_every_steps asks for a checkpoint after `step`."""
         by_steps = self.save_every_steps > 0 and step % self.save_every_steps == 0
@@ -2295,6 +2302,12 @@ class Replica:
         if epoch < epochs and (self.finished == ALL_EPOCHS or more_patience or learned_on):
             self.finished = ""
 
+    def take_back(self, epochs: int) -> None:
+        """Forget the last `epochs` since the last gain: the next validation counts them again."""
+        self.stale_epochs -= epochs
+        if self.perfect:
+            self.perfect = max(1, self.perfect - epochs)
+
     @property
     def diverged(self) -> bool:
         return self.finished.startswith("diverged")
@@ -2470,7 +2483,10 @@ def read_training_checkpoint(path: Path, plan: Plan | None = None) -> dict:
             for name, moment in content["optimizer"].items():
                 if moment.keys() != MOMENTS[updated_by(name, plan.optimizer)]:
                     raise ValueError(f"its optimizer is not {plan.optimizer}")
+            ended = replica.finished
             replica.reopen(content["epoch"], plan.epochs, plan.patience)
+            if ended and not replica.finished:
+                replica.take_back(plan.epochs_counted_again(content["step"]))
             content["replica"] = replica.progress()
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
@@ -2637,7 +2653,7 @@ def duration(seconds: float) -> str:
 def epoch_line(now, end, tasks, records, seconds, unit="epoch"):
     """One line of at most 160 columns for five tasks: means over replicas, in per cent.
 
-    `now` is the epoch, or another `unit`, after which was validated, and `end` the last one.
+    `now` of `end` epochs are done, or of another `unit`.
 
     Behind the exact match on held-out examples stand its interval, or the lowest and the highest
     seed, and the rate of each task that is trained so far.
@@ -3113,7 +3129,7 @@ def optimize(
         if save:
             save_run(state, data.tokenizer, checkpoint_facts(plan, data, state.step))
 
-        # Who is done leaves the stack.
+        # Finished replicas leave the stack.
         for replica in state.replicas:
             if replica.finished:
                 who = "" if alone else f"seed {replica.seed}: "

@@ -76,14 +76,17 @@ def sample_by_count(train, at_most):
     """Distinct training rows at each repeat count, the same number of each task.
 
     Counts, grouped by powers of two, are compared over equal task mixes: a count that some task
-    lacks is left out (by chance only short sums are drawn often). All counts get an equal share of
-    the `at_most` rows. The order of the keys decides which examples are taken, so that two data
-    sets that share examples choose the same ones. Returns the rows, the count of each, and whether
-    grouping changed any count.
+    lacks is left out (by chance only short sums are drawn often). Tasks of less than 1 % of the
+    examples are left out instead: a stray row must not decide what is compared. All counts get an
+    equal share of the `at_most` rows. The order of the keys decides which examples are taken, so
+    that two data sets that share examples choose the same ones. Returns the rows, the count of
+    each, and whether grouping changed any count.
     """
     distinct, repeats = train.distinct()  # in the order of the keys, which are hashes
     groups, tasks = count_groups(repeats), train.tasks.codes[distinct]
-    names, counts, chosen = sorted(train.tasks.names), [], []
+    shares = np.bincount(tasks, minlength=len(train.tasks.names)) / len(tasks)
+    large = [name for name, share in zip(train.tasks.names, shares, strict=True) if share >= 0.01]
+    names, counts, chosen = sorted(large or train.tasks.names), [], []
     kinds = np.unique(groups)
     per_cell = at_most // (len(kinds) * len(names))
     for count in kinds:

@@ -94,11 +94,11 @@ def of_predictions(records: Records) -> list[dict]:
     for line in records.predictions:
         by_seed[line.get("seed", 0)].append(line)
     seeds = list(by_seed.values())
-    alike = all(len(lines) == len(seeds[0]) for lines in seeds)
+    alike = len(seeds) > 1 and all(len(lines) == len(seeds[0]) for lines in seeds)
     rows = []
     for i, line in enumerate(seeds[0] if seeds else ()):
         prediction, answer = line.get("prediction"), line.get("answer", "")
-        right = sum(bool(lines[i].get("correct")) for lines in seeds) / len(seeds)
+        n_right = sum(bool(lines[i].get("correct")) for lines in seeds) if alike else 0
         rows.append(
             {
                 "run": records.name,
@@ -108,7 +108,7 @@ def of_predictions(records: Records) -> list[dict]:
                 "answer": answer,
                 "prediction": prediction,
                 "outcome": OUTCOMES.get(line.get("kind"), line.get("kind")),
-                "right": right if alike and len(seeds) > 1 else None,
+                "right": n_right / len(seeds) if alike else None,
                 "log_prob": bits_of(line.get("log_prob")),
             }
         )

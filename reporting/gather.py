@@ -100,8 +100,7 @@ def cell(name: str, text: str):
     ('-3 + 1', False, None, 7.0)
     """
     if name in TEXTS:
-        formula = text[:1] == "'" and text[1:2] in ("=", "+", "-", "@", "\t", "\r")
-        return text[1:] if formula else text
+        return text.removeprefix("'")
     if name in SWITCHES:
         return bool(int(text))
     return float(text) if text else None

@@ -148,5 +148,5 @@ class Parser(argparse.ArgumentParser):
             formatter_class=HelpFormatter,
         )
 
-    def error(self, message):  # the usage of 45 flags would bury it
+    def error(self, message):  # the usage of all flags would bury it
         raise UserError(f"{message}; --help lists every flag")

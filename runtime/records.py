@@ -222,7 +222,7 @@ class Run:
 
     name: str
     config: dict
-    seeds: list[list[dict]]  # rows of metrics.jsonl, one per validation
+    seeds: list[list[dict]]  # lines of metrics.jsonl: one a validation, or an epoch
     memorization: list[dict]
     memorization_of: str  # "last" or "best"
     ood: dict

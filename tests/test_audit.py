@@ -89,6 +89,14 @@ def test_sample_by_count_leaves_out_a_count_that_a_task_lacks():
     assert not grouped
 
 
+def test_a_stray_row_does_not_decide_which_counts_are_compared():
+    rows = [f"[copy] {i} | {i}" for i in range(100)] + [f"[copy] {i} | {i}" for i in range(20)]
+    _, counts, _ = sample_by_count(build([*rows, "[note] 1 | 2"]), 1000)
+    assert Counter(counts) == {1: 80, 2: 20}
+    _, counts, _ = sample_by_count(build([*rows, "[note] 1 | 2", "[note] 3 | 4"]), 1000)
+    assert Counter(counts) == {1: 4}  # 2 of 102 examples are a task
+
+
 def test_validation_takes_sixty_examples_of_each_repeat_count():
     rows = [f"[{tag}] {i} | {i}" for tag in ("copy", "rev") for i in range(200)]
     often = [f"[{tag}] {i} | {i}" for tag in ("copy", "rev") for i in range(200, 240)]

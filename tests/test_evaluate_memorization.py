@@ -37,6 +37,7 @@ from panels import (
     write_data,
     write_panel,
 )
+from reporting.gather import cell
 from runtime.files import ROOT
 from runtime.ledger import read_ledger
 
@@ -375,6 +376,12 @@ def test_a_blind_baseline_finds_nothing_and_a_draw_by_length_is_found(scripted):
     assert found["auc"] > 0.8
 
 
+def test_there_is_no_limem_where_the_ledger_follows_a_part_of_the_training_set(scripted):
+    """Whether a replica trained on an edit is then not known."""
+    panel = scripted(lookup_table)
+    assert script.limem(replace(panel, n_distinct=panel.n_train + 1), None) is None
+
+
 def test_known_to_finds_every_example_of_a_prompt(scripted):
     panel = scripted(lookup_table)
     keys = np.append(panel.prompt_keys, [np.int64(12345)])
@@ -455,6 +462,16 @@ def test_no_cell_is_a_formula_to_a_spreadsheet():
     columns = {"prompt": ["=1+1", "@x", "-5 + 3", "5 + 3", "+1"], "memory": [-0.5, None, 1, 2, 3]}
     rows = list(csv.reader(io.StringIO(script.csv_text(columns))))
     assert [row[0] for row in rows] == ["prompt", "'=1+1", "'@x", "'-5 + 3", "5 + 3", "'+1"]
+
+
+@given(st.text(max_size=6) | st.sampled_from(["'-3 + 1", "'=x", "''", "-1", "'", ""]))
+def test_a_text_comes_back_from_its_cell(text):
+    assert cell("prompt", str(script.csv_cell(text))) == text
+
+
+def test_numbers_stand_in_cells_as_they_are():
+    columns = {"prompt": ["=1+1", "@x", "-5 + 3", "5 + 3", "+1"], "memory": [-0.5, None, 1, 2, 3]}
+    rows = list(csv.reader(io.StringIO(script.csv_text(columns))))
     assert [row[1] for row in rows] == ["memory", "-0.5", "", "1", "2", "3"]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 
 import numpy as np
@@ -114,7 +115,7 @@ def test_a_seed_without_a_usable_model_is_passed_over(home, tmp_path, capsys, ho
     assert len(together["headline"]["extrapolation"]["values"]) == 2
     said = capsys.readouterr().out
     assert f"note: {bad} " in said
-    assert "this seed is passed over" in said
+    assert "passed over" in said
     assert "means over seeds 0, 2;" in said
     assert not list((tmp_path / "seeds/seed_1").glob("ood_results*/*"))
     assert read(tmp_path / "seeds/seed_2/ood_results_suites")[0]["seed"] == 2
@@ -130,7 +131,7 @@ def test_no_usable_model_at_all_is_one_sentence(home, tmp_path, capsys, value):
         assert run_main(model, home) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1
-        assert "its training had diverged" in error
+        assert re.search("(its|their) training had diverged", error)
     assert not list(tmp_path.glob("**/ood_results.json"))
 
 

@@ -112,6 +112,18 @@ def test_more_patience_goes_on_where_there_is_one_step_to_go_on_from(world, caps
     assert [line["epoch"] for line in lines_of(world / "run/metrics.jsonl")] == [*range(1, 10)]
 
 
+def test_no_epoch_counts_twice_for_the_patience_of_a_longer_run(world):
+    """The shorter run was validated after epoch 5, which --eval_every 2 passes over."""
+    flags = words("--eval_every 2 --min_delta 100")
+    assert go(world, *flags, "--epochs", "5", "--patience", "6") == 0
+    assert resume(world, *flags, "--epochs", "12", "--patience", "6") == 0
+    lines = lines_of(world / "run/metrics.jsonl")
+    validated = [line["epoch"] for line in lines if "val_exact_match" in line]
+    assert validated == [2, 4, 5, 6, 8]
+    replica, _ = t.read_ended(world / "run", 1337)
+    assert replica.finished == "no improvement in 6 epochs"  # since epoch 2
+
+
 def test_a_run_that_has_not_ended_takes_no_more(world, monkeypatch, capsys):
     flags = words("--seeds 0,1 --epochs")
     with monkeypatch.context() as patch:
