@@ -1380,7 +1380,7 @@ class Plan:
     @property
     def check_every(self) -> int:
         """Steps between looks for a loss that is not finite. A look waits for a GPU's queue."""
-        # fp16's seeds share a loss scale, which a sick one drives down for all.
+        # fp16's seeds share a loss scale, which a diverged one drives down for all.
         return 1 if self.device.type == "cpu" or self.precision == "fp16" else 100
 
     @functools.cached_property
@@ -2361,7 +2361,7 @@ class TrainingState:
     scaler: torch.amp.GradScaler
     replicas: list[Replica]  # still training: replica r of the model is replicas[r]
     optimized: torch.Tensor  # float [R]: the training loss added up over this epoch's steps
-    sick_since: torch.Tensor  # int64 [R]: the step that first was not finite, 0 if all were
+    diverged_since: torch.Tensor  # int64 [R]: the step that first was not finite, 0 if all were
     team: World  # the processes that share each batch; the first one writes the files
     step: int = 0  # optimizer steps made
     seconds_before: float = 0.0  # of training, before this process
@@ -2374,7 +2374,7 @@ class TrainingState:
     def keep(self, keep: list[int]) -> None:
         """The replicas not in the list `keep` leave the stack."""
         self.replicas = [self.replicas[r] for r in keep]
-        self.optimized, self.sick_since = self.optimized[keep], self.sick_since[keep]
+        self.optimized, self.diverged_since = self.optimized[keep], self.diverged_since[keep]
         if keep:
             keep_replicas(self.model, self.optimizer, keep)
 
@@ -2540,7 +2540,7 @@ def restore_state(state: TrainingState, keep: list[int], checkpoints: list[dict]
     saved, device = checkpoints[0], state.optimized.device
     state.step, state.seconds_before = saved["step"], saved["seconds"]
     state.optimized = torch.tensor([c["optimized"] for c in checkpoints], device=device)
-    state.sick_since = torch.zeros(len(keep), dtype=torch.int64, device=device)
+    state.diverged_since = torch.zeros(len(keep), dtype=torch.int64, device=device)
     state.scaler.load_state_dict(saved["scaler"])
 
 
@@ -2712,7 +2712,7 @@ def start_run(
         scaler=torch.amp.GradScaler(plan.device.type, enabled=plan.precision == "fp16"),
         replicas=replicas,
         optimized=torch.zeros(len(seeds), device=plan.device),
-        sick_since=torch.zeros(len(seeds), dtype=torch.int64, device=plan.device),
+        diverged_since=torch.zeros(len(seeds), dtype=torch.int64, device=plan.device),
         team=team,
         started=time.perf_counter(),
     )
@@ -2842,14 +2842,15 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def note_sick(state: TrainingState, loss: torch.Tensor, norms: torch.Tensor) -> None:
+def note_divergence(state: TrainingState, loss: torch.Tensor, norms: torch.Tensor) -> None:
     """Record for which replicas the last step was the first whose loss or gradient is not finite.
 
-    A sick replica's update spoils its own weights alone: replicas never mix. fp16's scaler skips
-    steps with infinite gradients by itself, so there only the loss counts.
+    A diverged replica's update spoils its own weights alone: replicas never mix. fp16's scaler
+    skips steps with infinite gradients by itself, so there only the loss counts.
     """
     finite = loss.isfinite() if state.scaler.is_enabled() else (loss + norms).isfinite()
-    state.sick_since = torch.where(finite | (state.sick_since > 0), state.sick_since, state.step)
+    known = finite | (state.diverged_since > 0)
+    state.diverged_since = torch.where(known, state.diverged_since, state.step)
 
 
 @torch.no_grad()
@@ -2858,17 +2859,17 @@ def has_finite_weights(model: GPT) -> torch.Tensor:
     return torch.stack([p.isfinite().flatten(1).all(1) for p in model.parameters()]).all(0)
 
 
-def find_sick(state: TrainingState, *, weights_too: bool) -> list[int]:
+def find_diverged(state: TrainingState, *, weights_too: bool) -> list[int]:
     """Replicas whose loss or gradient, or with `weights_too` a weight, is not finite."""
-    sick = state.sick_since > 0
+    diverged = state.diverged_since > 0
     if weights_too:
-        sick = sick | ~has_finite_weights(state.model)
-    return sick.nonzero().flatten().tolist()
+        diverged = diverged | ~has_finite_weights(state.model)
+    return diverged.nonzero().flatten().tolist()
 
 
 def first_not_finite(state: TrainingState, r: int, loss: torch.Tensor) -> str:
     """Say which tensor of replica r was not finite in the last step, as far as it shows."""
-    if 0 < state.sick_since[r] < state.step:  # noticed later, when nothing tells any more
+    if 0 < state.diverged_since[r] < state.step:  # noticed later, when nothing tells any more
         return "its loss or a gradient was not finite"
     if not math.isfinite(loss[r]):
         return f"its loss is {float(loss[r])}"
@@ -2879,20 +2880,20 @@ def first_not_finite(state: TrainingState, r: int, loss: torch.Tensor) -> str:
     return "a weight, or the norm of its gradient, is not finite"
 
 
-def set_aside(plan: Plan, state: TrainingState, sick: list[int], tensors: list[str]) -> None:
-    """The replicas in the list `sick` leave the stack, each for the reason in `tensors`.
+def drop_diverged(plan: Plan, state: TrainingState, reasons: dict[int, str]) -> None:
+    """Replicas that have diverged leave the stack: `reasons` has their places in it.
 
     Their weights may be spoiled. So last.pth keeps the weights it has; only its place in the run
     moves.
     """
     epoch = plan.epoch_of(state.step)
-    for r, tensor in zip(sick, tensors, strict=True):
+    for r, reason in reasons.items():
         replica = state.replicas[r]
         path = replica.folder / "last.pth"
         kept = from_first(state.team, read_checkpoint(path) if state.team.main else None)
-        step = int(state.sick_since[r]) or state.step
+        step = int(state.diverged_since[r]) or state.step
         replica.finished = (
-            f"diverged: {tensor} at step {step} (epoch {epoch}, learning rate "
+            f"diverged: {reason} at step {step} (epoch {epoch}, learning rate "
             f"{plan.lr_at(step - 1):.2e}); "
             f"last.pth keeps the weights of step {kept['step']}"
         )
@@ -2900,16 +2901,14 @@ def set_aside(plan: Plan, state: TrainingState, sick: list[int], tensors: list[s
         if state.team.main:
             save_last(replica.folder, kept)
         tqdm.write(f"seed {replica.seed} {replica.finished}")
-    state.keep([r for r in range(len(state.replicas)) if r not in sick])
+    state.keep([r for r in range(len(state.replicas)) if r not in reasons])
 
 
 def take_steps(
     plan: Plan, state: TrainingState, stepper: EagerSteps, stop: StopSignals, bar: Progress
-) -> list[int]:
+) -> None:
     """Make steps up to the end of the epoch, to a validation, to where the run is saved or until a
-    replica is sick.
-
-    Sick replicas leave; returns their places in the stack that they left.
+    replica has diverged. Diverged replicas leave.
     """
     epoch, done = plan.place(state.step)
     n_steps = plan.steps_in(epoch)
@@ -2922,31 +2921,28 @@ def take_steps(
         loss, norms = stepper.step(i, plan.lr_at(state.step), noise)
         state.step += 1
         state.optimized += loss
-        note_sick(state, loss, norms)
+        note_divergence(state, loss, norms)
         bar.update()
         # All save at the same steps, so that they have one in common to resume from.
         leaving = stop.agreed(state.team) or plan.saves_after(state.step)
         leaving = leaving or plan.validates_after(state.step)
         leaving = leaving or plan.keeps_ledger_after(state.step)
-        sick = []
+        diverged = []
         if leaving or state.step % plan.check_every == 0:
-            sick = find_sick(state, weights_too=leaving)
-        if leaving or sick:
+            diverged = find_diverged(state, weights_too=leaving)
+        if leaving or diverged:
             break
-    if sick:
-        set_aside(plan, state, sick, [first_not_finite(state, r, loss) for r in sick])
-    return sick
+    if diverged:
+        drop_diverged(plan, state, {r: first_not_finite(state, r, loss) for r in diverged})
 
 
 def validate(
     plan: Plan, data: Data, state: TrainingState, tasks: list[str]
-) -> tuple[list[dict], list[dict[int, str]], list[int]]:
+) -> tuple[list[dict], list[dict[int, str]]]:
     """Score and ask each replica, always in fp32, as later evaluation does.
 
-    Means are over `tasks`, those trained so far.
-
-    Replicas whose loss is not finite leave. Returns the records and the predicted texts of those
-    that stay, and the places in the stack of those that left.
+    Means are over `tasks`, those trained so far. Replicas whose loss is not finite leave. Returns
+    the records and the predicted texts of those that stay.
     """
 
     def score_all():
@@ -2957,11 +2953,11 @@ def validate(
     scores, sample_scores, count_scores = score_all()
     # An example of `by_count` that overflows counts as wrong. Its loss is not recorded.
     finite = np.isfinite(scores.loss).all(1) & np.isfinite(sample_scores.loss).all(1)
-    sick = np.flatnonzero(~finite).tolist()
-    if sick:
-        set_aside(plan, state, sick, ["its validation loss is not finite"] * len(sick))
+    if not finite.all():
+        reason = "its validation loss is not finite"
+        drop_diverged(plan, state, dict.fromkeys(np.flatnonzero(~finite).tolist(), reason))
         if not state.replicas:
-            return [], [], sick
+            return [], []
         scores, sample_scores, count_scores = score_all()
     # Without --autoreg_eval only the samples to show are generated.
     rows = data.headline if plan.autoreg_eval else data.shown
@@ -2973,7 +2969,7 @@ def validate(
         trained_on = data.trains_on(replica.seed, data.by_count[0])
         record |= repeat_count_record(exact, trained_on, data, tasks)
     # One decision for all processes, whatever the last bits of their scores are.
-    return from_first(state.team, records), texts, sick
+    return from_first(state.team, records), texts
 
 
 def keep_in_ledger(plan: Plan, data: Data, state: TrainingState, epoch: int) -> None:
@@ -3147,7 +3143,8 @@ def optimize(
         if ordered != (epoch, len(state.replicas)):
             ordered = epoch, len(state.replicas)
             stepper.begin_epoch(epoch_orders(plan, data, state.replicas, epoch))
-        sick = take_steps(plan, state, stepper, stop, bar)
+        n_going = len(state.replicas)
+        take_steps(plan, state, stepper, stop, bar)
         if not state.replicas:
             break
         stage, last = plan.stage_of(epoch), state.step == plan.total_steps
@@ -3157,8 +3154,7 @@ def optimize(
         records, validated = [{} for _ in state.replicas], plan.validates_after(state.step)
         if validated:
             tasks = plan.stages[stage].tasks
-            records, texts, sick_too = validate(plan, data, state, tasks)
-            sick = sick or sick_too
+            records, texts = validate(plan, data, state, tasks)
             if not state.replicas:
                 break
             bar.clear()
@@ -3203,7 +3199,8 @@ def optimize(
         # Whether to save: a signal may have come meanwhile.
         stopping = stop.agreed(state.team)
         finished = any(replica.finished for replica in state.replicas)
-        save = sick or finished or stopping or plan.saves_after(state.step)
+        diverged = len(state.replicas) < n_going
+        save = diverged or finished or stopping or plan.saves_after(state.step)
     for writer in writers.values():
         writer.close()
 
@@ -3728,9 +3725,9 @@ def train(
                 stop=stop,
                 world=world,
             )
-    sick = [f"seed {r.seed} {r.finished}" for r in [*others, *replicas] if r.diverged]
-    if sick:
-        raise Halt(3, "; ".join(sick))
+    diverged = [f"seed {r.seed} {r.finished}" for r in [*others, *replicas] if r.diverged]
+    if diverged:
+        raise Halt(3, "; ".join(diverged))
 
 
 # ----------------------------------------------------------------------------------------------

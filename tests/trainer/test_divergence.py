@@ -38,22 +38,22 @@ def poison(monkeypatch, seed_index, step, name):
 
 
 @pytest.mark.parametrize("step", [8, 12], ids=["inside an epoch", "at its end"])
-def test_only_the_sick_replica_stops(world, monkeypatch, capsys, step):
+def test_only_the_diverged_replica_stops(world, monkeypatch, capsys, step):
     """Seed 5 of 4-6; the others go on as if its gradient had been sound to the end of that step."""
     flags = words("--seeds 4-6 --epochs 4 --save_every 4 --dropout 0.2")
     with monkeypatch.context() as patch:
         poison(patch, 1, step, "blocks.0.w_up")
-        assert go(world, *flags, out="sick") == 3
+        assert go(world, *flags, out="diverged") == 3
     error = capsys.readouterr().err
     assert error.startswith("stopped: seed 5 diverged: the gradient of blocks.0.w_up is not finite")
     assert all(part in error for part in (f"at step {step} (epoch 2, ", "learning rate", "step 0"))
     assert error.count("\n") == 1
-    last = torch.load(world / "sick/seed_5/last.pth", weights_only=True)
+    last = torch.load(world / "diverged/seed_5/last.pth", weights_only=True)
     assert all(p.isfinite().all() for p in last["model"].values())
-    assert [line["epoch"] for line in lines_of(world / "sick/seed_5/metrics.jsonl")] == [1]
+    assert [line["epoch"] for line in lines_of(world / "diverged/seed_5/metrics.jsonl")] == [1]
     for seed in (4, 5, 6):
-        report = json.loads((world / f"sick/seed_{seed}/memorization.json").read_text())
-        lines = lines_of(world / f"sick/seed_{seed}/metrics.jsonl")
+        report = json.loads((world / f"diverged/seed_{seed}/memorization.json").read_text())
+        lines = lines_of(world / f"diverged/seed_{seed}/metrics.jsonl")
         best = max(lines, key=lambda line: (line["val_exact_match"], -line["val_loss"]))
         assert report["best"]["epoch"] == best["epoch"]
         # What diverged has no last model: last.pth keeps the weights of an earlier step.
@@ -61,29 +61,29 @@ def test_only_the_sick_replica_stops(world, monkeypatch, capsys, step):
         assert len(lines) == (1 if seed == 5 else 4)
 
     # The very same, but for a seed that is taken out of the stack with sound gradients.
-    original = t.note_sick
+    original = t.note_divergence
 
     def taken_out(state, loss, norms):
         original(state, loss, norms)
         if state.step == step:
-            state.sick_since[1] = step
+            state.diverged_since[1] = step
 
     with monkeypatch.context() as patch:
-        patch.setattr(t, "note_sick", taken_out)
+        patch.setattr(t, "note_divergence", taken_out)
         assert go(world, *flags, out="sound") == 3
     for seed in (4, 6):
-        a, b = world / f"sick/seed_{seed}", world / f"sound/seed_{seed}"
+        a, b = world / f"diverged/seed_{seed}", world / f"sound/seed_{seed}"
         assert timeless(a / "metrics.jsonl") == timeless(b / "metrics.jsonl")
         assert_same_weights(a / "last.pth", b / "last.pth")
 
     before = all_files(world)
-    assert resume(world, *flags, out="sick") == 3
+    assert resume(world, *flags, out="diverged") == 3
     assert capsys.readouterr().err.splitlines()[-1].startswith("stopped: seed 5 diverged")
     assert all_files(world) == before
 
 
 def test_resumed_equals_uninterrupted_where_a_seed_diverges(world, monkeypatch):
-    """Killed while the sick seed, or one of the others, is saved: all are then as before it."""
+    """Killed while the diverged seed, or one of the others, is saved: all are then as before it."""
     flags = words("--seeds 4-6 --epochs 3 --dropout 0.2 --save_every_steps 4")
 
     def train(call, out, nth=None):
@@ -95,7 +95,7 @@ def test_resumed_equals_uninterrupted_where_a_seed_diverges(world, monkeypatch):
             return call(world, *flags, out=out)
 
     assert train(go, "whole") == 3
-    # Saves: three each at steps 0, 4, 6 and 8, then the sick one's and the two others' at step 10.
+    # Saves: three each at steps 0, 4, 6, 8, then the diverged one's and the others' at step 10.
     for nth in (13, 14, 15):
         assert train(go, f"run{nth}", nth) == 130
         assert train(resume, f"run{nth}") == 3

@@ -9,7 +9,7 @@ def judged(history, patience=3, min_delta=0.0, all_in_from=1):
     """Feed (exact, loss) epoch by epoch; return (best flags, replica)."""
     replica, flags = t.Replica(0, Path(".")), []
     for epoch, (exact, loss) in enumerate(history, 1):
-        record = {"val_exact_match": exact, "val_loss": loss, "epoch": epoch}
+        record = {"val_exact_match": exact, "val_loss": loss}
         best = replica.update_early_stopping(
             record,
             epochs_since_last=1,
