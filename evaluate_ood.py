@@ -108,7 +108,7 @@ import torch
 import metrics
 from data.baselines import (
     LOOKUPS,
-    chance_exact_match,
+    chance_of,
     look_up,
     lookup_words,
     mean_lookup,
@@ -245,14 +245,6 @@ def run_suite(
 # ----------------------------------------------------------------------------------------------
 
 
-def chance_of(rows: list[dict]) -> float | None:
-    """Exact match of guessing evenly among the answers of each row's form; None if not known."""
-    try:
-        return chance_exact_match([TASKS[row["task"]].n_legal(row["answer"]) for row in rows])
-    except (KeyError, ValueError):  # a tag, or an answer, of no known form
-        return None
-
-
 def lookup_of(rows: list[dict]) -> dict | None:
     """{"n", and the exact match of each of LOOKUPS} on the rows that were asked; None if none."""
     right = [row["lookup_right"] for row in rows if row["lookup_right"] is not None]
@@ -271,7 +263,8 @@ def stats(rows: list[dict]) -> dict | None:
     predictions, answers = ([row[key] for row in rows] for key in ("prediction", "answer"))
     right = "".join("01"[p == a] for p, a in zip(predictions, answers, strict=True))
     summary = metrics.summarize(predictions, answers)
-    beside = {"chance": chance_of(rows), "lookup": lookup_of(rows)}
+    chance = chance_of([row["task"] for row in rows], [row["answer"] for row in rows])
+    beside = {"chance": chance, "lookup": lookup_of(rows)}
     return {**summary, **beside, "outcomes": right}
 
 

@@ -538,7 +538,7 @@ def repeat_effects(seeds: Sequence[Sequence[dict]]) -> list[dict]:
     return effects
 
 
-def _task_and_outcome(row: dict) -> dict[str, tuple[str, bool]]:
+def task_and_outcome(row: dict) -> dict[str, tuple[str, bool]]:
     """example -> (task, right) of a row of repeat counts; {} where its examples have no names."""
     names, outcomes_of_row = row.get("examples", "").split(), row.get("outcomes", "")
     tasks = [cell["group"] for cell in row.get("by_task", ()) for _ in range(cell["n"])]
@@ -565,7 +565,7 @@ def matched_repeat_effects(repeated: Sequence[Sequence[dict]], once: Sequence[Se
     counts = set.intersection(*map(set, tables[0])) if tables[0] else set()
     for count in sorted(counts):
         pair = [
-            [_task_and_outcome(rows.get(group, {})) for rows in run]
+            [task_and_outcome(rows.get(group, {})) for rows in run]
             for run, group in zip(tables, (count, min(count, 1)), strict=True)
         ]
         shared = set.intersection(*(set(found) for found in (*pair[0], *pair[1])))

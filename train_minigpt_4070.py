@@ -28,7 +28,7 @@ import time
 import zipfile
 from collections import defaultdict, deque, namedtuple
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -256,7 +256,7 @@ from data.audit import (
     matched_sample,
     sample_by_count,
 )
-from data.baselines import chance_exact_match, lookup_words, mean_lookup
+from data.baselines import chance_of, lookup_words, mean_lookup
 from data.formats import Examples, Tokenizer
 from data.sources import default_out_dir
 from data.subsets import CANARY_COUNTS, PanelData, make_panel
@@ -2179,11 +2179,9 @@ def with_baselines(by_task, data):
     val, rows = data.val, data.headline
     tasks = val.tasks[rows]
     for row in by_task:
-        row |= {"chance": None, "lookup": data.lookup.rates(rows[tasks == row["group"]])}
-        if row["group"] in TASKS:
-            n_legal, of_task = TASKS[row["group"]].n_legal, rows[tasks == row["group"]]
-            with suppress(ValueError):
-                row["chance"] = chance_exact_match([n_legal(val.answer(i)) for i in of_task])
+        own = rows[tasks == row["group"]]
+        row["chance"] = chance_of(tasks[tasks == row["group"]], [val.answer(i) for i in own])
+        row["lookup"] = data.lookup.rates(own)
     return by_task
 
 

@@ -125,13 +125,8 @@ def best_outcomes(run: Run, epoch: int) -> dict[str, tuple[str, bool]]:
     for report in (best, models.get("last", {})):
         rows = [row for row in report.get("by_repeat_count", []) if row["group"] == 0]
         same_model = report.get("epoch") == best.get("epoch") == epoch
-        if rows and "examples" in rows[0] and same_model:
-            names, outcomes = rows[0]["examples"].split(), rows[0].get("outcomes", "")
-            cells = [(cell["group"], int(cell.get("n", 0))) for cell in rows[0].get("by_task", [])]
-            if len(names) == len(outcomes) == sum(n for _, n in cells):
-                tasks = [task for task, n in cells for _ in range(n)]
-                rights = (character == "1" for character in outcomes)
-                return dict(zip(names, zip(tasks, rights, strict=True), strict=True))
+        if rows and same_model and (found := metrics.task_and_outcome(rows[0])):
+            return found
     return {}
 
 

@@ -15,11 +15,9 @@ from comparison.groups import (
     as_run,
     budget_words,
     entry_at,
-    gather,
     rate_of,
     row_names,
 )
-from runtime.records import Run
 
 
 @dataclass(frozen=True)
@@ -89,11 +87,6 @@ class Comparison:
         """Plain dicts and lists, ready for JSON or a template; differences with their sentence."""
         differences = [{**asdict(d), "sentence": d.sentence} for d in self.differences]
         return {**asdict(self), "differences": differences}
-
-
-def compare(runs: Sequence[Run]) -> Comparison:
-    """Compare runs pairwise, seeds of one run taken together first; UserError for damaged files."""
-    return compare_groups(*gather(runs))
 
 
 def compare_groups(groups: Sequence[Group], notes: Sequence[str] = ()) -> Comparison:

@@ -23,6 +23,7 @@ from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
 from data.formats import Examples
+from data.tasks import TASKS
 
 END = "\n"  # stands for <eos> where lines are joined to one text; no example holds a line break
 
@@ -159,6 +160,15 @@ def chance_exact_match(n_legal: Sequence[int]) -> float:
     return float(np.mean([1 / n for n in n_legal])) if len(n_legal) else math.nan
 
 
+def chance_of(tasks: Sequence[str], answers: Sequence[str]) -> float | None:
+    """chance_exact_match of answers, each of its task; None if one has no known form."""
+    rows = zip(tasks, answers, strict=True)
+    try:
+        return chance_exact_match([TASKS[task].n_legal(answer) for task, answer in rows])
+    except (KeyError, ValueError):
+        return None
+
+
 # ----------------------------------------------------------------------------------------------
 # Longest-suffix n-gram
 # ----------------------------------------------------------------------------------------------
@@ -281,11 +291,7 @@ def some_rows(examples: Examples, rows: np.ndarray, at_most: int, characters: in
 def _columns(examples: Examples, rows: np.ndarray) -> tuple[list[str], list[str], list[str]]:
     """Tags, prompts without tag and bar, and answers of these rows."""
     tags = [examples.tags[i] for i in rows]
-    prompts = [
-        examples.prompt(i).removeprefix(f"[{tag}] ").removesuffix(" | ")
-        for i, tag in zip(rows, tags, strict=True)
-    ]
-    return tags, prompts, [examples.answer(i) for i in rows]
+    return tags, [examples.bare_prompt(i) for i in rows], [examples.answer(i) for i in rows]
 
 
 def training_texts(examples: Examples) -> TrainingTexts:

@@ -244,6 +244,10 @@ class Examples:
         """The text the model is given: tag, prompt and the bar."""
         return self.raw(i)[: self.answer_start[i]]
 
+    def bare_prompt(self, i):
+        """The prompt without tag and bar."""
+        return self.prompt(i).removeprefix(f"[{self.tags[i]}] ").removesuffix(" | ")
+
     def answer(self, i):
         return self.raw(i)[self.answer_start[i] :]
 

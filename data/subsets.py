@@ -187,7 +187,7 @@ def draw_canaries(train: Examples, val: Examples, n: int, tokenizer: Tokenizer) 
 def _draw_canary(rng, task, train, rows) -> Canary | None:
     """An edit of a random training row with a wrong answer; None where that row allows none."""
     row = int(rows[int(rng.random() * len(rows))])
-    prompt = train.prompt(row).removeprefix(f"[{task.name}] ").removesuffix(" | ")
+    prompt = train.bare_prompt(row)
     try:
         prompt, true_answer = task.perturb(rng, prompt)
         answer, n_legal = task.draw_legal(rng, true_answer), task.n_legal(true_answer)

@@ -153,12 +153,12 @@ class TrainingIndex:
             first, _ = self.examples.distinct()
             rows = np.sort(first[self.examples.tags.isin([tag])[first] & (first < self.n_train)])
             rows = some_rows(self.examples, rows, 50_000, 3_000_000) if len(rows) else rows
-            self.by_tag[tag] = rows, [bare_prompt(self.examples, row) for row in rows]
+            self.by_tag[tag] = rows, [self.examples.bare_prompt(row) for row in rows]
         rows, prompts = self.by_tag[tag]
         other = self.examples.prompt_keys[rows] != asked.prompt_keys[0]
         kept = [prompt for prompt, keep in zip(prompts, other, strict=True) if keep]
         texts = TrainingTexts([tag] * len(kept), kept, [""] * len(kept))
-        at, distance = nearest_neighbours([bare_prompt(asked, 0)], [tag], texts, [-1])
+        at, distance = nearest_neighbours([asked.bare_prompt(0)], [tag], texts, [-1])
         if at[0] < 0:
             return None
         row = rows[other][at[0]]
@@ -168,11 +168,6 @@ class TrainingIndex:
             "rows": int((self.examples.keys[: self.n_train] == self.examples.keys[row]).sum()),
             "n_searched": len(kept),
         }
-
-
-def bare_prompt(examples: Examples, row: int) -> str:
-    """Without tag and bar."""
-    return examples.prompt(row).removeprefix(f"[{examples.tags[row]}] ").removesuffix(" | ")
 
 
 def index_training(

@@ -6,7 +6,6 @@ Every interval "_low" to "_high" is a 95 % one over replicas, the panel's only i
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy as np
 import metrics
 from data.baselines import (
     TrainingTexts,
-    chance_exact_match,
+    chance_of,
     lookup_answers,
     nearest_neighbours,
     ngram_log2_probs,
@@ -401,17 +400,10 @@ def lookup(panel: MeasuredPanel) -> list[dict]:
                 "n": len(asked),
                 "exact_match": float(panel.exact[:, asked].mean()),
                 **rates,
-                "chance": chance_of(tag, answers),
+                "chance": chance_of(tags, answers),
             }
         )
     return rows
-
-
-def chance_of(tag: str, answers: Sequence[str]) -> float | None:
-    try:
-        return chance_exact_match([TASKS[tag].n_legal(answer) for answer in answers])
-    except (KeyError, ValueError):
-        return None
 
 
 # ----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import plots
 from comparison import groups
 from comparison.groups import as_run, common_name, gather
 from comparison.page import csv_text, lines, markdown
-from comparison.table import compare
+from comparison.table import compare_groups
 from metrics import outcomes, over_seeds, rate, wilson_interval
 from run_folders import write_json, write_rows
 from runtime.errors import UserError
@@ -92,7 +92,7 @@ def add_ood(folder, categories, seeds=None, sha256="a"):
 
 
 def compared(*folders):
-    return compare([load_run(folder, folder.name) for folder in folders])
+    return compare_groups(*gather([load_run(folder, folder.name) for folder in folders]))
 
 
 def at(comparison, row, first=None):

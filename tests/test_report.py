@@ -14,8 +14,9 @@ import pytest
 from matplotlib import rc_context
 
 import report
+from comparison import groups
 from comparison.page import in_points
-from comparison.table import compare
+from comparison.table import compare_groups
 from metrics import is_there, newcombe_interval, verdict, wrong_spans
 from plots import Point, own_style, pool
 from reporting import examples, gather, identity, svg, tables
@@ -284,7 +285,7 @@ def test_several_runs_are_compared_and_say_what_could_have_been_seen(tmp_path):
     page = page_of(*runs, out=tmp_path / "two.html")
     sections = Outline(page).sections
     assert sections == [*PARTS[:-2], "compared", *PARTS[-2:]]
-    found = compare([one.run for one in gather.gather(runs)])
+    found = compare_groups(*groups.gather([one.run for one in gather.gather(runs)]))
     said = data_of(page)["raw"]["comparison"]
     assert said["runs"] == ["short", "long"]
     assert [d["row"] for d in said["differences"]] == [d.row for d in found.differences]
