@@ -1872,7 +1872,7 @@ def order_effect(
             values.append(sum(rho * n for rho, n in found) / sum(n for _, n in found))
     mean = float(np.mean(values)) if values else math.nan
     n = len(values)
-    half = t_quantile(n - 1) * np.std(values, ddof=1) / math.sqrt(n) if n > 1 else math.nan
+    half = seed_half_width(values)
     return {
         "n_replicas": n,
         "mean": _or_none(mean),

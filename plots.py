@@ -783,10 +783,16 @@ def repeat_effects_figure(runs: list[Run]):
     return fig
 
 
+def times_words(count: int, grouped: bool) -> str:
+    if not count:
+        return "unseen"
+    return f"{count}–{2 * count - 1}" if grouped and count > 1 else f"{count}"
+
+
 def effect_name(count: int, effects: dict[str, list[dict]]) -> str:
     """`4–7\nminus 1\nn = 850` below the axis."""
     found = [e for of_run in effects.values() for e in of_run if e["repeat_count"] == count]
-    times = f"{count}–{2 * count - 1}" if found[0]["grouped"] and count > 1 else f"{count}"
+    times = times_words(count, found[0]["grouped"])
     minus = "1" if found[0]["minus"] else "unseen"
     return f"{times}\nminus {minus}\n" + count_words(e["n"] for e in found).replace("–", "–\n")
 
@@ -837,7 +843,7 @@ def effect_lines(effects: dict[str, list[dict]]) -> list[str]:
     lines = ["", title, f"{'run':26}{'times':>9}  {'less':8}{'n':>6}  difference"]
     for name, effect in rows:
         count, minus = effect["repeat_count"], effect["minus"]
-        times = f"{count}–{2 * count - 1}" if effect["grouped"] and count > 1 else f"{count}"
+        times = times_words(count, effect["grouped"])
         difference, low, high = (100 * effect[key] for key in ("difference", "low", "high"))
         seeds = effect["n_seeds"]
         how = f"mean of {seeds} seeds" if seeds > 1 else "one seed, Newcombe"
@@ -866,12 +872,6 @@ def matched_effects_of(runs: list[Run]) -> list[dict]:
             about = {"run": run.name, "once_in": other.name, "seeds": seeds, "grouped": grouped}
             found.append({**about, "effects": effects})
     return found
-
-
-def times_words(count: int, grouped: bool) -> str:
-    if not count:
-        return "unseen"
-    return f"{count}–{2 * count - 1}" if grouped and count > 1 else f"{count}"
 
 
 def matched_lines(matched: list[dict]) -> list[str]:

@@ -846,8 +846,8 @@ def take_positions(x, index):
     return x.reshape(R * N, C).index_select(0, rows).view(R, -1, C)
 
 
-def answer_loss(logits, targets, label_smoothing=0.0):
-    """Sum of cross-entropy over each replica's answer tokens, nats, float32 [R]."""
+def token_losses(logits, targets, label_smoothing=0.0):
+    """Cross-entropy of each answer token, nats, float32 [R, M]; 0 where the target is IGNORED."""
     losses = F.cross_entropy(
         logits.flatten(0, 1).float(),
         targets.flatten(),
@@ -855,7 +855,12 @@ def answer_loss(logits, targets, label_smoothing=0.0):
         label_smoothing=label_smoothing,
         reduction="none",
     )
-    return losses.view(targets.shape).sum(1)
+    return losses.view(targets.shape)
+
+
+def answer_loss(logits, targets, label_smoothing=0.0):
+    """Sum of token_losses over each replica's answer tokens, float32 [R]."""
+    return token_losses(logits, targets, label_smoothing).sum(1)
 
 
 @torch.no_grad()
@@ -1993,9 +1998,7 @@ def score(model, examples, rows, device, tokens_per_batch=None):
         columns = by_length[start : start + size]
         batch = make_batch(data, np.broadcast_to(rows[columns], (R, len(columns))))
         logits, targets = model(batch).float(), batch.targets
-        losses = F.cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
-        ).view(targets.shape)
+        losses = token_losses(logits, targets)
         right = logits.argmax(-1) == targets
         counted = targets != IGNORED
         where = columns[np.take_along_axis(batch.order, batch.slot.cpu().numpy(), 1)]  # [R, M]

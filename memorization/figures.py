@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from metrics import Z_95
 from plots import (
     COLOURS,
     DPI,
@@ -240,7 +241,7 @@ def repeats_figure(results: dict, columns: dict):
             mean, sd = (column([row["null"] for row in own], key) for key in ("mean", "sd"))
             band = {"color": look(i)["color"], "alpha": 0.15, "lw": 0}
             label = f"{kind} answers, permuted masks"
-            ax.fill_between(x, mean - 1.96 * sd, mean + 1.96 * sd, label=label, **band)
+            ax.fill_between(x, mean - Z_95 * sd, mean + Z_95 * sd, label=label, **band)
         ax.axhline(0, color="0.4", linewidth=0.8)
         log_axis(ax.xaxis, counts[0], counts[-1])
         ax.set_xticks(counts)

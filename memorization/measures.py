@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import metrics
+from data.audit import count_groups
 from data.baselines import (
     TrainingTexts,
     chance_of,
@@ -52,7 +53,7 @@ def merged_counts(counts: np.ndarray) -> np.ndarray:
     """
     if len(np.unique(counts)) <= MOST_COUNTS:
         return counts
-    return 2 ** np.floor(np.log2(counts)).astype(np.int64)
+    return count_groups(counts)
 
 
 @dataclass(frozen=True)
@@ -443,8 +444,8 @@ def exposure_table(
                 "exposure_high": _known(high),
                 "most": float(weights @ np.log2(n_candidates[columns])),
                 "expected": float(expected),
-                "null_low": float(max(0.0, expected - 1.96 * sd)),
-                "null_high": float(expected + 1.96 * sd),
+                "null_low": float(max(0.0, expected - metrics.Z_95 * sd)),
+                "null_high": float(expected + metrics.Z_95 * sd),
             }
         )
     untrained = next((row for row in rows if row["repeat_count"] == 0), None)

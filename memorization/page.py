@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from data.baselines import LOOKUPS
 from memorization.measures import CANARIES, WRONG
+from metrics import LEAST_REPLICAS, Z_95
 
 
 class Table(NamedTuple):
@@ -93,7 +94,7 @@ def header(results: dict) -> list[str]:
     enough = (
         f"enough for claims about {', '.join(carried)}"
         if carried
-        else "too few for any claim: means of groups need 16"
+        else f"too few for any claim: means of groups need {LEAST_REPLICAS['group_means']}"
     )
     canaries = f", {about['n_canaries']:,} canaries" if about["n_canaries"] else ""
     followed = ""
@@ -156,7 +157,7 @@ def repeat_table(results: dict) -> Table:
                     rate(exact["in"]),
                     rate(exact["out"]),
                     with_ends(exact, "memory", rate),
-                    "-" if sd is None else rate(1.96 * sd),
+                    "-" if sd is None else rate(Z_95 * sd),
                     with_ends(row["bits"], "memory"),
                 )
             )
@@ -342,8 +343,9 @@ def most_memorized_table(results: dict) -> Table:
     found, claims = results["most_memorized"], results["claims"]
     if not claims["group_means"] or not found["examples"]:
         return Table(
-            "Examples most memorized: none is named. That takes 16 replicas, and in each half of "
-            "them two that trained on an example and two that did not."
+            f"Examples most memorized: none is named. That takes {LEAST_REPLICAS['group_means']} "
+            "replicas, and in each half of them two that trained on an example and two that did "
+            "not."
         )
     answered = any("out_answers" in row for row in found["examples"])
     rows = [

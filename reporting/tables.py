@@ -141,7 +141,7 @@ def ood_table(run: Run) -> Table:
         point = Point(*(value_at(stats, f"exact_match{end}") for end in ("", "_low", "_high")))
         lookup, chance = stats.get("lookup", {}), value_at(stats, "chance")
         best = max(
-            (lookup[name] for name in ("nearest", "suffix", "majority") if name in lookup),
+            (lookup[name] for name in LOOKUPS if name in lookup),
             default=math.nan,
         )
         name = label if kind == "category" else f"· {label}"
