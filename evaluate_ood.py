@@ -137,6 +137,7 @@ from report import page_line
 from runtime.device import choose_device
 from runtime.errors import UserError
 from runtime.files import ROOT, check_writable, sha256_of, write_atomically, write_json
+from runtime.ledger import CANARIES_FILE
 from runtime.records import CATEGORIES, CONFIG, in_order, read_json
 from train_minigpt_4070 import GPT, generate
 
@@ -637,7 +638,7 @@ def subset_in_config(folder: Path) -> float | None:
 
 def find_canaries(home: Path) -> Path | None:
     """canaries.jsonl of the run, or of the seed of a run, in `home`; None where it has none."""
-    found = (folder / "canaries.jsonl" for folder in (home, home.parent))
+    found = (folder / CANARIES_FILE for folder in (home, home.parent))
     return next(filter(Path.is_file, found), None)
 
 

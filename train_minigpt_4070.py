@@ -286,8 +286,7 @@ from runtime.distributed import (
     sum_over_processes,
 )
 from runtime.files import ROOT, check_archive, write_atomically, write_json
-from runtime.ledger import FILE as LEDGER_FILE
-from runtime.ledger import Ledger, kept_epochs, read_ledger
+from runtime.ledger import CANARIES_FILE, LEDGER_FILE, Ledger, kept_epochs, read_ledger
 from runtime.limits import CoreWatch
 from runtime.records import read_epochs, seed_folder
 from runtime.run_folder import (
@@ -301,7 +300,7 @@ from runtime.run_folder import (
     find_resumable,
     hashes,
     notes_on_machine,
-    read_run,
+    read_began,
     save_last,
     write_checkpoint,
     writing,
@@ -3036,7 +3035,7 @@ def open_ledger(data: Data, replica: Replica) -> Ledger:
 def write_canaries(data: Data, folder: Path) -> None:
     """canaries.jsonl: a line a canary, in the ledger's order."""
     lines = [json.dumps(asdict(canary)) + "\n" for canary in data.panel.canaries]
-    write_atomically(folder / "canaries.jsonl", "".join(lines))
+    write_atomically(folder / CANARIES_FILE, "".join(lines))
 
 
 def seconds_a_step(
@@ -3576,7 +3575,7 @@ def open_run_folder(
         results=result_files(),
         held=locks,
     )
-    if args.resume and read_run(folder, seeds) != work.began:
+    if args.resume and read_began(folder, seeds) != work.began:
         raise Halt(4, f"another process began or changed a run in {folder}; give the command again")
     if work.began:
         for note in notes_on_machine(work.began, config):
@@ -3591,7 +3590,7 @@ def open_run_folder(
             write_atomically(Path(data.files["tokenizer"]["path"]), data.made_tokenizer)
         write_json(folder / "config.json", whole)
     # A kill after config.json may have prevented what follows: it is made now.
-    if data.panel is not None and data.panel.canaries and not (folder / "canaries.jsonl").exists():
+    if data.panel is not None and data.panel.canaries and not (folder / CANARIES_FILE).exists():
         write_canaries(data, folder)
     for seed in seeds if len(seeds) > 1 else []:
         write_seed_config(seed_folder(folder, seed, seeds), seed_config(config, seed), work)

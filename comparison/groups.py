@@ -14,18 +14,18 @@ import numpy as np
 import metrics
 from data.tasks import TASKS
 from runtime.errors import UserError
-from runtime.ledger import FILE, read_ledger
+from runtime.ledger import LEDGER_FILE, read_ledger
 from runtime.records import (
     CATEGORIES,
     Run,
     best_rows,
+    decoded_name,
     held_out,
     held_out_key,
     how_runs_differ,
     in_order,
     is_number,
     parse,
-    printable,
     read_memorization,
     read_run,
     seed_folders,
@@ -194,7 +194,7 @@ def panel_answers(run: Run) -> dict[str, Answers]:
     Which those are was drawn by lot, so that the difference is the replica's memory. Of the last
     epoch in the ledger.
     """
-    path = run.folder / FILE
+    path = run.folder / LEDGER_FILE
     ledger = read_ledger(path) if path.exists() else None
     if ledger is None or not len(ledger.epochs) or len(set(ledger.members.tolist())) < 2:
         return {}
@@ -378,11 +378,11 @@ def common_name(folders: Sequence[Path]) -> str:
     before = re.sub(r"(^|[_\-. ]+)(s|seeds?)?[_\-. ]*$", "", before)
     name = (before + after).strip("_-. ")
     if name:
-        return printable(name)
+        return decoded_name(name)
     parents = list(dict.fromkeys(folder.resolve().parent for folder in folders))
     if len(parents) == 1:
-        return printable(parents[0].name)
-    return f"{printable(names[0])} and {len(names) - 1} more"
+        return decoded_name(parents[0].name)
+    return f"{decoded_name(names[0])} and {len(names) - 1} more"
 
 
 def common_start(names: Sequence[str]) -> str:

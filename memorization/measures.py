@@ -71,7 +71,7 @@ class Baselines:
 
 def baselines_of(panel: MeasuredPanel) -> Baselines:
     tags, answers = panel.columns.tags[: panel.n_asked], panel.columns.answers[: panel.n_asked]
-    train = training_texts(panel, np.ones(panel.n_train, dtype=np.int64))
+    train = panel_texts(panel, np.ones(panel.n_train, dtype=np.int64))
     characters = sum(len(token) == 1 for token in panel.tokenizer.itos)
     ngram = ngram_log2_probs(answers, tags, train, characters)
     l0, kinds = ngram.copy(), ["3-gram"] * panel.n_asked
@@ -83,7 +83,7 @@ def baselines_of(panel: MeasuredPanel) -> Baselines:
     return Baselines(l0, ngram, kinds)
 
 
-def training_texts(panel: MeasuredPanel, copies: np.ndarray) -> TrainingTexts:
+def panel_texts(panel: MeasuredPanel, copies: np.ndarray) -> TrainingTexts:
     """The training examples, each as often as `copies`, int [n_train], says."""
     rows = np.repeat(np.arange(panel.n_train), copies)
     of = panel.columns
@@ -387,7 +387,7 @@ def lookup(panel: MeasuredPanel) -> list[dict]:
     On at most HELD_OUT_LOOKUPS held-out examples of each tag, the first by key.
     """
     of, start = panel.columns, panel.ledger.held_out.start
-    train = training_texts(panel, panel.repeat_counts * panel.ledger.members[0])
+    train = panel_texts(panel, panel.repeat_counts * panel.ledger.members[0])
     rows = []
     for tag in sorted(set(of.tags[start:])):
         asked = [i for i in range(start, len(of.tags)) if of.tags[i] == tag][:HELD_OUT_LOOKUPS]
@@ -546,7 +546,7 @@ def neighbours(panel: MeasuredPanel) -> tuple[np.ndarray, np.ndarray]:
     trained = np.array([of.tags[: panel.n_train].count(tag) for tag in tags])
     if int(asked @ trained) > MOST_DISTANCES:
         return np.full(n, -1), np.full(n, -1)
-    train = training_texts(panel, np.ones(panel.n_train, dtype=np.int64))
+    train = panel_texts(panel, np.ones(panel.n_train, dtype=np.int64))
     return nearest_neighbours(of.prompts[:n], of.tags[:n], train, own_rows)
 
 

@@ -20,10 +20,9 @@ from data.subsets import Subsets
 from data.tasks import TASKS, split_example
 from runtime.errors import UserError
 from runtime.files import sha256_of
-from runtime.ledger import FILE, Panel, read_panel
+from runtime.ledger import CANARIES_FILE, LEDGER_FILE, Panel, read_panel
 from runtime.records import seed_folder
 
-CANARIES = "canaries.jsonl"
 HOW = "train_minigpt_4070.py --subset 0.5 --seeds 0-31"
 
 
@@ -178,7 +177,7 @@ def read_canaries(folder: Path, ledger: Panel, tokenizer: Tokenizer) -> Examples
     """The canaries in the ledger's order, None where the panel has none."""
     if not ledger.n_canaries:
         return None
-    path = folder / CANARIES
+    path = folder / CANARIES_FILE
     if not path.is_file():
         raise UserError(f"{path} is not there, but the ledgers hold canaries; restore it")
     canaries = load_examples(path, tokenizer)
@@ -218,7 +217,9 @@ def read(folder: Path, data_dir: Path | None = None) -> tuple[MeasuredPanel, lis
     ledger, notices = read_panel(folders)
     if not set(ledger.seeds) <= set(seeds):
         odd = sorted(set(ledger.seeds) - set(seeds))
-        raise UserError(f"{folder} holds a {FILE} of seed {odd[0]}, which is none of its seeds")
+        raise UserError(
+            f"{folder} holds a {LEDGER_FILE} of seed {odd[0]}, which is none of its seeds"
+        )
     if len(ledger.seeds) < 2:
         raise UserError(f"{folder} has one replica that trained to the end; two are the least")
     tokenizer, train, val = read_files(config, data_dir)

@@ -17,7 +17,7 @@ import numpy as np
 from runtime.errors import UserError
 from runtime.files import read_bytes, write_atomically
 
-FILE = "ledger.npz"
+LEDGER_FILE, CANARIES_FILE = "ledger.npz", "canaries.jsonl"
 FORMAT = 2
 OLDER = 1  # without `last_steps`
 MAX_BYTES = 2**30  # of one seed's file, and of the arrays in it
@@ -113,7 +113,7 @@ class Ledger:
             bits=self.bits,
             exact=np.packbits(self.exact, axis=1),
         )
-        write_atomically(Path(folder) / FILE, buffer.getvalue())
+        write_atomically(Path(folder) / LEDGER_FILE, buffer.getvalue())
 
 
 def read_ledger(path: Path) -> Ledger:
@@ -226,7 +226,7 @@ def read_panel(folders: list[Path]) -> tuple[Panel, list[str]]:
     out, with a notice. Seeds whose ledgers speak of other examples are refused: they are not of one
     panel.
     """
-    ledgers = [read_ledger(folder / FILE) for folder in folders]
+    ledgers = [read_ledger(folder / LEDGER_FILE) for folder in folders]
     longest = max(ledgers, key=lambda ledger: len(ledger.epochs))
     whole, notices = [], []
     for folder, ledger in zip(folders, ledgers, strict=True):
@@ -238,8 +238,8 @@ def read_panel(folders: list[Path]) -> tuple[Panel, list[str]]:
         )
         if not alike:
             raise UserError(
-                f"{folder / FILE} speaks of other examples than the others do; give the folder of "
-                "one panel"
+                f"{folder / LEDGER_FILE} speaks of other examples than the others do; give the "
+                "folder of one panel"
             )
         if np.array_equal(ledger.steps, longest.steps):
             whole.append(ledger)
@@ -252,7 +252,7 @@ def read_panel(folders: list[Path]) -> tuple[Panel, list[str]]:
     if len({ledger.seed for ledger in whole}) < len(whole):
         raise UserError(f"{folders[0].parent} holds one seed twice; remove the copy")
     if not len(longest.epochs):
-        raise UserError(f"{folders[0] / FILE} holds no epoch yet; let the panel train on")
+        raise UserError(f"{folders[0] / LEDGER_FILE} holds no epoch yet; let the panel train on")
     panel = Panel(
         seeds=[ledger.seed for ledger in whole],
         share=longest.share,

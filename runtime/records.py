@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import UserError
+from runtime.ledger import CANARIES_FILE, LEDGER_FILE
 
 CATEGORIES = (  # of OOD suites, in the order of tables and figures: the control first
     "interpolation",
@@ -143,7 +144,7 @@ def check(value, shape, where):
 
 
 RUN_FILES = ("config.json", "metrics.jsonl", "samples.jsonl", "memorization.json")
-RUN_FILES += ("ledger.npz", "canaries.jsonl")
+RUN_FILES += (LEDGER_FILE, CANARIES_FILE)
 CHECKPOINTS = ("best_model.pth", "last.pth", "previous.pth", "next.pth")
 CONFIG_KEYS = {"arguments", "seeds", "derived", "data"}
 
@@ -323,10 +324,10 @@ def unique_names(folders):
     depth = 2 if any(path.name == "ood_results" for path in paths) else 1
     while len({path.parts[-depth:] for path in paths}) < len(paths):
         depth += 1
-    return [printable("/".join(path.parts[-depth:])) for path in paths]
+    return [decoded_name("/".join(path.parts[-depth:])) for path in paths]
 
 
-def printable(name):
+def decoded_name(name):
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 

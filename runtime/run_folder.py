@@ -149,7 +149,7 @@ def writing(folder):
         ) from None
 
 
-def read_run(folder, seeds):
+def read_began(folder, seeds):
     """The config of the run in `folder`, which goes on; {} where there is no run yet."""
     path = folder / "config.json"
     refuse_foreign_config([folder])
@@ -211,7 +211,7 @@ def decide_work(folder, seeds, arguments, files, ended):
     `arguments` and `files` are those of the command. `ended(config, arguments)` returns the seeds
     that train on, and raises UserError where the run is not finished or none does.
     """
-    began = read_run(folder, seeds)
+    began = read_began(folder, seeds)
     if not began:
         return Work({}, seeds, seeds)
     check_same_data(began, files, folder)

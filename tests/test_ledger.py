@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from runtime import ledger
 from runtime.errors import UserError
-from runtime.ledger import FILE, Ledger, kept_epochs, read_ledger, read_panel
+from runtime.ledger import LEDGER_FILE, Ledger, kept_epochs, read_ledger, read_panel
 
 ARRAYS = ("keys", "members", "canary_counts", "last_steps", "epochs", "steps", "bits", "exact")
 
@@ -39,7 +39,7 @@ def test_what_is_written_comes_back(tmp_path_factory, n_train, n_canaries, n_hel
     folder = tmp_path_factory.mktemp("seed")
     made = make_ledger(3, n_train, n_canaries, n_held_out, n_epochs)
     made.write(folder)
-    found = read_ledger(folder / FILE)
+    found = read_ledger(folder / LEDGER_FILE)
     assert (found.seed, found.share, found.n_train, found.n_canaries) == (
         *(3, 0.5, n_train),
         n_canaries,
@@ -72,21 +72,21 @@ def test_a_resumed_run_drops_what_lies_after_its_step():
 def test_a_ledger_of_the_first_format_is_read_and_says_nothing_of_the_order(tmp_path):
     made = make_ledger()
     made.write(tmp_path)
-    with np.load(tmp_path / FILE) as arrays:
+    with np.load(tmp_path / LEDGER_FILE) as arrays:
         older = {name: arrays[name] for name in arrays if name != "last_steps"} | {"format": 1}
-    np.savez(tmp_path / FILE, **older)
-    found = read_ledger(tmp_path / FILE)
+    np.savez(tmp_path / LEDGER_FILE, **older)
+    found = read_ledger(tmp_path / LEDGER_FILE)
     assert np.array_equal(found.bits, made.bits)
     assert (found.last_steps.shape, found.last_steps.any()) == ((13,), False)
-    np.savez(tmp_path / FILE, **older | {"format": 3})
+    np.savez(tmp_path / LEDGER_FILE, **older | {"format": 3})
     with pytest.raises(UserError, match="format 3, this program reads 1 and 2"):
-        read_ledger(tmp_path / FILE)
+        read_ledger(tmp_path / LEDGER_FILE)
 
 
 def test_damage_and_other_files_are_told_in_one_sentence(tmp_path):
     made = make_ledger()
     made.write(tmp_path)
-    path, data = tmp_path / FILE, (tmp_path / FILE).read_bytes()
+    path, data = tmp_path / LEDGER_FILE, (tmp_path / LEDGER_FILE).read_bytes()
     for n in range(0, len(data), 97):
         path.write_bytes(data[:n])
         with pytest.raises(UserError, match="no ledger of this program, or damaged"):
@@ -112,21 +112,22 @@ def test_arrays_that_do_not_go_together_are_refused(tmp_path, change, said):
         setattr(made, name, value)
     made.write(tmp_path)
     with pytest.raises(UserError, match=said):
-        read_ledger(tmp_path / FILE)
+        read_ledger(tmp_path / LEDGER_FILE)
 
 
 def test_a_pickle_inside_is_never_loaded(tmp_path):
     np.savez(
-        tmp_path / FILE, **{name: np.array([{}], object) for name in ledger.FIXED + ledger.SERIES}
+        tmp_path / LEDGER_FILE,
+        **{name: np.array([{}], object) for name in ledger.FIXED + ledger.SERIES},
     )
     with pytest.raises(UserError, match="no ledger"):
-        read_ledger(tmp_path / FILE)
+        read_ledger(tmp_path / LEDGER_FILE)
 
 
 def test_a_byte_changed_anywhere_is_refused_or_changes_nothing(tmp_path):
     """zipfile, zlib and numpy raise nine kinds of error between them."""
     make_ledger().write(tmp_path)
-    path = tmp_path / FILE
+    path = tmp_path / LEDGER_FILE
     whole, before, refused = path.read_bytes(), read_ledger(path), 0
     for i in range(len(whole)):
         for changed in (whole[i] ^ 0xFF, whole[i] ^ 1):

@@ -18,7 +18,7 @@ import scaling
 import train_minigpt_4070 as t
 from recipes import sweep
 from recipes.sweep import ROOT
-from runtime.ledger import FILE, read_ledger, read_panel
+from runtime.ledger import LEDGER_FILE, read_ledger, read_panel
 from scaling import (
     SCRIPT,
     assert_same_run,
@@ -295,7 +295,7 @@ PANEL = ["--subset", "0.5", "--canaries", "0", "--epochs", "3", "--dropout", "0.
 
 def assert_same_ledger(a, b, *, exactly):
     """The same parts and epochs, and the same bits: as float16, or to its rounding."""
-    one, two = (read_ledger(folder / FILE) for folder in (a, b))
+    one, two = (read_ledger(folder / LEDGER_FILE) for folder in (a, b))
     for name in ("keys", "members", "epochs", "steps"):
         assert (getattr(one, name) == getattr(two, name)).all(), name
     if exactly:
