@@ -2,7 +2,7 @@
 
     python benchmarks/start.py --rounds 5
 
-`--dry_run` loads the data, audits them, plans, and makes four steps of the quick start's model. The
+`--dry_run` loads the data, audits them, plans, and makes six steps of the quick start's model. The
 commands take turns. Processor seconds are all that a process used, of all its threads.
 """
 

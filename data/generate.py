@@ -76,7 +76,7 @@ def training_rows(task: str, seed: int) -> dict[str, list[str]]:
 
     normal: the first draws, duplicates as they fall. dedup: the stream read on until it has given
     enough examples. duplicated: examples of dedup chosen at random, whatever their
-    difficulty, some of them repeated; so it differs from dedup only in which rows repeat.
+    difficulty, some of them repeated: as many rows, of fewer examples.
 
     By canonical key: 5 + 3 would be a second dose of 3 + 5. Short sums are few (55
     of one digit), so dedup has longer sums than normal: dataset_stats.json shows by how much.
