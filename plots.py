@@ -355,13 +355,13 @@ def loss_text(value: float) -> str:
 
 
 def extremes(values: dict[str, float], show: Callable[[float], str] = percent) -> str:
-    """`highest copy 99.0 %, lowest rel 41.0 %`."""
+    """`highest 99.0 % (copy), lowest 41.0 % (rel)`."""
     if len(values) < 2:
         return "".join(f"{name} {show(value)}" for name, value in values.items())
     top, bottom = max(values, key=values.get), min(values, key=values.get)
     if show(values[top]) == show(values[bottom]):
         return f"all {show(values[top])}"
-    return f"highest {top} {show(values[top])}, lowest {bottom} {show(values[bottom])}"
+    return f"highest {show(values[top])} ({top}), lowest {show(values[bottom])} ({bottom})"
 
 
 def highest_shown(highest: float) -> float:

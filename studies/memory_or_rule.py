@@ -18,6 +18,7 @@ docs/memory_or_rule*.png and writes the sentences of studies/memory_or_rule.md.
 import math
 import sys
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -237,12 +238,12 @@ FIGURES = {  # parts -> file below docs/, and what it shows
     SHARES: (
         "memory_or_rule.png",
         "Answers right where the model never saw the example, those that having seen it adds, and "
-        "the wrong ones.",
+        "the wrong ones. Tenth 16 times: a tenth of the rows are 16 copies each of a few examples.",
     ),
     BITS: (
         "memory_or_rule_bits.png",
-        "The same in bits: what the model makes of an answer beside chance. Memory begins where "
-        "rule ends, and the axis is cut where rule is far below 0.",
+        "The same in bits gained over an even guess. Memory begins where rule ends. The axis is "
+        "cut where rule is far below 0; the numbers at its lower end say how far.",
     ),
 }
 DRAWS = 10_000  # of the intervals of crossings and of what a copy is worth
@@ -410,19 +411,22 @@ def variant_sentences(lines: list[dict]) -> list[str]:
     }
     plain, said = cells.pop("", None), []
     for name, line in cells.items() if plain else ():
-        differences = [
-            f"{kind} {gain_words(line, plain, part)}"
-            for kind, part in zip(("by rule", "by memory"), SHARES[:2], strict=True)
-        ]
+        points, bits = (
+            " and ".join(
+                f"{kind} {gain_words(line, plain, part, times)}"
+                for kind, part in zip(("by rule", "by memory"), parts, strict=False)
+            )
+            for parts, times in ((SHARES, 100), (BITS, 1))
+        )
         said.append(
-            f"{task}, {line['distinct']:,} distinct examples, {name}: "
-            f"{' and '.join(differences)} points of right answers than without."
+            f"{task}, {line['distinct']:,} distinct examples, {name}: {points} points of right "
+            f"answers than without; in bits {bits}."
         )
     return said
 
 
-def gain_words(line: dict, plain: dict, part: str) -> str:
-    """`+1.2 [-0.3, +2.7]`, in points: two panels as if independent.
+def gain_words(line: dict, plain: dict, part: str, times: float) -> str:
+    """`+1.2 [-0.3, +2.7]`: so much more of the part, two panels as if independent.
 
     They share seeds; over seeds their rates correlated by -0.4 to 0.2 in three such pairs.
     """
@@ -430,7 +434,7 @@ def gain_words(line: dict, plain: dict, part: str) -> str:
     reach = metrics.t_quantile(min(line["replicas"], plain["replicas"]) - 1) * error
     difference = line[part] - plain[part]
     return "{:+.1f} [{:+.1f}, {:+.1f}]".format(
-        *(100 * n for n in (difference, difference - reach, difference + reach))
+        *(times * n for n in (difference, difference - reach, difference + reach))
     )
 
 
@@ -561,15 +565,25 @@ def draw_areas(ax, curve: Curve, parts: tuple[str, ...]) -> None:
     """Three areas from 0 up, each from where the one below ends; a rule below 0 shows."""
     x, start = curve.distinct, np.zeros(len(curve.distinct))
     t = np.array([metrics.t_quantile(degrees) for degrees in curve.degrees])
+    apart = iter((0.985, 1.015))  # the bars of rule and of memory may have like ends
     for part, (colour, hatch) in zip(parts, BUDGET_PARTS.values(), strict=True):
         end, label = start + curve.means[part], part.replace("_", " ")
         ax.fill_between(x, start, end, color=colour, hatch=hatch, edgecolor="white", label=label)
         if part != parts[-1]:
             reach = t * curve.errors[part]
-            ax.errorbar(x, end, yerr=reach, color="black", linewidth=1, capsize=2.5)
+            ax.plot(x, end, color="black", linewidth=1)
+            bars = {"fmt": "none", "color": "black", "linewidth": 1, "capsize": 2.5}
+            ax.errorbar(x * next(apart), end, yerr=reach, **bars)
         start = end
     if parts == BITS:  # far below 0 a model is sure of wrong answers, and by how much says little
-        ax.set_ylim(max(ax.get_ylim()[0], -curve.bits.max()), 1.05 * curve.bits.max())
+        low = max(ax.get_ylim()[0], -curve.bits.max())
+        ax.set_ylim(low, 1.05 * curve.bits.max())
+        for n, rule in zip(x, curve.means[parts[0]], strict=True):
+            if rule < low:
+                at_the_end = {"transform": ax.get_xaxis_transform(), "va": "bottom"}
+                text = f"↓{rule:.0f}".replace("-", "−")
+                box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+                ax.text(1.04 * n, 0.03, text, fontsize=8, bbox=box, **at_the_end)
     else:
         proportion_axis(ax.yaxis)
         ax.set_ylim(0, 1)
@@ -578,13 +592,18 @@ def draw_areas(ax, curve: Curve, parts: tuple[str, ...]) -> None:
 
 
 def share_numbers(drawn_ones: list) -> None:
-    """One axis of numbers for a row's (axes, curve), with ticks at the longest curve's cells."""
+    """One axis of numbers for a row's (axes, curve), with ticks at the longest curve's cells.
+
+    Ticks too near to the next one are left out.
+    """
     longest = max((curve.distinct for _, curve in drawn_ones), key=len)
     ends = [f(curve.distinct[i] for _, curve in drawn_ones) for f, i in ((min, 0), (max, -1))]
+    apart = (ends[1] / ends[0]) ** 0.15
+    ticks = [n for n, after in pairwise([*longest, math.inf]) if after > apart * n]
     for ax, _ in drawn_ones:
-        ax.set_xticks(longest, [f"{n:,}" for n in longest])
+        ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
         ax.minorticks_off()
-        ax.set_xlim(ends[0] * 0.95, ends[1] * 1.05)  # whole error bars at the ends
+        ax.set_xlim(ends[0] * 0.92, ends[1] * 1.08)  # whole error bars at the ends
 
 
 # ------------------------------------------------------------------------------------------------

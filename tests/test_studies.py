@@ -291,7 +291,8 @@ def test_a_variant_is_told_apart_from_the_plain_cell():
     ]
     assert study.variant_sentences(lines) == [
         "sums, 500 distinct examples, dropout 0.1: by rule +5.0 [+2.0, +8.0] and by memory "
-        "+0.0 [+0.0, +0.0] points of right answers than without."
+        "+0.0 [+0.0, +0.0] points of right answers than without; in bits by rule "
+        "+0.0 [+0.0, +0.0] and by memory +0.0 [+0.0, +0.0]."
     ]
     assert study.variant_sentences(lines[1:]) == []  # nothing to compare with
 
