@@ -1,5 +1,6 @@
 """plots.py on one run: plotted values, intervals, panels."""
 
+import doctest
 import json
 from pathlib import Path
 
@@ -328,3 +329,7 @@ def test_losses_have_three_digits_whatever_they_end_in():
         "0.0503",
         "104",
     ]
+
+
+def test_doctests():
+    assert doctest.testmod(plots).failed == 0
