@@ -349,10 +349,10 @@ class Resident:
 
 def resident(examples, device):
     """The Resident of `examples` on `device`, made once."""
-    found = vars(examples).get("resident")
-    if found is None or found.device != torch.device(device):
-        found = examples.resident = Resident(examples, device)
-    return found
+    device = torch.device(device)
+    if device not in examples.residents:
+        examples.residents[device] = Resident(examples, device)
+    return examples.residents[device]
 
 
 @dataclass

@@ -25,6 +25,7 @@ from runtime.records import (
     how_runs_differ,
     in_order,
     is_number,
+    ood_home,
     parse,
     read_memorization,
     read_run,
@@ -138,8 +139,7 @@ def read_ood(run: Run) -> dict[int | None, dict[str, Answers]]:
     """seed -> rows of the headline of each OOD category; the seed of a single model may be None."""
     if not run.ood:
         return {}
-    folder = run.folder / "ood_results"
-    folder = folder if (folder / "ood_results.json").exists() else run.folder
+    folder = ood_home(run.folder)
     rights, suites = read_predictions(folder / "predictions.jsonl"), run.ood.get("suites", {})
     seeds = run.ood.get("seeds") or [run.config.get("seed", run.ood.get("seed"))]
     found = {seed: {} for seed in seeds}

@@ -225,6 +225,7 @@ class Examples:
     lines: np.ndarray | None = None  # int32 [n]: where a row stands in its text file, from 1
     rows: np.ndarray | None = None  # int64 [n]: which rows of a file these are, None for all
     notices: list = field(default_factory=list)  # what to say of how the file was read
+    residents: dict = field(default_factory=dict, repr=False)  # device -> the trainer's copy there
 
     def __post_init__(self):
         self.lengths = np.diff(self.offsets).astype(np.int32)

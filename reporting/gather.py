@@ -7,7 +7,7 @@ from pathlib import Path
 
 from plots import unique_names
 from runtime.errors import UserError
-from runtime.records import Run, load_run, parse
+from runtime.records import Run, load_run, ood_home, parse
 
 RESULTS = "memorization_results.json"
 RESULT_KEYS = {  # of memorization_results.json, as evaluate_memorization.py writes it
@@ -48,9 +48,8 @@ def read(folder: Path, name: str) -> Records:
     run = load_run(folder, name)
     panel = read_results(folder / "memorization" / RESULTS)
     examples = read_examples(folder / "memorization" / "per_example.csv") if panel else {}
-    ood = folder / "ood_results"
-    ood = ood if ood.is_dir() else folder
-    return Records(folder, run, panel, examples, read_predictions(ood / "predictions.jsonl"))
+    predictions = read_predictions(ood_home(folder) / "predictions.jsonl")
+    return Records(folder, run, panel, examples, predictions)
 
 
 def read_results(path: Path) -> dict:

@@ -107,6 +107,7 @@ SUITE = {
     "left_out": {EACH: COUNT},
     "n_outside_training_range": COUNT,
 }
+OOD_FILE = "ood_results.json"
 OOD = {
     "headline": {EACH: STATS},
     "suites": {EACH: SUITE},
@@ -347,6 +348,12 @@ def load_run(folder, name):
     return run
 
 
+def ood_home(folder):
+    """Where the results of the suites stand: `ood_results/` of a run, or the folder itself."""
+    home = folder / "ood_results"
+    return home if (home / OOD_FILE).exists() else folder
+
+
 def read_run(folder, name):
     """What load_run reads, which may be nothing: a seed that diverged in its first epoch."""
     folders = seed_folders(folder) or [folder]
@@ -354,7 +361,6 @@ def read_run(folder, name):
     seeds = [read_epochs(home / "metrics.jsonl") for home in folders]
     models = [read_memorization(home / "memorization.json") for home in folders]
     model = "last" if any("last" in of_seed for of_seed in models) else "best"
-    ood = read_json(folder / "ood_results" / "ood_results.json", OOD)
     configs = [read_json(home / "config.json", CONFIG) for home in folders]
     return Run(
         name=name,
@@ -366,7 +372,7 @@ def read_run(folder, name):
             if model in of_seed
         ],
         memorization_of=model,
-        ood=ood or read_json(folder / "ood_results.json", OOD),
+        ood=read_json(ood_home(folder) / OOD_FILE, OOD),
         folder=folder,
     )
 
