@@ -153,46 +153,38 @@ SIGNIFICANCE = 0.05  # two-sided: of tests, and what 95 % intervals leave out
 Z_95 = NormalDist().inv_cdf(1 - SIGNIFICANCE / 2)
 
 
-def _check_confidence(confidence: float) -> None:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
-
-
-def _score_interval(p: float, n: float, z: float) -> tuple[float, float]:
+def _score_interval(p: float, n: float) -> tuple[float, float]:
     """Wilson's interval of the rate p of n examples; n need not be whole."""
+    z = Z_95
     center = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     # At the edges the ends are exactly 0 and 1; rounding would leave them 1e-17 inside or outside.
     return 0.0 if p == 0 else center - half, 1.0 if p == 1 else center + half
 
 
-def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson score interval for one rate, (low, high) within 0..1; (nan, nan) for n = 0.
+def wilson_interval(successes: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval for one rate, (low, high) within 0..1; (nan, nan) for n = 0.
 
-    With p = successes / n and z the normal quantile at (1 + confidence) / 2:
+    With p = successes / n and z = 1.96, the normal quantile at 0.975:
     (p + z²/2n ± z sqrt(p(1 - p)/n + z²/4n²)) / (1 + z²/n). Unlike p ± z·se it keeps its width at
     rates of 0 and 1. Assumes n independent examples: repeated rows must be counted once. Wilson
     1927; recommended by Brown, Cai and DasGupta 2001. ValueError unless successes and n are whole
     numbers with 0 <= successes <= n (a rate in place of a count is refused, unless it is 0 or 1).
     """
-    _check_confidence(confidence)
     if not (0 <= successes <= n < math.inf and successes == int(successes) and n == int(n)):
         raise ValueError(f"need whole numbers 0 <= successes <= n, got {successes} of {n}")
     if n == 0:
         return math.nan, math.nan
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    return _score_interval(int(successes) / int(n), int(n), z)
+    return _score_interval(int(successes) / int(n), int(n))
 
 
-def newcombe_interval(
-    k1: int, n1: int, k2: int, n2: int, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Interval for p1 - p2 = k1/n1 - k2/n2, independent samples; (low, high) within -1..1.
+def newcombe_interval(k1: int, n1: int, k2: int, n2: int) -> tuple[float, float]:
+    """95 % interval for p1 - p2 = k1/n1 - k2/n2, independent samples; (low, high) within -1..1.
 
     `difference_interval` of the Wilson intervals of both rates: Newcombe 1998, method 10.
     (nan, nan) if either n is 0. ValueError as in `wilson_interval`.
     """
-    ends1, ends2 = wilson_interval(k1, n1, confidence), wilson_interval(k2, n2, confidence)
+    ends1, ends2 = wilson_interval(k1, n1), wilson_interval(k2, n2)
     if n1 == 0 or n2 == 0:
         return math.nan, math.nan
     return difference_interval((float(k1 / n1), *ends1), (float(k2 / n2), *ends2))
@@ -204,7 +196,7 @@ def difference_interval(
     """Interval for p1 - p2 from (p, l, u) of two independent estimates with their own intervals.
 
     low = d - sqrt((p1 - l1)² + (u2 - p2)²), high = d + sqrt((u1 - p1)² + (p2 - l2)²), d = p1 - p2:
-    MOVER (Howe 1974; Zou and Donner 2008). Both intervals have one confidence, and so has this one.
+    MOVER (Howe 1974; Zou and Donner 2008). Where both intervals are 95 % ones, so is this.
     """
     (p1, low1, high1), (p2, low2, high2) = first, second
     d = p1 - p2
@@ -274,7 +266,7 @@ def example_interval(rights: np.ndarray) -> tuple[float, float]:
     shares, n, z = rights.mean(axis=0), rights.shape[1], Z_95  # shares [n]
     p = (shares.sum() + z * z / 2) / (n + z * z)
     design_effect = ((shares @ shares + z * z / 2) / (n + z * z) - p * p) / (p - p * p)
-    return _score_interval(float(shares.mean()), n / design_effect, z)
+    return _score_interval(float(shares.mean()), n / design_effect)
 
 
 def paired_interval(differences: Sequence[float]) -> tuple[float, float]:
@@ -415,8 +407,8 @@ def generalization_gap(
         rows_of_each = np.array(list(Counter(train_examples).values()))
         n = len(train) ** 2 / (rows_of_each @ rows_of_each)
         low, high = difference_interval(
-            (p_train, *_score_interval(p_train, n, Z_95)),
-            (p_unseen, *_score_interval(p_unseen, len(unseen), Z_95)),
+            (p_train, *_score_interval(p_train, n)),
+            (p_unseen, *_score_interval(p_unseen, len(unseen))),
         )
     return {
         "train": p_train,
@@ -446,9 +438,7 @@ def _reach(rows: Sequence[dict]) -> tuple[float, float]:
         return float(rights.mean()) - low, high - float(rights.mean())
     # Standard deviations of a mean are at most the mean of standard deviations, whatever the seeds
     # have in common.
-    rates = [
-        (row["exact_match"], *_score_interval(row["exact_match"], row["n"], Z_95)) for row in rows
-    ]
+    rates = [(row["exact_match"], *_score_interval(row["exact_match"], row["n"])) for row in rows]
     below, above = np.mean([(p - low, high - p) for p, low, high in rates], axis=0)
     return float(below), float(above)
 

@@ -139,10 +139,10 @@ def test_wilson_hand_worked():
     assert wilson_interval(490, 500) == pytest.approx((0.96358, 0.98910), abs=1e-5)
 
 
-@given(some_counts, st.sampled_from([0.5, 0.8, 0.95, 0.99]))
-def test_wilson_equals_statsmodels(kn, confidence):
-    expected = proportion_confint(*kn, alpha=1 - confidence, method="wilson")
-    assert wilson_interval(*kn, confidence) == pytest.approx(expected, abs=1e-12)
+@given(some_counts)
+def test_wilson_equals_statsmodels(kn):
+    expected = proportion_confint(*kn, method="wilson")
+    assert wilson_interval(*kn) == pytest.approx(expected, abs=1e-12)
 
 
 @given(some_counts)
@@ -153,9 +153,6 @@ def test_wilson_contains_the_rate_and_mirrors(kn):
     assert (low == 0) == (k == 0)
     assert (high == 1) == (k == n)
     assert wilson_interval(n - k, n) == pytest.approx((1 - high, 1 - low), abs=1e-12)
-    wide_low, wide_high = wilson_interval(k, n, 0.99)
-    assert wide_low <= low
-    assert high <= wide_high
 
 
 def test_newcombe_published_example():
@@ -163,12 +160,10 @@ def test_newcombe_published_example():
     assert newcombe_interval(56, 70, 48, 80) == pytest.approx((0.0524, 0.3339), abs=5e-5)
 
 
-@given(some_counts, some_counts, st.sampled_from([0.8, 0.95, 0.99]))
-def test_newcombe_equals_statsmodels(kn_1, kn_2, confidence):
-    expected = confint_proportions_2indep(
-        *kn_1, *kn_2, compare="diff", method="newcomb", alpha=1 - confidence
-    )
-    assert newcombe_interval(*kn_1, *kn_2, confidence) == pytest.approx(expected, abs=1e-12)
+@given(some_counts, some_counts)
+def test_newcombe_equals_statsmodels(kn_1, kn_2):
+    expected = confint_proportions_2indep(*kn_1, *kn_2, compare="diff", method="newcomb")
+    assert newcombe_interval(*kn_1, *kn_2) == pytest.approx(expected, abs=1e-12)
 
 
 @given(some_counts, some_counts)
@@ -459,7 +454,6 @@ def test_texts_that_do_not_pair_are_refused(function):
         (lambda: wilson_interval(0.98, 500), "0.98 of 500"),
         (lambda: wilson_interval(math.nan, 5), "nan of 5"),
         (lambda: wilson_interval(1, math.inf), "1 of inf"),
-        (lambda: wilson_interval(1, 2, 95), "got 95"),
         (lambda: newcombe_interval(1, 2, 3, 2), "3 of 2"),
         (lambda: rate([True, 2]), "2"),
         (lambda: rate([0.5]), "0.5"),
