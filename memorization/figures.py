@@ -138,6 +138,7 @@ def budget_epochs_figure(results: dict, columns: dict):
         ax.plot(x, rule + memory, color="black", linewidth=0.8)
         ax.axhline(0, color="0.4", linewidth=0.8)
         log_axis(ax.xaxis, x.min(), x.max())
+        ax.set_xticks([*(n for n in ax.get_xticks() if x.min() <= n <= x.max() / 1.4), x.max()])
         ax.set_xlim(x.min(), x.max())
         title = f"{group}: {rule[-1]:.1f} rule, {memory[-1]:.1f} memory"
         label_axes(ax, title, "epoch", "bits of an answer" if ax is axes[0] else "")
