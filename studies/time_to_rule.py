@@ -48,7 +48,8 @@ class Task:
 
     data: str  # training set below data/, with a tokenizer.json beside it
     rows: int  # of that set
-    epochs: int
+    epochs: int  # of a cell
+    readme_epochs: int
     lr: float  # that the README gives
     warmup: int  # examples
     flags: str
@@ -59,6 +60,7 @@ TASKS = {
         data="add_only/train.pkl",
         rows=5000,
         epochs=16,
+        readme_epochs=30,
         lr=1e-4,
         warmup=200 * 32,
         flags="--d_model 128 --n_layers 4 --n_heads 4",
@@ -68,6 +70,7 @@ TASKS = {
         data="processed/train_normal.pkl",
         rows=50_000,
         epochs=8,
+        readme_epochs=50,
         lr=5e-5,
         warmup=1000 * 32,
         flags="--d_model 256 --n_layers 6 --n_heads 8 --label_smoothing 0.05",
@@ -84,12 +87,14 @@ class Cell:
     rate: float = 1  # times the recommended one
     dropout: float = 0.1  # on embeddings and block outputs
     batch: int = 32
+    epochs: int = 0  # 0: those of the task's cells
 
     @property
     def name(self) -> str:
+        epochs = f"_epochs-{self.epochs}" if self.epochs else ""
         return (
             f"{self.task}_{self.optimizer}_rate-{self.rate}_dropout-{self.dropout}"
-            f"_batch-{self.batch}"
+            f"_batch-{self.batch}{epochs}"
         )
 
     @property
@@ -101,19 +106,20 @@ class Cell:
             *("--optimizer", self.optimizer, "--lr", f"{task.lr * self.rate:g}"),
             *("--dropout", str(self.dropout), "--batch_size", str(self.batch)),
             *("--warmup_steps", str(round(task.warmup / self.batch))),
-            *("--epochs", str(task.epochs), "--patience", "0"),
+            *("--epochs", str(self.epochs or task.epochs), "--patience", "0"),
             *("--eval_every_steps", str(round(task.rows / self.batch / 2))),
             *("--no-autoreg_eval", "--no-show_samples"),
         ]
 
 
 def all_cells() -> list[Cell]:
-    """Of each task the recommended command first: the others are compared with it."""
+    """Of each task the README's command first: the others are compared with it."""
     both = ("adamw", "muon")
     return [
         cell
         for task in TASKS
         for cell in (
+            Cell(task, epochs=TASKS[task].readme_epochs),
             *(Cell(task, optimizer, rate) for rate in (1, 3, 10) for optimizer in both),
             *(Cell(task, optimizer, 3, dropout=0) for optimizer in both),
             Cell(task, dropout=0),
@@ -133,6 +139,7 @@ COLUMNS = {  # of the table: one line a validation
     "rate": float,
     "dropout": float,
     "batch": int,
+    "epochs": int,  # 0: those of the task's cells
     "examples": int,  # that each seed has seen
     "cpu_seconds": float,  # of processor time that one seed took until then
     "unseen": str,  # exact match of each seed, in their order
@@ -250,13 +257,17 @@ def time_ratios(curves: list[Curve], level: float) -> dict[Cell, dict]:
 
 
 def end_gains(curves: list[Curve]) -> dict[Cell, dict]:
-    """Unseen exact match after the last epoch less that of the first curve, paired over seeds.
+    """Unseen exact match after the last epoch less that of the recommended settings after as many
+    epochs, paired over seeds.
 
     As metrics.compare_seeds returns it, with "p_holm" over all of them.
     """
+    plain = [curve for curve in curves if curve.cell == Cell(curve.cell.task)]
     found = {
-        curve.cell: metrics.compare_seeds(curve.unseen[:, -1], curves[0].unseen[:, -1], paired=True)
-        for curve in curves[1:]
+        curve.cell: metrics.compare_seeds(curve.unseen[:, -1], base.unseen[:, -1], paired=True)
+        for base in plain
+        for curve in curves
+        if curve is not base and not curve.cell.epochs
     }
     adjusted = metrics.holm([row["p"] for row in found.values()])
     return {
@@ -278,11 +289,11 @@ def ratio_of(row: dict | None) -> str:
     return said if p is None else f"{said}, {p_words(p)}"
 
 
-HEADS = ["optimizer", "rate", "dropout", "batch"]
+HEADS = ["optimizer", "rate", "dropout", "batch", "epochs"]
 HEADS += [f"examples until {100 * level:.0f} %" for level in LEVELS]
 HEADS += [
     "unseen at the end, %",
-    "less the first row's, points",
+    "above the second row's, points",
     "ms an example",
     f"time until {100 * LEVELS[1]:.0f} %, × the first row's",
 ]
@@ -298,6 +309,7 @@ def rows_of(curves: list[Curve]) -> list[list[str]]:
         rows.append(
             [
                 *(cell.optimizer, f"× {cell.rate:g}", f"{cell.dropout:g}", str(cell.batch)),
+                str(cell.epochs or TASKS[cell.task].epochs),
                 *(steps_words(curve.examples_until(level), last) for level in LEVELS),
                 f"{mean:.1f} [{max(0, mean - reach):.1f}, {min(100, mean + reach):.1f}]",
                 difference_words(gains[cell], times=100, digits=1) if cell in gains else "–",
@@ -320,7 +332,8 @@ def markdown(lines: list[dict]) -> str:
         "*rate* is over that of the README's command. *examples until* is the geometric mean over "
         "seeds with its 95 % interval; where a seed did not get there, the median. Time is "
         "processor time on one thread, validation included; its ratio is paired over seeds, with "
-        "Holm's p over the task's rows, and so are the points at the end. Where a seed of the "
+        "Holm's p over the task's rows, and so are the points at the end, above the recommended "
+        "settings after as many epochs. Where a seed of the "
         "first row does not get there, its whole training stands for its time: then the ratio lies "
         "*below* what is given, and p is that of a sign test. What a cell takes an example was "
         "measured once, so the interval of a ratio is over seeds alone.",
@@ -329,7 +342,7 @@ def markdown(lines: list[dict]) -> str:
     for task in TASKS:
         if curves := curves_of(lines, task):
             rows = [HEADS, ["---"] * len(HEADS), *rows_of(curves)]
-            said += [f"## {task}, {TASKS[task].epochs} epochs", ""]
+            said += [f"## {task}", ""]
             said += ["| " + " | ".join(row) + " |" for row in rows] + [""]
     return "\n".join(said)
 
@@ -358,6 +371,7 @@ def figure(lines: list[dict]):
         ):
             for i, curve in enumerate(shown):
                 label = f"{curve.cell.optimizer}, rate × {curve.cell.rate:g}"
+                label += f", {curve.cell.epochs} epochs" if curve.cell.epochs else ""
                 ax.plot(getattr(curve, x), curve.unseen.mean(0), label=label, **look(i))
             proportion_axis(ax.yaxis)
             ax.set_xlim(left=0)
