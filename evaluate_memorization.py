@@ -164,9 +164,9 @@ def load_last(panel: MeasuredPanel, device: torch.device) -> LastModels:
     return replicas
 
 
-def check_ledger(panel: MeasuredPanel, replicas: LastModels, n: int = 64) -> None:
+def check_ledger(panel: MeasuredPanel, replicas: LastModels) -> None:
     """UserError unless the models score some examples as their ledgers say."""
-    of, some = panel.columns, np.linspace(0, panel.n_asked - 1, n).astype(int)
+    of, some = panel.columns, np.linspace(0, panel.n_asked - 1, 64).astype(int)
     bits, _ = score_texts(replicas, [row(of.tags[i], of.prompts[i], of.answers[i]) for i in some])
     known = -panel.log2_probs[:, some]
     apart = np.abs(bits - known).mean(axis=1)
@@ -440,8 +440,8 @@ def draw_strings(n: int, R: int, device: torch.device) -> Strings:
 STRINGS_A_STEP = 256
 
 
-def train_on_strings(strings: Strings, steps: int, peak: float = 3e-3):
-    """Adam without weight decay, a cosine from `peak` to 0, whole epochs in random order, fp32."""
+def train_on_strings(strings: Strings, steps: int):
+    """Adam without weight decay, a cosine from 3e-3 to 0, whole epochs in random order, fp32."""
     model, (R, n) = strings.model, strings.rows.shape
     batch_size = min(STRINGS_A_STEP, n)
     data = resident(strings.examples, strings.device)
@@ -456,7 +456,7 @@ def train_on_strings(strings: Strings, steps: int, peak: float = 3e-3):
         batch = make_batch(data, rows)
         loss = answer_loss(model(batch), batch.targets) / batch.n_targets
         loss.sum().backward()
-        lr = learning_rate(step, total_steps=steps, warmup_steps=50, peak=peak, min_ratio=0.0)
+        lr = learning_rate(step, total_steps=steps, warmup_steps=50, peak=3e-3, min_ratio=0.0)
         set_learning_rate(optimizer, lr)
         optimizer.step()
         optimizer.zero_grad()

@@ -855,6 +855,9 @@ def ngram_overlap(
     return np.array([sum(row) / len(row) if row else np.nan for row in rows], dtype=np.float64)
 
 
+MOST_SEARCHED = 500  # prompts whose nearest training prompt is searched
+
+
 def compare_with_training(
     predictions: Sequence[str],
     answers: Sequence[str],
@@ -863,7 +866,6 @@ def compare_with_training(
     train_answers: Sequence[str],
     train_prompts: Sequence[str],
     train_tags: Sequence[str],
-    n_neighbours: int = 500,
 ) -> dict:
     """How predictions for unseen prompts lean on the training set; like with like, tag by tag.
 
@@ -871,7 +873,7 @@ def compare_with_training(
     "true_answers_in_training" (its base rate: how many of the answers they should have been are
     the answer of a training example too), "nearest_distance_right",
     "nearest_distance_wrong"}, "ngram_overlap": {"n", "right", "wrong"}}. Distances are means of
-    `nearest_training_example` between prompts, of at most `n_neighbours` prompts chosen at random:
+    `nearest_training_example` between prompts, of at most MOST_SEARCHED prompts chosen at random:
     the search is quadratic. None where nothing was there to average.
     """
     right = exact_match(predictions, answers)
@@ -881,7 +883,7 @@ def compare_with_training(
     )
     _check_same_length(predictions=predictions, prompts=prompts, tags=tags)
     _check_same_length(answers=train_answers, prompts=train_prompts, tags=train_tags)
-    searched = np.random.default_rng(0).permutation(len(right))[:n_neighbours]
+    searched = np.random.default_rng(0).permutation(len(right))[:MOST_SEARCHED]
     copied = np.zeros(len(right), dtype=bool)
     known = np.zeros(len(right), dtype=bool)
     overlap, distance = (np.full(len(right), np.nan) for _ in range(2))

@@ -2197,14 +2197,18 @@ def gap_to_seen(train, seen, train_examples=None):
     return {{"unseen": "seen", "n_unseen": "n_seen"}.get(k, k): v for k, v in gap.items()}
 
 
-def memorization_report(model, data, tokenizer, device, max_scored=50_000, compared_with=500_000):
+# Distinct training examples of a report: scored by repeat count, and compared with predictions.
+MOST_SCORED, MOST_COMPARED = 50_000, 500_000
+
+
+def memorization_report(model, data, tokenizer, device):
     """What a model of one replica (R = 1) took from its training set.
 
     "held_out" says whether the validation examples of the tables are "unseen" or, where the
     training set has them all, "seen". Repeat counts are grouped by powers of two; 0 stands for the
-    unseen validation examples. At most `max_scored` distinct training examples are scored for them,
+    unseen validation examples. At most MOST_SCORED distinct training examples are scored for them,
     the same of every seed and of every data set that has them. Predictions are compared with at
-    most `compared_with` distinct training examples.
+    most MOST_COMPARED distinct training examples.
     """
     train, val, headline = data.train, data.val, data.headline
     rows = np.broadcast_to(headline, (1, len(headline)))
@@ -2215,7 +2219,7 @@ def memorization_report(model, data, tokenizer, device, max_scored=50_000, compa
 
     any_unseen = data.audit["val_unseen"] > 0
     unseen_rows = headline if any_unseen else headline[:0]
-    chosen, counts, grouped = sample_by_count(train, max_scored)
+    chosen, counts, grouped = sample_by_count(train, MOST_SCORED)
     rows = data.sample
     if data.audit["train_rows"] > data.audit["train_examples"]:  # else the two gaps are one
         rows = matched_sample(train, val, headline, of_rows=True)
@@ -2224,8 +2228,8 @@ def memorization_report(model, data, tokenizer, device, max_scored=50_000, compa
     gap_of = metrics.generalization_gap if any_unseen else gap_to_seen
     by_rows = gap_of(of_rows[0], held_out[0], train.keys[rows].tolist())
     distinct, _ = train.distinct()
-    if len(distinct) > compared_with:
-        distinct = np.random.default_rng(0).choice(distinct, compared_with, replace=False)
+    if len(distinct) > MOST_COMPARED:
+        distinct = np.random.default_rng(0).choice(distinct, MOST_COMPARED, replace=False)
     return {
         "held_out": "unseen" if any_unseen else "seen",
         "train": without(rate_and_outcomes(*sample), "outcomes"),  # another sample in each seed

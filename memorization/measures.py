@@ -25,6 +25,7 @@ from memorization.panel import MeasuredPanel
 MOST_COUNTS = 12  # repeat counts in a table; more are merged by powers of two
 LEARNED = 0.5  # of the replicas on a side: the mean exact match at which an example is learned
 MOST_DISTANCES = 10**9  # between prompts: about a minute of one core
+MOST_NAMED = 10  # examples, the most memorized
 HELD_OUT_LOOKUPS = 500  # held-out examples of a tag that lookup baselines answer
 MOST_BITS_PER_PARAMETER = 3.8  # that a transformer was seen to hold (Morris et al. 2025)
 ENDS = ("", "_low", "_high")
@@ -550,7 +551,7 @@ def neighbours(panel: MeasuredPanel) -> tuple[np.ndarray, np.ndarray]:
     return nearest_neighbours(of.prompts[:n], of.tags[:n], train, own_rows)
 
 
-def most_memorized(panel: MeasuredPanel, columns: dict[str, list], n: int = 10) -> dict:
+def most_memorized(panel: MeasuredPanel, columns: dict[str, list]) -> dict:
     """The training examples with most memory bits: every other replica chooses, the rest measure.
 
     The largest of many noisy values overstates: simulated, by 2.3 bits with 16 replicas. What other
@@ -571,7 +572,7 @@ def most_memorized(panel: MeasuredPanel, columns: dict[str, list], n: int = 10) 
     )
     smaller = np.minimum(measured["n_in"], measured["n_out"])
     memory = np.where((smaller >= 2) & ~np.isnan(chosen["memory"]), chosen["memory"], -np.inf)
-    order = np.argsort(-memory, kind="stable")[: min(n, int(np.isfinite(memory).sum()))]
+    order = np.argsort(-memory, kind="stable")[: min(MOST_NAMED, int(np.isfinite(memory).sum()))]
     found = []
     for i in order.tolist():
         middle = float(measured["memory"][i])

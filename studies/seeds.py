@@ -42,9 +42,9 @@ def difference_words(found: dict, times: float = 1, digits: int = 4) -> str:
     return said if p is None else f"{said}, {p_words(p)}"
 
 
-def first_step(lines: list[dict], key: str, threshold: float = 0.95) -> int | None:
-    """The first validated step at which the rate is at least the threshold."""
-    return next((line["step"] for line in lines if line[key] >= threshold), None)
+def first_step(lines: list[dict], key: str) -> int | None:
+    """The first validated step at which the rate is at least 95 %."""
+    return next((line["step"] for line in lines if line[key] >= 0.95), None)
 
 
 def steps_words(steps: list[int | None], last: int, unit: str = "") -> str:
