@@ -24,11 +24,16 @@ def standard_path(path: str | Path, root: Path = ROOT) -> Path:
     return Path(root) / path if path in standard else path
 
 
+def make_standard(path: Path) -> None:
+    """Make a standard file that is missing, and say so."""
+    if make_missing(path):
+        print(f"made the standard data in {path.parent}", flush=True)
+
+
 def require_file(path: str | Path, what: str) -> Path:
     """Where the file `path` is; a standard one that is missing is made. UserError if it is none."""
     path = standard_path(path)
-    if make_missing(path):
-        print(f"made the standard data in {path.parent}", flush=True)
+    make_standard(path)
     if path.is_dir():
         raise UserError(f"{what} {path} is a folder; give the path of a file in it")
     if path.exists() and not path.is_file():  # `<(zcat …)` of a shell: it can be read only once
@@ -69,8 +74,7 @@ def find_sources(train, val=None, tokenizer=None) -> Sources:
 def find_beside(train: Path, name: str) -> Path | None:
     """The file of that name in the folder of the training set; a standard one is made."""
     path = train.with_name(name)
-    if make_missing(path):
-        print(f"made the standard data in {path.parent}", flush=True)
+    make_standard(path)
     return path if path.is_file() and path != train else None
 
 
