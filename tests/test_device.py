@@ -1,11 +1,15 @@
 """What the machine has."""
 
 import os
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from runtime import device
+from runtime.files import ROOT
 
 
 def test_memory_is_what_the_machine_has_or_its_container_may_take(tmp_path, monkeypatch):
@@ -68,3 +72,26 @@ def test_at_most_a_thread_a_core_unless_the_environment_asks_for_more(monkeypatc
 def test_bf16_is_for_processors_that_multiply_faster_in_it(monkeypatch, features, isa):
     monkeypatch.setattr(device, "cpu_features", lambda: features)
     assert device.cpu_bf16_instructions() == isa
+
+
+AFTER_A_RUN = """
+import os, sys
+import torch, train_minigpt_4070 as trainer
+flags = "--d_model 16 --n_layers 1 --n_heads 1 --epochs 1 --batch_size 1000 --no-show_samples"
+code = trainer.main(["--device", "cpu", "--out_dir", sys.argv[1], *flags.split()])
+small = torch.full((10**6,), 1e-40)
+print("left", int((small * 1).count_nonzero()), code)
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="may flush none")
+def test_a_run_flushes_denormals_in_all_of_its_threads(tmp_path):
+    """Torch's workers keep the mode of the thread that made them: it is set before any product."""
+    command = [sys.executable, "-c", AFTER_A_RUN, tmp_path / "run"]
+    two = {**os.environ, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
+    done = subprocess.run(command, cwd=ROOT, env=two, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "left 0 0", done.stderr
+
+
+def test_denormals_stay_where_no_device_was_chosen():
+    assert torch.full((1,), 1e-40).mul(1).item() > 0
