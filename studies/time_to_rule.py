@@ -229,28 +229,26 @@ def curves_of(lines: list[dict], task: str) -> list[Curve]:
 def time_ratios(curves: list[Curve], level: float) -> dict[Cell, dict]:
     """Processor time until `level` over that of the first curve, paired over seeds.
 
-    As metrics.compare_seeds returns it, of the logarithm, with "at_most": where a seed of the first
-    curve does not reach the level, its time is longer than its whole training, which stands for it.
-    Then the ratio is smaller than what is found, and nothing bounds it from above: no interval, and
-    p is that of a sign test over seeds. Cells of which a seed does not reach the level are left
-    out, and where a ratio is only bounded, bounds of 1 and more. "p_holm" is over all of the curves
-    but the first, those left out as p = 1.
+    As metrics.compare_seeds returns it, of the logarithm, with "p_holm" over all of the curves but
+    the first. Cells of which a seed does not reach the level are left out, and count as p = 1.
+    Where a seed of the first curve does not, all times are restricted to the first curve's end
+    (restricted mean survival time, Royston and Parmar 2013): a ratio below 1 is then nearer to 1
+    than that of the times themselves.
     """
+    if not curves:
+        return {}
+    first = curves[0]
+    end = first.cpu_seconds[-1] if None in first.examples_until(level) else math.inf
 
     def logs(curve):
-        end = int(curve.examples[-1])
-        until = curve.examples_until(level)
-        return np.log([(n or end) * curve.seconds_an_example for n in until])
+        until = [math.inf if n is None else n for n in curve.examples_until(level)]
+        return np.log(np.minimum(end, np.array(until) * curve.seconds_an_example))
 
-    at_most, found = bool(curves) and None in curves[0].examples_until(level), {}
-    for curve in curves[1:]:
-        row = metrics.compare_seeds(logs(curve), logs(curves[0]), paired=True)
-        if at_most:
-            faster = int((logs(curve) < logs(curves[0])).sum())
-            p = metrics.mcnemar_p(faster, len(curve.unseen) - faster)
-            row |= {"low": None, "high": None, "p": p}
-        if None not in curve.examples_until(level) and not (at_most and row["difference"] >= 0):
-            found[curve.cell] = row | {"at_most": at_most}
+    found = {
+        curve.cell: metrics.compare_seeds(logs(curve), logs(curves[0]), paired=True)
+        for curve in curves[1:]
+        if None not in curve.examples_until(level)
+    }
     p_values = [found[c.cell]["p"] if c.cell in found else 1.0 for c in curves[1:]]
     adjusted = dict(zip((c.cell for c in curves[1:]), metrics.holm(p_values), strict=True))
     return {cell: row | {"p_holm": adjusted[cell]} for cell, row in found.items()}
@@ -276,15 +274,12 @@ def end_gains(curves: list[Curve]) -> dict[Cell, dict]:
 
 
 def ratio_of(row: dict | None) -> str:
-    """`0.72 [0.68, 0.77], p = 0.003`, or `below 0.72, p = 0.008`: a row of time_ratios; "–" for
-    None.
-    """
+    """`0.72 [0.68, 0.77], p = 0.003`: a row of time_ratios; "–" for None."""
     if row is None:
         return "–"
     ends = [row[key] for key in ("difference", "low", "high")]
     words = [f"{math.exp(end):.2f}" for end in ends if end is not None]
     said = f"{words[0]} [{words[1]}, {words[2]}]" if len(words) == 3 else words[0]
-    said = f"below {said}" if row["at_most"] else said
     p = row["p_holm"]
     return said if p is None else f"{said}, {p_words(p)}"
 
@@ -333,10 +328,10 @@ def markdown(lines: list[dict]) -> str:
         "seeds with its 95 % interval; where a seed did not get there, the median. Time is "
         "processor time on one thread, validation included; its ratio is paired over seeds, with "
         "Holm's p over the task's rows, and so are the points at the end, above the recommended "
-        "settings after as many epochs. Where a seed of the "
-        "first row does not get there, its whole training stands for its time: then the ratio lies "
-        "*below* what is given, and p is that of a sign test. What a cell takes an example was "
-        "measured once, so the interval of a ratio is over seeds alone.",
+        "settings after as many epochs. Where a seed of the first row does not get there, the "
+        "times compared are restricted to that row's end (restricted mean survival time): a ratio "
+        "below 1 is then nearer to 1 than that of the times themselves. What a cell takes an "
+        "example was measured once, so the interval of a ratio is over seeds alone.",
         "",
     ]
     for task in TASKS:

@@ -117,17 +117,20 @@ def test_the_points_at_the_end_are_paired_over_seeds():
     assert study.end_gains(curves[:1]) == {}
 
 
-def test_where_the_first_does_not_get_there_the_ratio_is_a_bound():
+def test_where_the_first_does_not_get_there_times_are_restricted_to_its_end():
     base, fast, slow = study.all_cells()[:3]
-    thresholds = {base: (99, 99, 16), fast: (5, 6, 7), slow: (19, 20, 19)}
-    lines = [x for cell in thresholds for x in scripted(cell, thresholds[cell])]
-    curves = study.curves_of(lines, "sums")
+    thresholds = {base: (99, 99, 16), fast: (5, 6, 7), slow: (19, 18, 20)}
+    lines = [x for cell in thresholds for x in scripted(cell, thresholds[cell], 8.0)]
+    slower = [x | {"cpu_seconds": 1.1 * x["cpu_seconds"]} for x in lines if x["cell"] == slow.name]
+    kept = [x for x in lines if x["cell"] != slow.name]
+    curves = study.curves_of([*kept, *slower], "sums")
     found = study.time_ratios(curves, 0.95)
-    assert list(found) == [fast]  # of the slow one no bound says anything
-    sign = stats.binomtest(3, 3).pvalue  # an unknown time has no scale, only a sign
-    assert found[fast]["p_holm"] == pytest.approx(min(1, 2 * sign))  # two cells were compared
-    assert study.rows_of(curves)[1][-1] == "below 0.32, p = 0.500"
-    assert study.rows_of(curves)[2][-1] == "–"
+    truth = stats.ttest_rel(np.log([5, 6, 7]), np.log([20, 20, 16]))
+    assert found[fast]["p"] == pytest.approx(truth.pvalue)
+    # 19, 18 and 20 examples at 1.1 times the time each: beyond 20 nothing counts.
+    late = np.log([20, 1.1 * 18, 20]) - np.log([20, 20, 16])
+    assert found[slow]["difference"] == pytest.approx(late.mean())
+    assert study.time_ratios([], 0.95) == {}
 
 
 def test_equal_times_have_a_ratio_and_no_interval():
