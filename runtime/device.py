@@ -65,6 +65,8 @@ def flush_denormals() -> None:
     and a Xeon took 2.8 times as long for a step. Torch's workers take the mode over when they are
     made: set before the first product it holds for all of them, later for none.
     """
+    for kind in (np.float32, np.float64):  # numpy keeps what it finds, and would warn afterwards
+        np.finfo(kind)
     torch.set_flush_denormal(True)  # False where the processor has no such mode
 
 

@@ -11,7 +11,7 @@ import torch
 
 import train_minigpt_4070 as minigpt
 from benchmarks import bench as B
-from benchmarks import profile_step, start
+from benchmarks import denormals, profile_step, start
 from data import formats
 from runtime.errors import UserError
 
@@ -383,3 +383,16 @@ def test_kernels_are_told_a_step():
         *("product", "1.0", "1,200.0", "1.200", "75.0%")
     ]
     assert len(lines) == 3
+
+
+def test_denormals_are_kept_and_flushed_in_turns(tmp_path, capsys):
+    flags = "--d_model 8 --n_layers 1 --n_heads 1 --epochs 1 --batch_size 1000 --seeds 0,1"
+    run = ["--out_dir", str(tmp_path / "run"), "--device", "cpu", "--no-show_samples"]
+    assert B.minigpt.main([*flags.split(), *run]) == 0
+    capsys.readouterr()
+    assert denormals.main([str(tmp_path / "run"), "--rounds", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines] == [["denormals", "kept"], ["denormals", "flushed"]]
+    found = denormals.measure(tmp_path / "run", 3)
+    assert [len(seconds) for seconds in found.values()] == [3, 3]
+    assert torch.full((1,), 1e-40).mul(1).item() > 0  # it leaves them as they were

@@ -95,3 +95,11 @@ def test_a_run_flushes_denormals_in_all_of_its_threads(tmp_path):
 
 def test_denormals_stay_where_no_device_was_chosen():
     assert torch.full((1,), 1e-40).mul(1).item() > 0
+
+
+def test_numpy_does_not_warn_of_missing_denormals():
+    lines = "import numpy as np; from runtime.device import choose_device; choose_device('cpu')"
+    lines += "; [np.finfo(kind).tiny for kind in (np.float16, np.float32, np.float64)]"
+    command = [sys.executable, "-W", "error::UserWarning", "-c", lines]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
