@@ -583,8 +583,8 @@ def page() -> str:
         "several seeds joins them with the examples' own (docs/metrics.md). Tags: *exact*: same "
         "data, model and optimizer; *scaled*: smaller, or written otherwise; *shape*: the "
         "direction only. "
-        "The study of this project stands in [memory_or_rule.md](memory_or_rule.md); "
-        "`time_to_rule.py` is one of the time that it takes.",
+        "The studies of this project: [where memory ends and the rule begins](memory_or_rule.md), "
+        "and [how soon the rule is there](time_to_rule.md), by optimizer, rate, batch and dropout.",
         "",
     ]
     for row in ROWS:

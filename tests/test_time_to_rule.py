@@ -139,11 +139,13 @@ def test_equal_times_have_a_ratio_and_no_interval():
     assert study.rows_of(curves)[1][-1] == "1.00, p = 1.000"
 
 
-def test_the_figure_shows_optimizers_and_rates_over_examples_and_time():
-    cells = [study.Cell("sums"), study.Cell("sums", "muon", 3), study.Cell("sums", dropout=0)]
+def test_the_figure_shows_what_differs_over_examples_and_time():
+    cells = [study.Cell("sums", epochs=30), study.Cell("sums", "muon", 3, batch=128)]
+    cells.append(study.Cell("sums", dropout=0))
     left, right = study.figure([x for c in cells for x in scripted(c, (10, 12))]).axes
     for ax, last in ((left, 20), (right, 8.0)):
-        assert [line.get_label() for line in ax.lines] == ["adamw, rate × 1", "muon, rate × 3"]
+        labels = [line.get_label() for line in ax.lines]
+        assert labels == ["adamw, rate × 1, 30 epochs", "muon, rate × 3, batch 128"]
         assert all(line.get_xdata()[-1] == last for line in ax.lines)
     assert left.lines[0].get_ydata().tolist() == [0] * 9 + [0.5] * 2 + [1] * 9
 
