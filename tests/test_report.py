@@ -501,6 +501,14 @@ def test_predictions_of_seeds_are_one_row(tmp_path):
     assert row["log_prob"] == pytest.approx(-0.5 / 0.693147, rel=1e-4)
 
 
+def test_seeds_with_other_numbers_of_predictions_have_no_share_that_is_right(tmp_path):
+    lines = [prediction(0, "1 + 1", "2", "2", seed=0), prediction(1, "1 + 2", "3", "3", seed=0)]
+    lines.append(prediction(0, "1 + 1", "2", "2", seed=1))
+    folder = plain(tmp_path / "seeds", lines=lines)
+    rows = examples.of_predictions(gather.gather([folder])[0])
+    assert [(row["prediction"], row["right"]) for row in rows] == [("2", None), ("3", None)]
+
+
 def test_rows_of_a_panel_have_rates_bits_and_a_neighbour(folders):
     rows = examples.of_panel(gather.gather([folders["panel"]])[0])
     assert len(rows) == 200
