@@ -552,10 +552,9 @@ def about_training(training: Training | None, seed: int) -> dict:
 def without_diverged(replicas: Replicas, rows: list[int], device: torch.device) -> Replicas:
     """The replicas but those in `rows`, with a notice; UserError where none is left."""
     bad = [replicas.paths[r] for r in rows]
-    predicts = (
-        "predicts no finite numbers; its" if len(bad) == 1 else "predict no finite numbers; their"
-    )
-    problem = f"{', '.join(map(str, bad))} {predicts} training had diverged"
+    predict, their = ("predicts", "its") if len(bad) == 1 else ("predict", "their")
+    who = ", ".join(map(str, bad))
+    problem = f"{who} {predict} no finite numbers; {their} training had diverged"
     left = [path for path in replicas.paths if path not in bad]
     if not left:
         raise UserError(f"{problem}; train again with a lower --lr")

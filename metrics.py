@@ -531,9 +531,10 @@ def repeat_effects(seeds: Sequence[Sequence[dict]]) -> list[dict]:
 def task_and_outcome(row: dict) -> dict[str, tuple[str, bool]]:
     """example -> (task, right) of a row of repeat counts; {} where its examples have no names."""
     names, outcomes_of_row = row.get("examples", "").split(), row.get("outcomes", "")
-    tasks = [cell["group"] for cell in row.get("by_task", ()) for _ in range(cell["n"])]
-    if not len(names) == len(outcomes_of_row) == len(tasks):
+    cells = [(cell["group"], int(cell.get("n", 0))) for cell in row.get("by_task", ())]
+    if not len(names) == len(outcomes_of_row) == sum(n for _, n in cells):
         return {}
+    tasks = [task for task, n in cells for _ in range(n)]
     rights = (character == "1" for character in outcomes_of_row)
     return dict(zip(names, zip(tasks, rights, strict=True), strict=True))
 

@@ -62,7 +62,7 @@ def flush_denormals() -> None:
     """Let this thread, and those made from now on, take numbers below 1.2e-38 for 0.
 
     Where activations saturate, as at a high learning rate, matrix products meet many such numbers,
-    and a Xeon took 2.8 times as long for a step. Torch's workers take the mode over when they are
+    and a Xeon took 2.9 times as long for a step. Torch's workers take the mode over when they are
     made: set before the first product it holds for all of them, later for none.
     """
     for kind in (np.float32, np.float64):  # numpy keeps what it finds, and would warn afterwards

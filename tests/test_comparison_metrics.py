@@ -14,6 +14,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import NormalIndPower, TTestIndPower, TTestPower
 
+import metrics
 from metrics import (
     compare_models,
     compare_rates,
@@ -257,3 +258,10 @@ def test_holm_leaves_out_what_was_not_tested():
     assert holm([None]) == [None]
     with pytest.raises(ValueError, match="between 0 and 1"):
         holm([1.2])
+
+
+def test_outcomes_whose_numbers_do_not_go_together_are_none():
+    row = {"examples": "a b", "outcomes": "10", "by_task": [{"group": "add", "n": 2}]}
+    assert metrics.task_and_outcome(row) == {"a": ("add", True), "b": ("add", False)}
+    for by_task in ([{"group": "add"}], [{"group": "add", "n": 10**15}], []):
+        assert metrics.task_and_outcome({**row, "by_task": by_task}) == {}
