@@ -298,6 +298,7 @@ from runtime.run_folder import (
     cut_lines_after,
     decide_work,
     find_resumable,
+    folder_problem,
     hashes,
     notes_on_machine,
     read_began,
@@ -1657,16 +1658,17 @@ def make_plan(args: argparse.Namespace, data: Data, n_seeds: int, team: World = 
 def audit_lines(data: Data) -> list[str]:
     """What a run prints about its data before it starts."""
     audit = data.audit
-    most = audit["most_repeated"]
+    most, held_out = audit["most_repeated"], "held_out_rows" in data.files["val"]
     tasks = ", ".join(f"{task} {n:,}" for task, n in audit["train_rows_by_task"].items())
     lines = [
         f"data    {data.files['train']['path']}: "
         f"{count_text(audit['train_rows'], 'row')} ({tasks}), "
         f"{count_text(audit['train_examples'], 'distinct example')}; "
         + (f"the most frequent one stands there {most:,} times" if most > 1 else "none repeats"),
-        f"unseen  {audit['val_unseen']:,} of {audit['val_rows']:,} validation rows are unseen"
-        + (f", {audit['val_seen']:,} are in the training set" if audit["val_seen"] else "")
-        + (f", {audit['val_repeated']:,} repeat another" if audit["val_repeated"] else "")
+        f"unseen  {audit['val_unseen']:,} of {count_text(audit['val_rows'], 'row')} "
+        + ("held out to validate" if held_out else f"of {data.files['val']['path']}")
+        + (f"; in the training set: {audit['val_seen']:,}" if audit["val_seen"] else "")
+        + (f"; repeated: {audit['val_repeated']:,}" if audit["val_repeated"] else "")
         + ("" if audit["val_unseen"] else "; the headline goes by the seen ones"),
     ]
     return lines + [f"note    {note}" for note in audit_notes(audit)]
@@ -1724,7 +1726,7 @@ def plan_lines(plan: Plan, data: Data, seeds: list[int]) -> list[str]:
         )
         pieces = plan.effective_batch // plan.batch_size
         lines.append(f"batch   {plan.batch_size} x {pieces} accumulated {how}")
-    if len(plan.stages) > 1:
+    if plan.curriculum_epochs:
         for i, stage in enumerate(plan.stages):
             n_steps = plan.steps_in(stage.first_epoch)
             lines.append(
@@ -3327,7 +3329,8 @@ def gap_words(report):
     kind = report["held_out"]
     name = "gap" if kind == "unseen" else "gap_to_seen"
     gap, by_rows = report[name], report[f"{name}_by_rows"]
-    line = f"generalization gap {points(gap)}: {gap['train']:.1%} on training examples, "
+    title = "generalization gap" if kind == "unseen" else "gap to seen examples"
+    line = f"{title} {points(gap)}: {gap['train']:.1%} on training examples, "
     line += f"{gap[kind]:.1%} on {kind} ones"
     if by_rows != gap:
         line += f"; by rows, repeats counted, {points(by_rows)}"
@@ -3646,7 +3649,8 @@ def train(
         plan = plan.as_begun(work.began["derived"])
     lines = "\n".join(plan_lines(plan, data, seeds_here))
     if args.dry_run:
-        print(lines, flush=True)
+        problem = folder_problem(folder, seeds, resume=args.resume, overwrite=args.overwrite)
+        print(lines, *([f"warning {problem}"] if problem else ()), sep="\n", flush=True)
         if not plan.memory_problem:
             seconds = seconds_a_step(plan, data, seeds_here, team)
             print(time_line(seconds, plan.total_steps), flush=True)

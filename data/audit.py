@@ -11,6 +11,8 @@ from data.baselines import Lookup, look_up, training_texts
 from data.checks import (
     Forms,
     conflicting_labels,
+    empty_answers,
+    empty_notes,
     form_differences,
     form_notes,
     keyed_by_text,
@@ -121,6 +123,7 @@ def audit_notes(audit):
     if audit["val_untrained_tags"]:
         tags = ", ".join(audit["val_untrained_tags"])
         notes.append(f"left out of validation, since never trained: {tags}")
+    notes += empty_notes(audit["empty_answers"])
     notes += form_notes(audit["form_differences"]) + label_notes(audit["labels"])
     if audit["keyed_by_text"]:
         tags = ", ".join(f"[{tag}] {n:,}" for tag, n in audit["keyed_by_text"].items())
@@ -366,6 +369,7 @@ def audit_sets(train, val, tokenizer):
         "val_repeated": len(val) - len(np.unique(val.keys)),
         "val_untrained_tags": untrained_tags(train, val),
         "longest_example": int(max(train.lengths.max(), val.lengths.max())),
+        "empty_answers": empty_answers(sets),
         "labels": conflicting_labels(sets),
         "keyed_by_text": keyed_by_text(sets),
         "one_answer": one_answer(train),

@@ -93,6 +93,29 @@ def label_notes(labels: dict) -> list[str]:
     return notes
 
 
+def empty_answers(sets: dict[str, Examples]) -> dict:
+    """Rows without an answer, as of an empty cell of a table: {"rows": {file: rows}, "first": …}.
+
+    They teach that nothing follows the prompt. "first" is the first of them, or None.
+    """
+    found = {name: np.flatnonzero(e.lengths == e.answer_start) for name, e in sets.items()}
+    first = [located(name, sets[name], int(rows[0])) for name, rows in found.items() if len(rows)]
+    rows = {name: len(rows) for name, rows in found.items()}
+    return {"rows": rows, "first": first[0] if first else None}
+
+
+def empty_notes(empty: dict) -> list[str]:
+    """The sentence about empty_answers."""
+    first = empty["first"]
+    if first is None:
+        return []
+    where = ", ".join(f"{name} {n:,}" for name, n in empty["rows"].items() if n)
+    return [
+        f"rows with an empty answer: {where}; the first is {first['place']} of {first['file']}: "
+        f"{first['row']!r}"
+    ]
+
+
 def one_answer(train: Examples) -> dict[str, str]:
     """Task -> the answer that all its training rows have, of tasks with several prompts."""
     found = {}
@@ -133,7 +156,12 @@ class Characters:
         self.digit = which(lambda c: c in "0123456789")
         self.zero = which(lambda c: c == "0")
         self.word = which(str.isalnum)
-        self.sign = which(lambda c: not (c.isalnum() or c.isspace() or c in "[]|_"))
+        self.sign = which(
+            lambda c: (
+                not (c.isalnum() or c.isspace() or c in "[]|_")
+                and unicodedata.category(c)[0] != "M"  # a combining mark belongs to its letter
+            )
+        )
         self.other_form = which(
             lambda c: unicodedata.normalize("NFKC", c) != c or unicodedata.combining(c)
         )
@@ -191,6 +219,7 @@ class Forms:
         self.name, self.itos = name, tokenizer.itos
         self.rows = examples.tags.counts()  # tag -> rows
         self.characters = np.zeros(len(tokenizer), bool)  # those that occur
+        self.characters[tokenizer.eos] = True  # it stands between rows, of which there may be one
         self.having = defaultdict(Counter)  # form -> tag -> rows that have it
         self.first = {}  # (form, tag) -> the first of them, located
         self.kinds = Characters(tokenizer)

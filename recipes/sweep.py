@@ -160,6 +160,9 @@ def sweep(args) -> None:
 
 
 def submit(args, runs):
+    # A task's process starts where the command is given, and imports what the scripts import.
+    search = (str(ROOT), os.environ.get("PYTHONPATH"))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, search))
     executor, jobs = make_executor(args), {}
     if args.cluster == "slurm":
         with executor.batch():

@@ -21,7 +21,7 @@ from runtime.records import in_order
 HEADLINES = {
     "rule": "Learned the rule",
     "memory": "Memorized",
-    "both": "Both, in like parts",
+    "both": "Both; which is larger is open",
     "neither": "Neither yet",
     "undecided": "Undecided",
 }

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shlex
 import shutil
 import zipfile
 from contextlib import ExitStack, contextmanager
@@ -57,12 +58,24 @@ def lock_folders(folders, held):
             ) from None
 
 
+def in_use_problem(folder):
+    return (
+        f"{folder} holds a run already; continue it with --resume, give another --out_dir, or "
+        "replace it with --overwrite"
+    )
+
+
 def refuse_folders(in_use, folder):
     if in_use:
-        raise UserError(
-            f"{folder} holds a run already; continue it with --resume, give another --out_dir, or "
-            "replace it with --overwrite"
-        )
+        raise UserError(in_use_problem(folder))
+
+
+def folder_problem(folder, seeds, *, resume, overwrite):
+    """Why `claim_folders` would refuse the folder for a run, as far as a look can tell, or ""."""
+    if folder.exists() and not folder.is_dir():
+        return f"{folder} is a file; give another --out_dir"
+    in_use = any(map(holds_run, (folder, *seed_folders(folder))))
+    return in_use_problem(folder) if in_use and not resume and not overwrite else ""
 
 
 def refuse_foreign_config(folders):
@@ -263,12 +276,19 @@ def refuse_one_of_several(folder):
 
 def check_same_data(began, files, folder):
     """Raise UserError if the data are no longer those that the run began with."""
-    for name in ("train", "val", "tokenizer"):
-        if began["data"][name]["sha256"] != files[name]["sha256"]:
-            raise UserError(
-                f"{files[name]['path']} has changed since the run in {folder} began; restore "
-                "it, give another --out_dir, or start again with --overwrite"
-            )
+    for name, flag in {"train": "data", "val": "val_data", "tokenizer": "tokenizer"}.items():
+        then, now = began["data"][name], files[name]
+        if then["sha256"] == now["sha256"]:
+            continue
+        if then["path"] == now["path"]:
+            what, do = f"{now['path']} has changed since the run in {folder} began", "restore it"
+        elif "held_out_rows" in then:
+            what = f"the run in {folder} validates on held-out rows, not on {now['path']}"
+            do = "move that file away"
+        else:
+            what = f"the run in {folder} began with {then['path']}, not with {now['path']}"
+            do = f"give --{flag} {shlex.quote(then['path'])}"
+        raise UserError(f"{what}; {do}, give another --out_dir, or start again with --overwrite")
 
 
 def check_seed_folders(folder, config):

@@ -154,6 +154,23 @@ def test_notes_and_record_of_the_audit_of_two_files(tmp_path):
     assert notes[-1].startswith("[add_twice] 2 rows ask the same only where their texts are")
 
 
+def test_empty_answers_are_told_with_the_first():
+    train = build(["[a] 1 | x", "[a] 2 | ", "[a] 3 | z", "[a] 4 | "])
+    sets = {"training": train, "validation": build(["[a] 5 | "])}
+    assert checks.empty_notes(checks.empty_answers(sets)) == [
+        "rows with an empty answer: training 2, validation 1; the first is row 1 of training: "
+        "'[a] 2 | '"
+    ]
+    none = checks.empty_answers({"training": build(["[a] 1 | x"])})
+    assert (none, checks.empty_notes(none)) == ({"rows": {"training": 0}, "first": None}, [])
+
+
+def test_a_combining_mark_is_no_sign_and_one_row_holds_no_new_characters():
+    marked = ["[a] e\u0301 + 1 | x", "[a] x + 1 | x"]
+    assert "signs without spaces around" not in {d["form"] for d in differences(marked[1:], marked)}
+    assert differences(["[add] 1 + 2 | 3"], ["[add] 1 + 2 | 3", "[add] 2 + 1 | 3"]) == []
+
+
 def test_a_task_with_one_answer_is_told():
     rows = ["[a] 1 | 7", "[a] 2 | 7", "[b] 1 | 7", "[b] 2 | 8", "[c] 1 | 7", "[d] 1 | ", "[d] 2 | "]
     train = build(rows)

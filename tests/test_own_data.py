@@ -149,6 +149,30 @@ def test_a_tokenizer_of_somebody_else_is_not_replaced(mine, tmp_path, capsys):
 # ----------------------------------------------------------------------------------------------
 
 
+def test_a_run_does_not_go_on_with_other_data_and_says_how_they_differ(mine, tmp_path, capsys):
+    assert go("--data", "mine.txt", "--out_dir", "run") == 0
+    began, other = mine.read_bytes(), write_lines(tmp_path / "other.txt", draw_rows(300, seed=1))
+
+    def refusal(*flags):
+        assert go("--resume", "--out_dir", "run", *flags) == 2
+        return capsys.readouterr().err
+
+    assert f"error: the run in run began with {mine}, not with {other}; give --data {mine}, " in (
+        refusal("--data", other)
+    )
+    write_lines(mine, draw_rows(300, seed=2))
+    assert f"error: {mine} has changed since the run in run began; restore it" in (
+        refusal("--data", mine)
+    )
+    mine.write_bytes(began)
+    val = write_lines(tmp_path / "val.txt", draw_rows(20, seed=3))
+    assert f"error: the run in run validates on held-out rows, not on {val}; move that" in (
+        refusal("--data", mine)
+    )
+    val.unlink()
+    assert go("--resume", "--out_dir", "run", "--data", mine) == 0
+
+
 def test_one_command_trains_resumes_and_evaluates(mine, tmp_path, monkeypatch, capsys):
     assert go("--data", "mine.txt") == 0
     said, run = capsys.readouterr().out, tmp_path / "runs" / "mine"

@@ -249,10 +249,32 @@ def test_dry_run_writes_nothing_and_says_what_would_run(world, capsys):
     n_params = V * C + C * 3 * C + 3 * C + C * C + C + 2 * C * 4 * C + 4 * C + C
     steps = [math.ceil(rows / 8) for rows in (11, 22, 34, *([47] * 7))]
     facts = [f"{n_params:,} parameters", f"{sum(steps):,} of 8", "47 rows", "43 distinct examples"]
-    facts += ["12 of 16 validation rows are unseen", "4 are in the training set", "MiB"]
+    facts += [f"12 of 16 rows of {world}/val.pkl; in the training set: 4", "MiB"]
     facts += [f"({stage['rows']} rows" for stage in STAGES]
     facts += [f"{3e-4 * 1024 / 16:.2e}"]
     assert [fact for fact in facts if fact not in said] == []
+
+
+def test_a_dry_run_says_that_the_folder_is_taken(world, capsys):
+    assert go(world, "--epochs", "1") == 0
+    capsys.readouterr()
+    assert go(world, "--epochs", "1", "--dry_run") == 0
+    assert f"\nwarning {world}/run holds a run already; " in capsys.readouterr().out
+    for flag in ("--resume", "--overwrite"):
+        assert go(world, "--epochs", "1", "--dry_run", flag) == 0
+        assert "warning" not in capsys.readouterr().out
+    (world / "file").write_text("")
+    assert go(world, "--dry_run", "--out_dir", world / "file") == 0
+    assert f"warning {world}/file is a file; " in capsys.readouterr().out
+
+
+def test_a_curriculum_of_one_stage_says_which_tasks_it_lacks(world, capsys):
+    write_pickle(world / "train.pkl", ["[mul] 1 | 1", "[mul] 2 | 2", "[add] 1 + 1 | 2"])
+    write_pickle(world / "val.pkl", ["[mul] 3 | 3"])
+    assert go(world, "--dry_run", "--task_curriculum", "--epochs", "5") == 0
+    said = capsys.readouterr().out
+    assert "stage 1 from epoch 1: add mul (3 rows" in said
+    assert "outside the curriculum, in its last stage: mul" in said
 
 
 def test_no_lr_scaling_takes_the_rate_literally(world):
@@ -287,8 +309,10 @@ def test_validation_is_split_into_seen_and_unseen(world, capsys):
     write_pickle(world / "val.pkl", SEEN_ROWS)
     assert go(world, "--epochs", "1") == 0
     said = capsys.readouterr().out
-    assert "0 of 4 validation rows are unseen" in said
+    assert f"unseen  0 of 4 rows of {world}/val.pkl; in the training set: 4" in said
     assert "the headline goes by the seen ones" in said
+    assert "model, epoch 1: gap to seen examples " in said
+    assert "generalization gap" not in said
     assert "exact match % train" in said
     assert re.search(r"loss train \d\.\d{3} seen \d\.\d{3}  .* seen \d+\.\d \[", said)
     line = lines_of(world / "run/metrics.jsonl")[0]
