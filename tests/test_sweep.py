@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -85,6 +86,7 @@ def test_workers_on_one_machine_share_its_cores(tmp_path, monkeypatch, workers, 
 
     monkeypatch.setattr(sweep, "usable_cores", lambda: 6)
     monkeypatch.setattr(sweep, "make_executor", lambda args: Executor())
+    monkeypatch.setenv("PYTHONPATH", "")  # which a sweep extends
     flags = ["--data", "a.txt", "--d_model", "16", "--seeds", "0", "1", "--workers", workers]
     args = sweep.build_parser().parse_args([*flags, "--out_dir", str(tmp_path / "runs")])
     sweep.submit(args, sweep.commands(args))
@@ -97,6 +99,16 @@ def test_paths_after_the_dashes_start_where_the_sweep_is_given(tmp_path, monkeyp
     monkeypatch.chdir(sweep.ROOT)  # where a task wakes up is not said
     assert task() == "done"
     assert (tmp_path / "here").exists()
+
+
+def test_a_sweep_runs_from_any_folder(tmp_path):
+    (tmp_path / "mine.txt").write_text("[add] 1 + 1 | 2\n")
+    script = Path(sweep.__file__).resolve()
+    flags = ["--data", "mine.txt", "--d_model", "16", "--seeds", "0", "--out_dir", "runs"]
+    command = [sys.executable, script, *flags, "--", "--help"]  # the trainer only shows its help
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{tmp_path.name}_mine_d16_s0: done\n"
 
 
 def test_two_sets_that_would_share_a_folder_are_refused(tmp_path, capsys):
