@@ -48,6 +48,7 @@ import re
 import shlex
 import sys
 import textwrap
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -103,6 +104,12 @@ OOD_LOOKS = {  # colour, marker, size, legend
     "left out": ("0.45", "X", 7, "exact match, not in headlines"),
 }
 DPI = 200
+# Where installed, for what DejaVu Sans lacks: Chinese, Japanese and Korean, Arabic and others.
+FONTS = (
+    *(f"Noto Sans CJK {region}" for region in ("SC", "JP", "KR", "TC")),
+    *("PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic"),
+    *("WenQuanYi Zen Hei", "Noto Sans Arabic", "Noto Sans Devanagari", "Arial Unicode MS"),
+)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -254,15 +261,20 @@ def own_style() -> Iterator[None]:
 
     A notebook's MPLBACKEND names a module that may be missing here, and then matplotlib refuses to
     be imported; `text.usetex` needs LaTeX. PNG files are drawn by Agg, without any backend chosen.
+    Characters that the default font lacks come from FONTS; one that none has is drawn as a box.
     """
     backend = os.environ.pop("MPLBACKEND", None)
     try:
         from matplotlib import rc_context, rcParamsDefault
+        from matplotlib.font_manager import get_font_names
     finally:
         if backend is not None:
             os.environ["MPLBACKEND"] = backend
     style = {key: value for key, value in rcParamsDefault.items() if key != "backend"}
-    with rc_context(style | {"text.parse_math": False}):  # a name may have any characters
+    style["text.parse_math"] = False  # a name may have any characters
+    style["font.family"] = ["sans-serif", *(f for f in FONTS if f in get_font_names())]
+    with rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
         yield
 
 
@@ -272,10 +284,12 @@ def new_figure(
     height: float,
     widths: tuple[float, ...] = (1,),
     model: str = "",
+    rows: int = 1,
 ):
-    """Figure and its axes side by side, on the object-oriented API: no pyplot, no global state.
+    """Figure and its axes in `rows`, on the object-oriented API: no pyplot, no global state.
 
-    `model` says which of a run's models is shown, where a run has more than one.
+    `widths` are those of the axes of a row. `model` says which of a run's models is shown, where a
+    run has more than one.
     """
     from matplotlib.figure import Figure
 
@@ -283,7 +297,7 @@ def new_figure(
     name = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     title = shorten(name, int(11 * width) - len(model)) + (f" · {model}" if model else "")
     fig.suptitle(title, fontsize=9, color="0.35", x=0.01, ha="left")
-    axes = fig.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
+    axes = fig.subplots(rows, len(widths), squeeze=False, width_ratios=widths).flatten()
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(color="0.9", linewidth=0.6)
@@ -291,27 +305,34 @@ def new_figure(
     return fig, axes
 
 
-def fill(text: str, width: int) -> str:
-    """Wrapped to lines of `width` characters, never between a number and its unit.
+def fill(text: str, inches: float, size: float) -> str:
+    """Wrapped to lines of some `inches` in letters of `size`, not between a number and its unit.
 
-    >>> fill("lowest 0.5 % of all", 10).splitlines()
+    >>> fill("lowest 0.5 % of all", 0.8, 10).splitlines()
     ['lowest', '0.5 % of', 'all']
     """
-    held = re.sub(r"(?<=\d) (?=%|points)", "\u00a0", text)
-    return textwrap.fill(held, width).replace("\u00a0", " ")
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextToPath
+
+    held = re.sub(r"(?<=\d) (?=%|points|times)", "\u00a0", text)
+    font = FontProperties(size=size)
+    points = TextToPath().get_text_width_height_descent(held or " ", font, ismath=False)[0]
+    # Some lines have wider letters than the text in the mean.
+    letters = int(0.95 * len(held) * 72 * inches / points)
+    return textwrap.fill(held, max(letters, 1)).replace("\u00a0", " ")
 
 
 def label_axes(ax, title: str, x: str, y: str, pad: float = 6) -> None:
-    inches = ax.figure.get_figwidth() * ax.get_position().width
-    ax.set_title(fill(title, int(16 * inches)), loc="left", fontsize=10.5, pad=pad)
+    # As wide as the axes and the space on their right, where a legend stands lower.
+    inches = 1.13 * ax.figure.get_figwidth() * ax.get_position().width
+    ax.set_title(fill(title, inches, 10.5), loc="left", fontsize=10.5, pad=pad)
     ax.set_xlabel(x)
     ax.set_ylabel(y)
 
 
 def caption(fig, text: str) -> None:
-    fig.supxlabel(
-        fill(text, int(15 * fig.get_figwidth())), fontsize=8, color="0.3", x=0.01, ha="left"
-    )
+    text = fill(text, 0.98 * fig.get_figwidth(), 8)
+    fig.supxlabel(text, fontsize=8, color="0.3", x=0.01, ha="left")
 
 
 def interval_words(runs: list[Run], what: str) -> str:
@@ -612,7 +633,7 @@ def heatmap_figure(run: Run):
             style["color"] = "white" if value < 0.5 * end else "black"
             ax.text(j, i, f"{100 * value:.{int(end <= 0.1)}f}", fontsize=8, **style)
     ax.set_xticks(shown, [f"{epochs[j]:.0f}" for j in shown])
-    ax.set_yticks(range(len(curves)), curves)
+    ax.set_yticks(range(len(curves)), [shorten(task, 20) for task in curves])
     pad = mark_stages(ax, run, epochs, np.arange(len(epochs)))
     reached = [(task, epochs[row >= 0.9]) for task, row in zip(curves, table, strict=True)]
     reached = " · ".join(f"{task} {e[0]:.0f}" if len(e) else f"{task} –" for task, e in reached)
@@ -623,7 +644,8 @@ def heatmap_figure(run: Run):
             for task, row in zip(curves, table, strict=True)
             if np.isfinite(row).any()
         }
-        title = f"{held_out([run]).capitalize()} exact match of any {key}: {extremes(highest)}"
+        of = f"each task's best {key}" if len(highest) > 1 else f"the best {key}"
+        title = f"{held_out([run]).capitalize()} exact match at {of}: {extremes(highest)}"
     label_axes(ax, title, key, "", pad)
     notes = [f"Mean of {len(run.seeds)} seeds."] * (len(run.seeds) > 1) + ["Numbers in per cent."]
     notes += ["Hatched: task not in the curriculum yet."] * bool(np.isnan(table).any())
@@ -709,7 +731,7 @@ def draw_repeat_counts(ax, points: dict[str, dict[int, Point]], unit: str) -> No
     for k, i in enumerate(known):
         run, by_count = list(points.items())[i]
         xs = np.array([counts.index(count) for count in by_count])
-        xs = xs + 0.12 * (k - (len(known) - 1) / 2)
+        xs = xs + min(0.12, 0.8 / len(known)) * (k - (len(known) - 1) / 2)
         c = curve_of(xs, list(by_count.values()))
         value, seen = c.value, np.array(list(by_count)) > 0
         if shows_each(n_each := c.each.shape[1]):
@@ -776,7 +798,8 @@ def repeat_effects_figure(runs: list[Run]):
     ax.axhline(0, color="0.3", lw=1)
     for k, i in enumerate(known):
         for effect in effects[runs[i].name]:
-            x = places.index(effect["repeat_count"]) + 0.16 * (k - (len(known) - 1) / 2)
+            apart = min(0.16, 0.8 / len(known))  # or a run would stand at its neighbours' count
+            x = places.index(effect["repeat_count"]) + apart * (k - (len(known) - 1) / 2)
             label = shorten(runs[i].name) if effect is effects[runs[i].name][0] else None
             style = {**look(i), "linestyle": "none"}
             ax.plot(x, effect["difference"], label=label, markersize=6.5, **style)
@@ -913,11 +936,17 @@ def matched_repeats_figure(runs: list[Run]):
     matched = matched_effects_of(runs)
     if not matched:
         return None
-    fig, axes = new_figure(runs, 2.5 + 5.5 * len(matched), 4.2, (1,) * len(matched))
+    across = min(3, len(matched))
+    rows = math.ceil(len(matched) / across)
+    fig, axes = new_figure(runs, 2.5 + 5.5 * across, 4.2 * rows, (1,) * across, rows=rows)
     tasks = in_order({e["task"] for pair in matched for e in pair["effects"]} - {"all"}, TASKS)
-    for ax, pair in zip(axes, matched, strict=True):
+    for ax, pair in zip(axes, matched, strict=False):
         draw_matched(ax, pair, ["all", *tasks])
-    axes[-1].legend(fontsize=8.5, loc="upper left", bbox_to_anchor=(1.01, 1))
+    for ax in axes[len(matched) :]:
+        ax.set_visible(False)
+    for i, task in enumerate(["all", *tasks]):
+        axes[across - 1].plot([], [], label=task, **{**look(i), "linestyle": "none"})
+    axes[across - 1].legend(fontsize=8.5, loc="upper left", bbox_to_anchor=(1.01, 1))
     note = "Each example is compared with itself in the other run, seed by seed. "
     two = {len(pair["seeds"]) for pair in matched} == {2}
     note += "Dashes: each of two seeds. " if two else "Bars: 95 %. "
@@ -943,7 +972,6 @@ def draw_matched(ax, pair: dict, tasks: list[str]) -> None:
                 ax.plot([x] * 2, effect["values"], **each)
             else:
                 ax.vlines(x, effect["low"], effect["high"], style["color"], lw=1.5)
-        ax.plot([], [], label=task, **style)
     first = {e["repeat_count"]: e["n"] for e in reversed(pair["effects"])}  # of all tasks
     labels = [f"{times_words(c, pair['grouped'])}\nn = {first[c]:,}" for c in counts]
     ax.set_xticks(range(len(counts)), labels, fontsize=8)

@@ -2433,7 +2433,10 @@ def read_checkpoint(path):
     OSError where it cannot be read now: that says nothing of the file.
     """
     if not Path(path).is_file():
-        raise UserError(f"the checkpoint {path} does not exist; train a model first")
+        last, do = Path(path).with_name("last.pth"), "train a model first"
+        if last.is_file():
+            do = f"its run has no validation yet; let it go on with --resume, or give {last}"
+        raise UserError(f"the checkpoint {path} does not exist; {do}")
     data = Path(path).read_bytes()
     try:
         check_archive(data)

@@ -225,7 +225,7 @@ LEARNING = (
     Kind(
         "tasks",
         "Each task",
-        "Exact match of each task; dotted lines mark the stages of the curriculum.",
+        "Exact match of each task; a dotted line marks a stage of a curriculum.",
         many_tasks,
         lambda records: tables.tasks_table(records.run),
     ),

@@ -14,6 +14,7 @@ import numpy as np
 from plots import COLOURS
 
 RC = {"svg.fonttype": "none", "svg.hashsalt": "report", "font.size": 10}
+RC["font.family"] = ["sans-serif"]  # the reader's browser has the others
 NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 MOST_HOVER_POINTS = 240  # of a figure
 # The chart colours on a dark page: lighter, each still its own hue.

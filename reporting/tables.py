@@ -45,6 +45,14 @@ def with_interval(point: Point) -> str:
     return percent(point.value) + ends
 
 
+def in_points(point: Point) -> str:
+    """A difference of rates: `+1.2 [-0.5, +2.9]`."""
+    if math.isnan(point.value):
+        return "–"
+    ends = "" if math.isnan(point.low) else f" [{100 * point.low:+.1f}, {100 * point.high:+.1f}]"
+    return f"{100 * point.value:+.1f}{ends}"
+
+
 def points_of(c: Curve) -> dict[float, Point]:
     return {
         x: Point(value, low, high, n)
@@ -66,8 +74,8 @@ def learning_table(run: Run) -> Table:
     curves = {
         "train": curve(run, place, "train_exact_match", n=("train_n",)),
         held: curve(run, place, key(run, "val_exact_match"), n=(key(run, "val_n"),)),
-        "gap": curve(run, place, key(run, "generalization_gap")),
     }
+    gap = points_of(curve(run, place, key(run, "generalization_gap")))
     losses = {
         "train loss": curve(run, place, "train_loss"),
         f"{held} loss": curve(run, place, key(run, "val_loss")),
@@ -78,9 +86,10 @@ def learning_table(run: Run) -> Table:
     for x in thinned(sorted(set().union(*(at[name] for name in curves)))):
         row = [f"{x:.0f}", f"{seen[x].value:,.0f}" if x in seen else "–"]
         row += [with_interval(at[name].get(x, Point(math.nan))) for name in curves]
+        row.append(in_points(gap.get(x, Point(math.nan))))
         values = [at[name].get(x, Point(math.nan)).value for name in losses]
         rows.append([*row, *("–" if math.isnan(v) else loss_text(v) for v in values)])
-    names = (place, "examples seen", *curves, *losses)
+    names = (place, "examples seen", *curves, "gap, points", *losses)
     return Table(f"Exact match and loss at each validated {place}", names, rows)
 
 
@@ -223,9 +232,9 @@ def compared_learning_table(runs: list[Run]) -> Table:
         held = curve(run, place, held_out_key(run, "val_exact_match"), n=(held_n(run),))
         gaps = points_of(curve(run, place, held_out_key(run, "generalization_gap")))
         for x, point in thinned(list(points_of(held).items()), MOST_ROWS // len(runs)):
-            gap = with_interval(gaps.get(x, Point(math.nan)))
+            gap = in_points(gaps.get(x, Point(math.nan)))
             rows.append((run.name, f"{place} {x:,.0f}", with_interval(point), gap))
-    names = ("run", "at", f"exact match, {held_out(runs)}", "train minus it")
+    names = ("run", "at", f"exact match, {held_out(runs)}", "train minus it, points")
     return Table("Exact match over training", names, rows)
 
 

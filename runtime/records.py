@@ -337,13 +337,18 @@ def load_run(folder, name):
     if folder.is_file():
         raise NoRun(f"{folder} is a file; name a run folder, as in runs/step1_add_only")
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; name a run folder, as in runs/step1_add_only")
+        raise UserError(f"{folder} does not exist; name a run folder, as in runs/step1_add_only")
     run = read_run(folder, name)
     if not (run.seeds or run.memorization or run.ood):
+        runs_in_it = [path for path in sorted(folder.iterdir()) if (path / "config.json").exists()]
+        do = f"let train_minigpt_4070.py --out_dir {folder} finish an epoch"
+        if (folder / "config.json").exists():
+            do += ", with a lower --lr if it diverged"
+        elif runs_in_it:
+            do = f"name runs in it, as {runs_in_it[0]}"
         raise NoRun(
             f"{folder} holds no run: no epoch in a metrics.jsonl and no ood_results.json, but "
-            f"{contents_of(folder)}; name a run folder, or let "
-            f"train_minigpt_4070.py --out_dir {folder} finish an epoch"
+            f"{contents_of(folder)}; name a run folder, or {do}"
         )
     return run
 

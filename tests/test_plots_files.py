@@ -89,7 +89,7 @@ def test_import_and_help_leave_matplotlib_alone():
 @pytest.mark.parametrize(
     ("prepare", "args", "said"),
     [
-        (None, ["gone"], "gone is not a folder"),
+        (None, ["gone"], "gone does not exist"),
         ("empty", ["run"], "run holds no run: no epoch in a metrics.jsonl and no ood_results.json"),
         ("empty", ["run"], "but nothing at all; name a run folder"),
         ("foreign", ["run"], "but a.csv, b.csv, c/, d.csv and 2 more; name a run folder"),

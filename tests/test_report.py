@@ -321,7 +321,7 @@ def budget(rule, memory, bits=10.0):
         ((-3, -4, -2), (12, 11, 13), 32, "Memorized"),
         ((2, 1, 3), (7, 6, 8), 32, "Both, mostly memory"),
         ((7, 6, 8), (2, 1, 3), 32, "Both, mostly the rule"),
-        ((4, 3, 5), (4.5, 3.5, 5.5), 32, "Both, in like parts"),
+        ((4, 3, 5), (4.5, 3.5, 5.5), 32, "Both; which is larger is open"),
         ((0.1, 0, 0.2), (0.1, 0, 0.2), 32, "Neither yet"),
         ((0.4, -1, 1.8), (7, 6, 8), 32, "Memorized; a rule undecided"),
         ((9, 8, 10), (0.4, -1, 1.8), 32, "Learned the rule; memory undecided"),
