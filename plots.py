@@ -1132,7 +1132,7 @@ def level_figure(run: Run):
 
 
 def failure_rows(run: Run) -> list[tuple[str, float, dict[str, float]]]:
-    """(label, n, kind -> share of n): validation, OOD categories, tasks in extrapolation."""
+    """(label, n of a seed, kind -> share): validation, OOD categories, tasks in extrapolation."""
     rows, headline = best_rows(run), run.ood.get("headline", {})
     n, failures = (held_out_key(run, name) for name in ("val_n", "val_failures"))
     groups = [(f"{held_out([run])} examples", r.get(n), r.get(failures)) for r in rows]
@@ -1147,9 +1147,10 @@ def failure_rows(run: Run) -> list[tuple[str, float, dict[str, float]]]:
     for label, n, failures in groups:
         if n and failures:
             correct = n - sum(failures.values())
-            totals.setdefault(label, Counter()).update({"n": n, "correct": correct, **failures})
+            counted = {"n": n, "parts": 1, "correct": correct, **failures}
+            totals.setdefault(label, Counter()).update(counted)
     return [
-        (label, total["n"], {kind: total[kind] / total["n"] for kind in OUTCOMES})
+        (label, total["n"] / total["parts"], {k: total[k] / total["n"] for k in OUTCOMES})
         for label, total in totals.items()
     ]
 

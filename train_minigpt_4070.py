@@ -3527,11 +3527,11 @@ def seeds_that_train_on(folder: Path, began: dict, arguments: dict | None) -> li
         raise UserError(
             f"the run in {folder} has ended ({', '.join(reasons)}) with --epochs "
             f"{before['epochs']} --patience {before['patience']}, and --epochs "
-            f"{arguments['epochs']} --patience {arguments['patience']} let "
+            f"{arguments['epochs']} --patience {arguments['patience']} would "
             + (
-                "seeds at different steps train on, which cannot go side by side"
+                "train on seeds at different steps, which cannot go side by side"
                 if going
-                else "no seed of it train on"
+                else "train no seed of it on"
             )
             + "; give the flags it began with, or another --out_dir"
         )

@@ -210,7 +210,7 @@ def caveats(groups: Sequence[Group], rows: Sequence[str]) -> list[str]:
         (name, "as written" if not ood.get("canonical_tags") else "--canonical_tags")
         for name, ood in evaluated
     ]
-    notes = sides("different validation sets", validation, named=False)
+    notes = sides("validation sets differ", validation, named=False)
     notes += sides("evaluated out of distribution are different checkpoints", checkpoints)
     notes += sides("tags out of distribution are read in different ways", tags)
     if {checkpoint for _, checkpoint in checkpoints} == {"last.pth"}:

@@ -623,6 +623,9 @@ def write_own_set(args) -> None:
     # The statistics come first: they say whose the files are, also where the writing was cut short.
     files = dict(sorted(files.items(), key=lambda file: file[0] != STATS))
     print_table(args.out, write_files(args.out, files))
+    if spec.corrupt:
+        wrong, n = sum(spec.corrupted.values()), sum(spec.examples.values())
+        print(f"wrong answers: {wrong:,} of {n:,} training examples of each task")
     command = ["python", ROOT / "train_minigpt_4070.py", "--data", args.out.resolve() / "train.pkl"]
     print("next:", shlex.join(map(str, command)))
 

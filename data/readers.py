@@ -104,7 +104,9 @@ def columns_flag(text):
 def tag_flag(text):
     """An argparse type: a tag, to stand in brackets."""
     if not text or not text.isprintable() or set(text) & set("[]"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no tag: printable, and without brackets")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no tag: it needs printable characters, none of them a bracket"
+        )
     return text
 
 
@@ -372,9 +374,9 @@ def csv_records(path, row_format):
                     where = f"{path}: line {reader.line_num}"
                     if len(fields) != len(header):
                         raise UserError(
-                            f"{where} has {len(fields)} columns, the first line {len(header)}; put "
-                            f"quotation marks around a text that holds the sign between columns; "
-                            + RIGHT_CSV
+                            f"{where} has {len(fields)} columns, where the first line has "
+                            f"{len(header)}; put quotation marks around a text that holds the "
+                            "separator; " + RIGHT_CSV
                         )
                     yield reader.line_num, dict(zip(header, fields, strict=True))
     except UnicodeDecodeError:
@@ -388,7 +390,7 @@ def csv_records(path, row_format):
 
 
 def delimiter_of(first_line, path, row_format):
-    """The sign between columns, by the names in the first line; UserError if none will do."""
+    """The separator of columns, by the names in the first line; UserError if none will do."""
     if not first_line.strip():
         raise UserError(f"{path}: its first line names no columns; {RIGHT_CSV}")
     signs, mistake = (",;\t" if path.suffix == ".csv" else "\t,;"), None

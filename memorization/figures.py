@@ -250,8 +250,8 @@ def repeats_figure(results: dict, columns: dict):
     right = next(iter(tables.values()))
     first, last = right[0], right[-1]
     title = (
-        f"Having seen an example adds {100 * first['exact']['memory']:.0f} points at "
-        f"{first['repeat_count']} row, {100 * last['exact']['memory']:.0f} at "
+        f"Having seen an example adds {100 * first['exact']['memory']:.1f} points at "
+        f"{first['repeat_count']} row, {100 * last['exact']['memory']:.1f} at "
         f"{last['repeat_count']}"
     )
     points_axis(axes[0].yaxis)

@@ -175,7 +175,8 @@ def levels_table(run: Run) -> Table:
     for unit, tasks in LEVELS.items():
         for task in tasks:
             for level, point in points_of(curves[task]).items():
-                rows.append((task, f"{level:g} {unit}", f"{point.n:,.0f}", with_interval(point)))
+                size = f"{level:g} {unit if level != 1 else unit.removesuffix('s')}"
+                rows.append((task, size, f"{point.n:,.0f}", with_interval(point)))
     return Table("Exact match by size", ("task", "size", "n", "exact match"), rows)
 
 

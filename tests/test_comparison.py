@@ -167,7 +167,7 @@ def test_models_without_a_shared_example_are_told_apart_by_fishers_test(tmp_path
     d = at(found, "unseen: add")
     assert (d.test, d.difference) == ("Fisher's exact", 0.25)
     assert d.note == "no example is shared, so the difference of the examples counts too"
-    assert "different validation sets: a against b" in found.notes
+    assert "validation sets differ: a against b" in found.notes
 
 
 def test_all_tasks_together_are_not_compared_with_all_of_others(tmp_path):

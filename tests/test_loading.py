@@ -161,8 +161,8 @@ def test_a_json_file_that_is_no_list_of_records_is_told(tmp_path):
     [
         ("a,b\n1,2\n", ["no columns known", "it has 'a', 'b'", "--columns", "right lines are"]),
         ("input\n1\n", ['has "input" but no "output"']),
-        ("input,output\n1,2\n1,2,3\n", ["line 3 has 3 columns, the first line 2"]),
-        ("input,output\n1\n", ["line 2 has 1 columns, the first line 2"]),
+        ("input,output\n1,2\n1,2,3\n", ["line 3 has 3 columns, where the first line has 2"]),
+        ("input,output\n1\n", ["line 2 has 1 columns, where the first line has 2"]),
         ('input,output\n1,2\n3,"4\n', ["line 3 opens a quotation mark that nothing closes"]),
         ("input,output,input\n1,2,3\n", ["names a column twice"]),
         ('input,output\n"1\n2",3\n', ["line 3", "'input' has a line break", "right lines are"]),

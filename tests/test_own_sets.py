@@ -183,6 +183,14 @@ def mine(tmp_path_factory):
     return folder
 
 
+def test_the_number_of_wrong_answers_is_said_also_where_it_is_none(tmp_path, capsys):
+    for share, n in ((0.25, 3), (0.05, 0)):
+        flags = f"--tasks add --rows 12 --val_rows 2 --corrupt {share}"
+        assert go(tmp_path / f"{n}", flags) == 0
+        said = capsys.readouterr().out
+        assert f"\nwrong answers: {n} of 12 training examples of each task\n" in said
+
+
 def test_files_are_known_byte_for_byte_under_any_hash_seed(mine, tmp_path):
     assert sorted(path.name for path in mine.iterdir()) == NAMES
     content = b"".join((mine / name).read_bytes() for name in NAMES)
