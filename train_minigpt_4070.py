@@ -1688,6 +1688,13 @@ def panel_lines(plan: Plan, data: Data) -> list[str]:
         f"ledger  {panel.n_followed:,} training and {len(data.held_out_examples):,} held-out "
         f"examples after epochs {epochs}: about {n_scores * 2.2 / 2**20:,.1f} MiB a seed",
     ]
+    mean_rows = panel.subsets.n_drawn / panel.subsets.n_prompts * len(data.train)
+    left_out = 1 - panel.subsets.epoch_rows(data.train.tasks.names) / mean_rows
+    if left_out > 0.05:
+        lines.append(
+            f"note    an epoch leaves out about {left_out:.0%} of a seed's rows, others each time: "
+            "few examples make many rows, and every seed has to train on as many"
+        )
     if n_canaries:
         counts = " ".join(map(str, CANARY_COUNTS))
         lines.append(
@@ -3028,15 +3035,22 @@ def last_presentations(
 
 def open_ledger(data: Data, replica: Replica) -> Ledger:
     """The replica's ledger, as it was written last or empty."""
-    if (replica.folder / LEDGER_FILE).exists():
-        return read_ledger(replica.folder / LEDGER_FILE)
     panel = data.panel
+    members = panel.subsets.members(replica.seed)[: panel.n_followed]
+    if (path := replica.folder / LEDGER_FILE).exists():
+        ledger = read_ledger(path)
+        if not np.array_equal(ledger.members, members):
+            raise UserError(
+                f"{path} is of other examples than seed {replica.seed} draws in this version of "
+                "the program; go on with the version that began it, or give another --out_dir"
+            )
+        return ledger
     trained, held_out = data.trained.keys[panel.ledger_rows], data.val.keys[data.held_out_examples]
     return Ledger.empty(
         seed=replica.seed,
         share=panel.subsets.share,
         keys=np.concatenate([trained, held_out]),
-        members=panel.subsets.members(replica.seed)[: panel.n_followed],
+        members=members,
         canary_counts=panel.canary_counts(replica.seed),
     )
 

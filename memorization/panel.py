@@ -45,7 +45,7 @@ class MeasuredPanel:
     ledger: Panel
     columns: Columns
     repeat_counts: np.ndarray  # int64 [n_train]: rows of each training example in the whole set
-    prompt_rows: np.ndarray  # int64 [n_train]: rows of its prompt, with whatever answer
+    strata: np.ndarray  # int64 [n_train]: of the draw of members
     prompt_keys: np.ndarray  # int64 [n_asked]: equal where a rule gives the same answer
     n_distinct: int  # examples of the training set; the ledger may follow fewer, n_train
     n_members: int  # of them that a replica trains on, the mean where contradictory ones differ
@@ -231,7 +231,6 @@ def read(folder: Path, data_dir: Path | None = None) -> tuple[MeasuredPanel, lis
     parts += [(canaries, np.arange(len(canaries)))] if canaries else []
     prompt_keys = np.concatenate([examples.prompt_keys[rows] for examples, rows in parts])
     parts += [(val, held_out_rows(ledger, val, folder))]
-    prompts, n_rows = np.unique(train.prompt_keys, return_counts=True)
     panel = MeasuredPanel(
         folder=folder,
         config=config,
@@ -239,7 +238,7 @@ def read(folder: Path, data_dir: Path | None = None) -> tuple[MeasuredPanel, lis
         ledger=ledger,
         columns=texts_of(parts),
         repeat_counts=subsets.repeat_counts[: ledger.n_train],
-        prompt_rows=n_rows[np.searchsorted(prompts, prompt_keys[: ledger.n_train])],
+        strata=subsets.strata[: ledger.n_train],
         prompt_keys=prompt_keys,
         n_distinct=len(subsets.keys),
         n_members=n_members,

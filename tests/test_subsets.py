@@ -1,5 +1,6 @@
 """data/subsets.py: random parts of a training set, one a seed, whole examples, fixed in size."""
 
+import doctest
 import random
 
 import numpy as np
@@ -7,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data import subsets as module
 from data.formats import build_examples
-from data.subsets import Subsets
+from data.subsets import Subsets, make_panel
 from data.tasks import draw_example, standard_tasks
-from metrics import auroc
+from metrics import auroc, memory_null
 from reference import TOKENIZER
+from runtime.errors import UserError
 
 
 def build(raws):
@@ -82,6 +85,33 @@ def test_seeds_draw_independently_so_the_others_do_not_tell_who_is_a_member():
     assert np.mean(aucs) > 0.475
 
 
+def test_examples_of_rare_repeat_counts_are_drawn_independently_too():
+    """A stratum of one key follows the others: one draw would decide them all."""
+    raws = list(dict.fromkeys(draw_example(random.Random(3 * i), "add") for i in range(30)))
+    train = build([raw for i, raw in enumerate(raws) for _ in range(400 // (i + 1))])
+    subsets = Subsets(train, 0.5)
+    assert len(np.unique(subsets.repeat_counts)) > 15
+    members = np.stack([subsets.members(seed) for seed in range(400)])
+    assert abs(members.mean(axis=0) - 0.5).max() < 4.5 * (0.25 / 400) ** 0.5
+    apart = np.corrcoef(members.T)[np.triu_indices(members.shape[1], 1)]
+    assert apart.min() > -1 / 3 - 4 / 20  # two of four are drawn
+    assert np.abs(apart).mean() < 0.1
+    counts = [np.isin(subsets.example_of_row, np.flatnonzero(own)).sum() for own in members[:50]]
+    assert subsets.epoch_rows(["add"]) <= min(counts)
+    # Permuting membership within the strata cuts the tie to every example, but for what seeds that
+    # drew 3 of 5 know more than those that drew 2: 1/25 of it.
+    knows = np.where(members[:32], 6.0, 0.0)
+    null = memory_null(knows, members[:32], n_permutations=200, strata=subsets.strata)[-1]
+    assert 0 <= null["mean"] < 6 / 25
+    assert null["maximum_high"] < 6
+
+
+def test_a_share_of_so_few_examples_that_an_epoch_may_have_none_is_refused():
+    train, val = repeated(8), build(["[add] 700 + 1 | 701"])
+    with pytest.raises(UserError, match="leaves some seeds without a row; give a larger"):
+        make_panel(train, val, share=0.05, n_canaries=0, tokenizer=TOKENIZER)
+
+
 def test_an_epoch_has_the_same_rows_for_every_seed_and_leaves_few_out():
     train = repeated(2000, tasks=standard_tasks())
     subsets = Subsets(train, 0.5)
@@ -112,3 +142,7 @@ def test_the_whole_set_is_every_row():
 def test_a_share_that_is_none_is_refused(share):
     with pytest.raises(ValueError, match="share must be"):
         Subsets(repeated(10), share)
+
+
+def test_doctests():
+    assert doctest.testmod(module) == (0, 1)
