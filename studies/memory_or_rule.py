@@ -46,7 +46,7 @@ TRAINING = ["--patience", "0", "--no-autoreg_eval", "--no-show_samples"]
 
 TASKS = {  # name -> flags of data/generate.py, and the rows of the cells
     "sums": ("--tasks add --sizes 2", (250, 500, 1000, 2000, 3000)),
-    "sort": ("--tasks sort --sizes 3-4", (500, 2000, 8000, 32000)),
+    "sort": ("--tasks sort --sizes 3-4", (500, 1000, 2000, 8000, 32000)),
 }
 GROUPS = {"sums": "add", "sort": "sort"}  # the right answers' group in the results
 REPETITIONS = {  # name -> flags of data/generate.py
@@ -54,6 +54,7 @@ REPETITIONS = {  # name -> flags of data/generate.py
     "tenth 16 times": "--repeat_fraction 0.1 --repeat_count 16",
     "all twice": "--repeat_counts 2",
 }
+LEAST_ROWS = {"tenth 16 times": 1000}  # of fewer than 6 examples, replicas would have 0 to all
 VARIANTS = {  # at the most telling cell: name -> flags of data/generate.py, of the trainer
     "dropout 0.1": ("", "--dropout 0.1"),
     "weight decay 0.1": ("", "--weight_decay 0.1"),
@@ -100,7 +101,10 @@ def all_cells() -> list[Cell]:
     """In the order in which they tell most: an interrupted study has an answer too."""
     cells = {
         repetition: [
-            Cell(task, rows, repetition) for task, (_, sizes) in TASKS.items() for rows in sizes
+            Cell(task, rows, repetition)
+            for task, (_, sizes) in TASKS.items()
+            for rows in sizes
+            if rows >= LEAST_ROWS.get(repetition, 0)
         ]
         for repetition in REPETITIONS
     }
@@ -442,16 +446,28 @@ def ends_of(line: dict, part: str) -> tuple[float, float, float]:
     """Estimate, low and high as they are told.
 
     The table keeps what a standard error can be read from. A share lies between 0 and 1, one by
-    memory between -1 and 1; where replicas agree wholly, Wilson's bound for their number stands in.
+    memory between -1 and 1. Where replicas agree wholly on the answers that they saw, or on those
+    that they did not see, Wilson's bound for their number stands in, also in what memory is.
     """
     value, low, high = (line[f"{part}{end}"] for end in ("", "_low", "_high"))
     if part not in SHARES:
         return value, low, high
-    least = -1.0 if part == "right_by_memory" else 0.0
-    if high - low < 1e-9 and min(abs(value), abs(1 - value)) < 1e-9:
+    if part == "right_by_memory":
+        out, wrong = ends_of(line, "right_by_rule"), ends_of(line, "wrong")
+        seen = 1 - wrong[0], 1 - wrong[2], 1 - wrong[1]
+        if agreed(line, "right_by_rule") or agreed(line, "wrong"):
+            joined = metrics.difference_interval(seen, out)
+            low, high = min(low, joined[0]), max(high, joined[1])
+        return value, max(low, -1.0), min(high, 1.0)
+    if agreed(line, part):
         low, high = metrics.wilson_interval(round(value) * line["replicas"], line["replicas"])
-        low = -high if value < 0.5 and least < 0 else low
-    return value, max(low, least), min(high, 1.0)
+    return value, max(low, 0.0), min(high, 1.0)
+
+
+def agreed(line: dict, part: str) -> bool:
+    """All replicas have a share of 0, or all one of 1."""
+    value, low, high = (line[f"{part}{end}"] for end in ("", "_low", "_high"))
+    return high - low < 1e-9 and min(abs(value), abs(1 - value)) < 1e-9
 
 
 def budget_rows(lines: list[dict]) -> list[list[str]]:

@@ -372,8 +372,17 @@ def test_shares_are_told_within_what_they_can_be_and_agreeing_replicas_by_their_
     none, most = metrics.wilson_interval(0, 16)
     agree = dict.fromkeys(("wrong", "wrong_low", "wrong_high"), 0.0) | {"replicas": 16}
     assert study.ends_of(agree, "wrong") == (0.0, none, most)
-    agree = {key.replace("wrong", "right_by_memory"): value for key, value in agree.items()}
-    assert study.ends_of(agree, "right_by_memory") == (0.0, -most, most)
+    known = {"right_by_rule": (0.02, 0.01, 0.03), "right_by_memory": (0.98, 0.97, 0.99)}
+    for part, values in known.items():
+        agree |= {f"{part}{end}": v for end, v in zip(("", "_low", "_high"), values, strict=True)}
+    joined = metrics.difference_interval((1.0, 1 - most, 1.0), (0.02, 0.01, 0.03))
+    assert study.ends_of(agree, "right_by_memory") == (0.98, pytest.approx(joined[0]), 0.99)
+    assert joined[0] < 0.8
+    nothing = agree | {f"right_by_rule{end}": 0.0 for end in ("", "_low", "_high")}
+    nothing |= {f"right_by_memory{end}": 0.0 for end in ("", "_low", "_high")}
+    nothing |= {f"wrong{end}": 1.0 for end in ("", "_low", "_high")}
+    joined = metrics.difference_interval((0.0, 0.0, most), (0.0, 0.0, most))
+    assert study.ends_of(nothing, "right_by_memory") == pytest.approx((0.0, *joined))
     assert study.ends_of({"rule": 1.0, "rule_low": -9.0, "rule_high": 11.0}, "rule") == (1, -9, 11)
 
 
