@@ -48,6 +48,7 @@ class Task:
 
     data: str  # training set below data/, with a tokenizer.json beside it
     rows: int  # of that set
+    unseen: int  # validation examples
     epochs: int  # of a cell
     readme_epochs: int
     lr: float  # that the README gives
@@ -59,6 +60,7 @@ TASKS = {
     "sums": Task(
         data="add_only/train.pkl",
         rows=5000,
+        unseen=500,
         epochs=16,
         readme_epochs=30,
         lr=1e-4,
@@ -69,6 +71,7 @@ TASKS = {
     "five": Task(
         data="processed/train_normal.pkl",
         rows=50_000,
+        unseen=2500,
         epochs=8,
         readme_epochs=50,
         lr=5e-5,
@@ -299,14 +302,14 @@ def rows_of(curves: list[Curve]) -> list[list[str]]:
     ratios, gains, rows = time_ratios(curves, LEVELS[1]), end_gains(curves), []
     for curve in curves:
         cell, last = curve.cell, int(curve.examples[-1])
-        end = 100 * curve.unseen[:, -1]
-        mean, reach = end.mean(), metrics.seed_half_width(end)
+        n = TASKS[cell.task].unseen
+        end = metrics.over_seeds([{"exact_match": rate, "n": n} for rate in curve.unseen[:, -1]])
         rows.append(
             [
                 *(cell.optimizer, f"× {cell.rate:g}", f"{cell.dropout:g}", str(cell.batch)),
                 str(cell.epochs or TASKS[cell.task].epochs),
                 *(steps_words(curve.examples_until(level), last) for level in LEVELS),
-                f"{mean:.1f} [{max(0, mean - reach):.1f}, {min(100, mean + reach):.1f}]",
+                "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * end[k] for k in ("mean", "low", "high"))),
                 difference_words(gains[cell], times=100, digits=1) if cell in gains else "–",
                 f"{1000 * curve.seconds_an_example:.2f}",
                 "1" if curve is curves[0] else ratio_of(ratios.get(cell)),
@@ -323,15 +326,18 @@ def markdown(lines: list[dict]) -> str:
         "",
         f"Written by `python studies/time_to_rule.py`, from `{TABLE.file.name}`: "
         f"{len({line['cell'] for line in lines})} of {len(all_cells())} cells; {devices}. "
-        f"Unseen exact match of {SEEDS} seeds a cell, validated twice an epoch. "
+        f"Unseen exact match of {SEEDS} seeds a cell, validated twice an epoch; at the end with "
+        "the 95 % interval for other seeds and other examples. "
         "*rate* is over that of the README's command. *examples until* is the geometric mean over "
         "seeds with its 95 % interval; where a seed did not get there, the median. Time is "
         "processor time on one thread, validation included; its ratio is paired over seeds, with "
         "Holm's p over the task's rows, and so are the points at the end, above the recommended "
-        "settings after as many epochs. Where a seed of the first row does not get there, the "
-        "times compared are restricted to that row's end (restricted mean survival time): a ratio "
-        "below 1 is then nearer to 1 than that of the times themselves. What a cell takes an "
-        "example was measured once, so the interval of a ratio is over seeds alone.",
+        "settings after as many epochs; both are of these examples. AdamW at × 10 was timed before "
+        "the program flushed denormals, which had slowed it. Where a seed of the first row does "
+        "not get there, the times compared are restricted to that row's end (restricted mean "
+        "survival time): a ratio below 1 is then nearer to 1 than that of the times themselves. "
+        "What a cell takes an example was measured once, so the interval of a ratio is over seeds "
+        "alone.",
         "",
     ]
     for task in TASKS:
