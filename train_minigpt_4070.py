@@ -1423,8 +1423,8 @@ class Plan:
         return self.place(max(step - 1, 0))[0]
 
     @functools.cached_property
-    def eval_steps(self) -> np.ndarray:
-        """int64, ascending: the steps after which there is a validation. The last step is one."""
+    def eval_steps(self) -> frozenset[int]:
+        """The steps after which there is a validation. The last step is one."""
         ends, total = self.steps_before[1:], self.total_steps
         steps = [ends[-1:]]
         if self.eval_every:
@@ -1433,27 +1433,12 @@ class Plan:
             steps.append(np.arange(self.eval_every_steps, total, self.eval_every_steps))
         if self.eval_log:
             steps.append(log_spaced(total, self.eval_log))
-        return np.unique(np.concatenate(steps))
+        return frozenset(np.concatenate(steps).tolist())
 
     @property
     def by_step(self) -> bool:
         """Whether the steps validated are told by their number, not by epochs alone."""
         return bool(self.eval_every_steps or self.eval_log)
-
-    def validates_after(self, step: int) -> bool:
-        return step in self.eval_steps[np.searchsorted(self.eval_steps, step) :][:1]
-
-    def epochs_since_validation(self, step: int) -> int:
-        """Epochs that have ended between the validation before `step` and `step`."""
-        before = self.eval_steps[: np.searchsorted(self.eval_steps, step)]
-        return self.place(step)[0] - self.place(int(before[-1]) if len(before) else 0)[0]
-
-    def epochs_counted_again(self, step: int) -> int:
-        """Epochs before `step`, where a shorter run ended, that the next validation counts too.
-
-        The shorter run was validated at its end. This plan may pass over that step.
-        """
-        return 0 if self.validates_after(step) else self.epochs_since_validation(step)
 
     def saves_after(self, step: int) -> bool:
         """Whether --save_every or --save_every_steps asks for a checkpoint after `step`."""
@@ -2288,8 +2273,9 @@ class Replica:
     best_loss: float = math.inf
     top_exact: float = -1.0  # for patience: the exact match and
     low_loss: float = math.inf  # the loss that the next gain is measured from
-    stale_epochs: int = 0
-    perfect: int = 0  # 0 while an example is wrong, else 1 and the epochs since then
+    gain_epoch: int = 0  # how many epochs had ended with the last gain
+    stale_epochs: int = 0  # that have ended since then, as of the last validation
+    perfect_since: int = -1  # the step since which all unseen examples are right; -1: not now
     finished: str = ""  # why training ended, or "" while it goes on
     usable: bool = True  # whether its best model can be reported on
 
@@ -2315,12 +2301,6 @@ class Replica:
         if epoch < epochs and (self.finished == ALL_EPOCHS or more_patience or learned_on):
             self.finished = ""
 
-    def take_back(self, epochs: int) -> None:
-        """Forget the last `epochs` since the last gain: the next validation counts them again."""
-        self.stale_epochs -= epochs
-        if self.perfect:
-            self.perfect = max(1, self.perfect - epochs)
-
     @property
     def diverged(self) -> bool:
         return self.finished.startswith("diverged")
@@ -2329,13 +2309,15 @@ class Replica:
         self,
         record: dict,
         *,
-        epochs_since_last: int,
+        step: int,
+        epochs_ended: int,
+        steps_an_epoch: int,
         all_tasks_in: bool,
         min_delta: float,
         patience: int,
     ) -> bool:
-        """Take in one validation; `epochs_since_last` epochs have ended since the one before.
-        Return whether this is now the best model.
+        """Take in the validation after `step`, with which `epochs_ended` epochs have ended. Return
+        whether this is now the best model.
 
         Until every task is in the curriculum the latest model is the best and patience rests.
         """
@@ -2347,13 +2329,16 @@ class Replica:
         # The marks move only when a gain counts, so that many small gains add up to one.
         self.top_exact = exact if more_exact else self.top_exact
         self.low_loss = loss if less_loss else self.low_loss
-        self.stale_epochs += epochs_since_last
         if more_exact or less_loss:
-            self.stale_epochs = 0
+            self.gain_epoch = epochs_ended
+        self.stale_epochs = epochs_ended - self.gain_epoch
+        if exact < 1.0:
+            self.perfect_since = -1
+        elif self.perfect_since < 0:
+            self.perfect_since = step
         # One perfect validation may be luck, and one a few steps later the same luck.
-        perfect_now = self.perfect + epochs_since_last if self.perfect else 1
-        self.perfect = perfect_now if exact == 1.0 else 0
-        if patience and self.perfect >= 2:
+        learned = self.perfect_since >= 0 and step - self.perfect_since >= steps_an_epoch
+        if patience and learned:
             self.finished = f"learned: every {kind} example stayed right for an epoch"
         elif patience and self.stale_epochs >= patience:
             self.finished = f"no improvement in {self.stale_epochs} epochs"
@@ -2499,10 +2484,7 @@ def read_training_checkpoint(path: Path, plan: Plan | None = None) -> dict:
             for name, moment in content["optimizer"].items():
                 if moment.keys() != MOMENTS[updated_by(name, plan.optimizer)]:
                     raise ValueError(f"its optimizer is not {plan.optimizer}")
-            ended = replica.finished
             replica.reopen(content["epoch"], plan.epochs, plan.patience)
-            if ended and not replica.finished:
-                replica.take_back(plan.epochs_counted_again(content["step"]))
             content["replica"] = replica.progress()
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
@@ -2941,7 +2923,7 @@ def take_steps(
         bar.update()
         # All save at the same steps, so that they have one in common to resume from.
         leaving = stop.agreed(state.team) or plan.saves_after(state.step)
-        leaving = leaving or plan.validates_after(state.step)
+        leaving = leaving or state.step in plan.eval_steps
         leaving = leaving or plan.keeps_ledger_after(state.step)
         diverged = []
         if leaving or state.step % plan.check_every == 0:
@@ -3139,7 +3121,6 @@ def optimize(
     """Take `state` from its step to the end, or to where every replica has finished."""
     alone, stepper = len(state.replicas) == 1, make_stepper(plan, data, state)
     writers, main = scalar_writers(plan, state), state.team.main
-    epoch, _ = plan.place(state.step)
     # A checkpoint is there from the start: for --resume, and for a seed that diverges.
     save = not (state.replicas[-1].folder / "last.pth").exists()
     stopping, ordered = False, None
@@ -3152,7 +3133,8 @@ def optimize(
         for replica in state.replicas:
             if replica.finished:
                 who = "" if alone else f"seed {replica.seed}: "
-                tqdm.write(f"{who}finished with epoch {epoch}: {replica.finished}")
+                last = plan.epoch_of(state.step)
+                tqdm.write(f"{who}finished with epoch {last}: {replica.finished}")
         going = [r for r, replica in enumerate(state.replicas) if not replica.finished]
         if len(going) < len(state.replicas):
             state.keep(going)
@@ -3174,7 +3156,7 @@ def optimize(
         done = state.step - int(plan.steps_before[epoch - 1])
 
         # Validation.
-        records, validated = [{} for _ in state.replicas], plan.validates_after(state.step)
+        records, validated = [{} for _ in state.replicas], state.step in plan.eval_steps
         if validated:
             tasks = plan.stages[stage].tasks
             records, texts = validate(plan, data, state, tasks)
@@ -3195,7 +3177,9 @@ def optimize(
         for r, replica in enumerate(state.replicas if validated else []):
             records[r]["best"] = replica.update_early_stopping(
                 records[r],
-                epochs_since_last=plan.epochs_since_validation(state.step),
+                step=state.step,
+                epochs_ended=plan.place(state.step)[0] - 1,
+                steps_an_epoch=plan.steps_in(epoch),
                 all_tasks_in=stage == len(plan.stages) - 1,
                 min_delta=plan.min_delta,
                 patience=plan.patience,

@@ -12,7 +12,9 @@ def judged(history, patience=3, min_delta=0.0, all_in_from=1):
         record = {"val_exact_match": exact, "val_loss": loss}
         best = replica.update_early_stopping(
             record,
-            epochs_since_last=1,
+            step=epoch,
+            epochs_ended=epoch,
+            steps_an_epoch=1,
             all_tasks_in=epoch >= all_in_from,
             min_delta=min_delta,
             patience=patience,
@@ -68,11 +70,17 @@ def test_small_steps_count_once_they_add_up_to_min_delta():
 
 def test_where_nothing_is_unseen_it_goes_by_the_seen_ones_and_says_so():
     replica = t.Replica(0, Path("."))
-    for loss in (0.2, 0.1):
+    for epoch, loss in enumerate((0.2, 0.1), 1):
         record = {"val_exact_match": None, "val_loss": None}
         record |= {"val_exact_match_seen": 1.0, "val_loss_seen": loss}
         best = replica.update_early_stopping(
-            record, epochs_since_last=1, all_tasks_in=True, min_delta=0, patience=5
+            record,
+            step=10 * epoch,
+            epochs_ended=epoch,
+            steps_an_epoch=10,
+            all_tasks_in=True,
+            min_delta=0,
+            patience=5,
         )
         assert best
     assert replica.best_loss == 0.1

@@ -66,17 +66,7 @@ def test_log_spaced_steps_are_the_distinct_rounded_powers():
 def test_which_steps_are_validated(world, flags, expected):
     plan = plan_of(world, "--epochs", "5", *words(flags))
     assert plan.steps_in(1) == STEPS == 6
-    assert plan.eval_steps.tolist() == expected
-    assert [s for s in range(1, 31) if plan.validates_after(s)] == expected
-    assert not plan.validates_after(0)
-
-
-def test_epochs_that_ended_between_two_validations_count_for_patience(world):
-    plan = plan_of(world, *words("--epochs 5 --eval_log 3"))  # after steps 1 2 5 10 22 30
-    ended = [plan.epochs_since_validation(step) for step in plan.eval_steps.tolist()]
-    assert ended == [0, 0, 0, 1, 2, 2]
-    plan = plan_of(world, *words("--epochs 5 --eval_every 2"))
-    assert [plan.epochs_since_validation(step) for step in (12, 24, 30)] == [2, 2, 1]
+    assert sorted(plan.eval_steps) == expected
 
 
 def test_a_line_says_what_was_done_up_to_its_step(world):
@@ -223,12 +213,14 @@ def test_an_epoch_without_validation_scores_saves_and_writes_nothing(world, monk
 
 
 def fed(history, patience):
-    """Feed (exact match, epochs that ended) validation by validation."""
+    """Feed (exact match, step) validation by validation, 4 steps an epoch."""
     replica = t.Replica(0, None)
-    for i, (exact, ended) in enumerate(history, 1):
+    for i, (exact, step) in enumerate(history, 1):
         replica.update_early_stopping(
             {"val_exact_match": exact, "val_loss": 1.0},
-            epochs_since_last=ended,
+            step=step,
+            epochs_ended=step // 4,
+            steps_an_epoch=4,
             all_tasks_in=True,
             min_delta=0.0,
             patience=patience,
@@ -239,9 +231,11 @@ def fed(history, patience):
 
 
 def test_patience_counts_epochs_however_often_they_are_validated():
-    often = [(0.5, 0)] + [(0.5, int(i % 4 == 0)) for i in range(1, 13)]
-    assert fed(often, patience=2) == (9, "no improvement in 2 epochs")
+    often = [(0.5, step) for step in range(1, 14)]
+    assert fed(often, patience=2) == (8, "no improvement in 2 epochs")
     assert fed(often, patience=0) == (None, "")
+    seldom = [(0.5, step) for step in (1, 2, 5, 10, 22)]  # whatever lies between two validations
+    assert fed(seldom, patience=5) == (5, "no improvement in 5 epochs")
 
 
 def test_a_run_validated_by_steps_runs_out_of_patience_by_epochs(world):
@@ -251,12 +245,26 @@ def test_a_run_validated_by_steps_runs_out_of_patience_by_epochs(world):
 
 
 def test_perfect_validations_within_an_epoch_are_one_stroke_of_luck():
-    assert fed([(1.0, 0)] * 5, patience=9) == (None, "")
-    n, why = fed([(1.0, 0), (1.0, 0), (1.0, 1), (1.0, 0)], patience=9)
-    assert n == 3
+    """Also where an epoch ends between them: what counts is an epoch's worth of steps."""
+    assert fed([(1.0, step) for step in (2, 3, 4, 5)], patience=9) == (None, "")
+    n, why = fed([(1.0, step) for step in (2, 3, 4, 5, 6, 7)], patience=9)
+    assert n == 5
     assert why.startswith("learned")
-    assert fed([(1.0, 0), (0.9, 1), (1.0, 0), (1.0, 0)], patience=9) == (None, "")
-    assert fed([(1.0, 3), (1.0, 3)], patience=9)[0] == 2
+    assert fed([(1.0, 2), (0.9, 3), (1.0, 4), (1.0, 6)], patience=9) == (None, "")
+    assert fed([(1.0, 2), (0.9, 3), (1.0, 4), (1.0, 6), (1.0, 8)], patience=9)[0] == 5
+    assert fed([(1.0, 12), (1.0, 24)], patience=9)[0] == 2
+
+
+def test_a_run_validated_at_each_step_is_learned_after_an_epoch_of_right_ones(world, monkeypatch):
+    original = t.validate
+
+    def right_from_step_4(plan, data, state, tasks):
+        records, texts = original(plan, data, state, tasks)
+        return [r | {"val_exact_match": float(state.step >= 4)} for r in records], texts
+
+    monkeypatch.setattr(t, "validate", right_from_step_4)
+    assert go(world, *words("--epochs 8 --eval_every_steps 1 --patience 10")) == 0
+    assert steps_validated(world / "run") == list(range(1, 4 + STEPS + 1))
 
 
 def test_betas_reach_adamw_and_clipping_can_be_off(world):
