@@ -1362,14 +1362,6 @@ class Plan:
     cuda_graph: bool
     tensorboard: bool
 
-    def as_begun(self, derived: dict) -> "Plan":
-        """This plan with what a run began with, `derived` of its config.json.
-
-        The machine may be another one now, and another cut of the batch would give other bits.
-        """
-        began = {name: derived[name] for name in ("micro_batches", "precision", "step_bytes")}
-        return replace(self, **began)
-
     @property
     def memory_problem(self) -> str:
         """Why a training step cannot fit on the device, whatever is free, or ""."""
@@ -1523,13 +1515,15 @@ def decide_batch(
     device_bytes: int | None,
     precision: str,
     team: World,
+    micro_batches: int | None,
 ) -> dict:
     """How an effective batch is cut, and the memory of a step: three fields of Plan.
 
     Accumulation exists to save memory. Where the effective batch takes less than half of the
     device's whole memory it runs at once, with the same gradients to rounding: every answer token
     weighs the same and dropout drops the same either way. What is free at the time decides nothing:
-    the same command gives the same bits.
+    the same command gives the same bits. A run that goes on gives the `micro_batches` that it began
+    with: the machine may be another one, and another cut would give other bits.
     """
     effective, lengths = args.batch_size * args.accumulation_steps, data.train.lengths
 
@@ -1554,11 +1548,14 @@ def decide_batch(
 
     budget = AT_ONCE * (device_bytes or 4 * 2**30)
     whole = step_bytes(effective)
-    at_once = args.accumulation_steps == 1 or whole < budget
+    if micro_batches is None:
+        at_once = args.accumulation_steps == 1 or whole < budget
+        micro_batches = 1 if at_once else args.accumulation_steps
+    in_pieces = micro_batches > 1
     return {
         "effective_batch": effective,
-        "micro_batches": 1 if at_once else args.accumulation_steps,
-        "step_bytes": whole if at_once else step_bytes(args.batch_size, in_pieces=True),
+        "micro_batches": micro_batches,
+        "step_bytes": step_bytes(args.batch_size, in_pieces=True) if in_pieces else whole,
     }
 
 
@@ -1567,8 +1564,17 @@ def tags_of_rows(examples: Examples, rows: np.ndarray) -> list[str]:
     return sorted({tag for tags in set(examples.all_tags[rows]) for tag in tags})
 
 
-def make_plan(args: argparse.Namespace, data: Data, n_seeds: int, team: World = ALONE) -> Plan:
-    """Decide all that follows from the arguments, the data and the device. May raise UserError."""
+def make_plan(
+    args: argparse.Namespace,
+    data: Data,
+    n_seeds: int,
+    team: World = ALONE,
+    micro_batches: int | None = None,
+) -> Plan:
+    """Decide all that follows from the arguments, the data and the device. May raise UserError.
+
+    `micro_batches` is how a run that goes on has cut its batches.
+    """
     device, config = choose_device(args.device, team), model_config(args, data)
     precision, stages = choose_precision(args.amp, device, args.d_model), decide_stages(args, data)
     with torch.device("meta"):
@@ -1590,6 +1596,7 @@ def make_plan(args: argparse.Namespace, data: Data, n_seeds: int, team: World = 
         device=device,
         precision=precision,
         team=team,
+        micro_batches=micro_batches,
     )
     plan = Plan(
         config=config,
@@ -3537,14 +3544,15 @@ def seeds_that_train_on(folder: Path, began: dict, arguments: dict | None) -> li
 
 
 def as_begun(args: argparse.Namespace, began: dict) -> argparse.Namespace:
-    """The arguments, with what a run that goes on decided when it began and more epochs would move:
-    its curriculum and its warm-up.
+    """The arguments, with what a run that goes on decided when it began and more epochs or another
+    machine would move: its curriculum, its warm-up and its precision.
     """
     if not began:
         return args
-    kept = {"warmup_steps": began["derived"]["warmup_steps"]}
+    derived = began["derived"]
+    kept = {"warmup_steps": derived["warmup_steps"], "amp": derived["precision"]}
     if args.task_curriculum:
-        kept["task_curriculum_epochs"] = began["derived"]["curriculum_epochs"]
+        kept["task_curriculum_epochs"] = derived["curriculum_epochs"]
     return argparse.Namespace(**{**vars(args), **kept})
 
 
@@ -3645,9 +3653,8 @@ def train(
 
     # The plan.
     seeds_here, team = share_work(work.training, world)
-    plan = make_plan(as_begun(args, work.began), data, len(seeds_here), team)
-    if work.began:
-        plan = plan.as_begun(work.began["derived"])
+    cut = work.began["derived"]["micro_batches"] if work.began else None
+    plan = make_plan(as_begun(args, work.began), data, len(seeds_here), team, micro_batches=cut)
     lines = "\n".join(plan_lines(plan, data, seeds_here))
     if args.dry_run:
         problem = folder_problem(folder, seeds, resume=args.resume, overwrite=args.overwrite)

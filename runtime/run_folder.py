@@ -188,7 +188,7 @@ def read_began(folder, seeds):
 def check_config(config):
     """Raise ValueError, KeyError or TypeError where a config lacks what a resumed run reads."""
     derived, seeds = config["derived"], config["seeds"]
-    if derived["precision"] not in DTYPES or "step_bytes" not in derived:
+    if derived["precision"] not in DTYPES:
         raise ValueError(derived)
     for number in (derived["micro_batches"], derived["warmup_steps"], config["processes"]):
         if type(number) is not int or number < 0:

@@ -37,7 +37,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("precision", "foo"), ("micro_batches", 0), ("step_bytes", None)]
+    ("key", "value"), [("precision", "foo"), ("micro_batches", 0), ("warmup_steps", None)]
 )
 def test_config_that_was_tampered_with_is_told(world, capsys, key, value):
     assert go(world, "--epochs", "1") == 0

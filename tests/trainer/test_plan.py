@@ -70,11 +70,20 @@ def test_a_plan_cannot_be_changed_and_a_resumed_run_takes_what_it_began_with(wor
     plan, _ = plan_of(world)
     with pytest.raises(dataclasses.FrozenInstanceError):
         plan.micro_batches = 3
-    began = {"micro_batches": 3, "precision": "bf16", "step_bytes": 7, "lr_scaled": 99.0}
-    resumed = plan.as_begun(began)
-    assert (resumed.micro_batches, resumed.precision, resumed.step_bytes) == (3, "bf16", 7)
-    assert resumed.peak_lr == plan.peak_lr
-    assert plan.micro_batches == 1
+    assert (plan.micro_batches, plan.precision) == (1, "fp32")
+    args = t.read_flags(command(world, "--accumulation_steps", "4", "--amp", "auto"))
+    derived = {"micro_batches": 4, "precision": "bf16", "warmup_steps": 1, "lr_scaled": 99.0}
+    begun = t.as_begun(args, {"derived": derived})
+    data = t.load_run_data(args)
+    anew, alone, many = (
+        t.make_plan(begun, data, n_seeds, micro_batches=cut)
+        for n_seeds, cut in ((1, None), (1, 4), (62, 4))
+    )
+    assert (anew.micro_batches, alone.micro_batches, many.micro_batches) == (1, 4, 4)
+    assert (alone.precision, alone.warmup_steps) == ("bf16", 1)
+    assert alone.peak_lr == plan.peak_lr
+    # More seeds take more memory, whatever the run began with.
+    assert many.step_bytes > 20 * alone.step_bytes
 
 
 def test_an_epochs_orders_go_by_seed_and_epoch_alone(world):
