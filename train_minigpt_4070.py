@@ -152,7 +152,7 @@ def build_parser():
          help="share of the target's probability spread over all tokens")
     flag("--patience", type=natural, default=10,
          help="stop after this many epochs in which neither unseen exact match nor loss improved, "
-              "or when every unseen example is right in all validations of an epoch, two at least; "
+              "or when every unseen example is right in all validations of an epoch's steps; "
               "0 never does. An epoch counts as it ends, however often it is validated")
     flag("--min_delta", type=bounded(float, 0, 1e6), default=1e-3,
          help="least improvement that counts: a share (exact match) or nats (loss)")
@@ -474,14 +474,13 @@ def fixed_slots(examples, orders, batch_size):
     len(examples), which has no length; the place of each in its batch, of the same shape; the slots
     [B] that hold them all; and the most answer tokens of any batch.
     """
-    (R, n), B = orders.shape, batch_size
+    (R, n), B = orders.shape, min(batch_size, orders.shape[1])
     rows = np.pad(orders, ((0, 0), (0, -n % B)), constant_values=len(examples))
     rows = rows.reshape(R, -1, B).swapaxes(0, 1)
     lengths = np.append(examples.lengths, 0)[rows]
     n_answers = (lengths - np.append(examples.answer_start, 1)[rows] + 1).sum(2).max()
     order = np.argsort(-lengths, axis=2, kind="stable")
     slots = np.take_along_axis(lengths, order, 2).max((0, 1))
-    slots = np.maximum(slots, 1)  # a batch may have more slots than the stage has rows
     slots = merge_lengths(slots, padding=max(GROUP_PADDING, slots.sum() // 128))
     return np.take_along_axis(rows, order, 2), order, slots, int(n_answers)
 
@@ -2760,7 +2759,12 @@ def time_line(seconds: float, n_steps: int) -> str:
     )
 
 
-MEASURED = 5  # steps whose median estimates the time of all, after a first one that warms up
+MEASURED = 5  # steps whose median estimates the time of all, after some that warm up
+
+
+def unmeasured(device: torch.device) -> int:
+    """Steps that say nothing of the others: libraries load, and a GPU's graph is captured."""
+    return 1 if device.type == "cpu" else StaticSteps.warm_up + 1
 
 
 SECONDS_A_LINE = 30  # between two lines of progress, at least
@@ -2778,6 +2782,7 @@ class Progress:
         self.clock, self.done, self.began = clock, 0, clock()
         self.step_began = self.began
         self.said, self.said_at = self.began, state.step
+        self.unmeasured = unmeasured(plan.device)
         self.first_steps, self.recent = [], deque(maxlen=5)  # seconds a step; of lines, with steps
         waits = plan.device.type == "cpu" and state.team.size == 1  # for its own threads alone
         self.cores = CoreWatch(torch.get_num_threads() if waits else 1)
@@ -2804,13 +2809,13 @@ class Progress:
         if crowded := self.cores.step():
             tqdm.write(crowded)
         left = self.total - self.first - self.done
-        if self.done <= 1 + MEASURED:
+        if self.done <= self.unmeasured + MEASURED:
             synchronize(self.device)
         now = self.clock()
-        if self.done <= 1 + MEASURED:
+        if self.done <= self.unmeasured + MEASURED:
             self.first_steps.append(now - self.step_began)
-        if self.done == 1 + MEASURED and left:
-            tqdm.write(time_line(np.median(self.first_steps[1:]), left))
+        if self.done == self.unmeasured + MEASURED and left:
+            tqdm.write(time_line(np.median(self.first_steps[self.unmeasured :]), left))
         self.step_began = now
         if not self.terminal and left and now - self.said >= SECONDS_A_LINE:
             tqdm.write(self.line(now, left))
@@ -2853,7 +2858,9 @@ def note_divergence(state: TrainingState, loss: torch.Tensor, norms: torch.Tenso
     A diverged replica's update spoils its own weights alone: replicas never mix. fp16's scaler
     skips steps with infinite gradients by itself, so there only the loss counts.
     """
-    finite = loss.isfinite() if state.scaler.is_enabled() else (loss + norms).isfinite()
+    # Below a scale of 1 no halving has helped: left alone it would reach 0, and spoil all replicas.
+    scaled = state.scaler.is_enabled() and state.scaler.get_scale() >= 1
+    finite = loss.isfinite() if scaled else (loss + norms).isfinite()
     known = finite | (state.diverged_since > 0)
     state.diverged_since = torch.where(known, state.diverged_since, state.step)
 
@@ -2891,14 +2898,13 @@ def drop_diverged(plan: Plan, state: TrainingState, reasons: dict[int, str]) -> 
     Their weights may be spoiled. So last.pth keeps the weights it has; only its place in the run
     moves.
     """
-    epoch = plan.epoch_of(state.step)
     for r, reason in reasons.items():
         replica = state.replicas[r]
         path = replica.folder / "last.pth"
         kept = from_first(state.team, read_checkpoint(path) if state.team.main else None)
         step = int(state.diverged_since[r]) or state.step
         replica.finished = (
-            f"diverged: {reason} at step {step} (epoch {epoch}, learning rate "
+            f"diverged: {reason} at step {step} (epoch {plan.epoch_of(step)}, learning rate "
             f"{plan.lr_at(step - 1):.2e}); "
             f"last.pth keeps the weights of step {kept['step']}"
         )
@@ -3063,13 +3069,14 @@ def seconds_a_step(
     stepper.begin_epoch(epoch_orders(plan, data, state.replicas, epoch))
     n_steps = plan.steps_in(epoch)
     seconds = []
-    for i in range(1 + MEASURED):
+    skipped = unmeasured(plan.device)
+    for i in range(skipped + MEASURED):
         synchronize(plan.device)
         began = time.perf_counter()
         stepper.step(i % n_steps, lr=0.0, noise=dropout_noise(seeds, i))
         synchronize(plan.device)
         seconds.append(time.perf_counter() - began)
-    return np.median(seconds[1:])  # in the first, libraries and the optimizer allocate
+    return np.median(seconds[skipped:])
 
 
 def checkpoint_facts(plan: Plan, data: Data, step: int) -> dict:

@@ -115,7 +115,12 @@ def choose_device(name, team=ALONE):
     """Return the torch.device that `name` means, made ready; UserError if there is none."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and team.local_rank is not None:
+    if name.startswith("cuda") and team.local_rank is not None:
+        if name != "cuda":
+            raise UserError(
+                f"--device {name} would put all processes on one GPU; give cuda, and each takes "
+                "its own"
+            )
         name = f"cuda:{team.local_rank}"
     try:
         device = torch.device(name)

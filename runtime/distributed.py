@@ -107,10 +107,12 @@ def leave_world(world: World, code: int) -> None:
     """End this process with exit code `code` if it is one of several; alone, do nothing.
 
     An interpreter that shuts down beside gloo's threads sometimes aborts (SIGABRT), which torchrun
-    would take for a failed run: so what is left is flushed, and the process ends here.
+    would take for a failed run: so what is left is flushed, and the process ends here. One that
+    failed leaves the group as it is: to destroy NCCL's may wait for processes that wait for it.
     """
     if world.size > 1:
-        dist.destroy_process_group()
+        if code == 0:
+            dist.destroy_process_group()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

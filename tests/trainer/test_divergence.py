@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -80,6 +81,27 @@ def test_only_the_diverged_replica_stops(world, monkeypatch, capsys, step):
     assert resume(world, *flags, out="diverged") == 3
     assert capsys.readouterr().err.splitlines()[-1].startswith("stopped: seed 5 diverged")
     assert all_files(world) == before
+
+
+def test_divergence_noticed_later_is_told_with_the_step_and_epoch_in_which_it_was(
+    world, monkeypatch, capsys
+):
+    """A GPU is looked at every 100 steps. An epoch has 6."""
+    monkeypatch.setattr(t.Plan, "check_every", property(lambda plan: 100))
+    poison(monkeypatch, 1, 8, "blocks.0.w_up")
+    assert go(world, *words("--seeds 4-6 --epochs 4 --eval_every 4 --save_every 4")) == 3
+    assert "at step 8 (epoch 2, learning rate " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("scale", "noticed"), [(None, [0, 5, 5]), (65536.0, [0, 0, 5]), (0.5, [0, 5, 5])]
+)
+def test_fp16s_scaler_skips_infinite_gradients_until_no_scale_helps(scale, noticed):
+    scaler = SimpleNamespace(is_enabled=lambda: scale is not None, get_scale=lambda: scale)
+    state = SimpleNamespace(scaler=scaler, step=5, diverged_since=torch.zeros(3, dtype=torch.int64))
+    loss, norms = torch.tensor([1.0, 1.0, math.nan]), torch.tensor([1.0, math.inf, 1.0])
+    t.note_divergence(state, loss, norms)
+    assert state.diverged_since.tolist() == noticed
 
 
 def test_resumed_equals_uninterrupted_where_a_seed_diverges(world, monkeypatch):

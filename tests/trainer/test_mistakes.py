@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import train_minigpt_4070 as t
+from runtime.errors import UserError
 from trainer.helpers import TRAIN_ROWS, VAL_ROWS, all_files, draw_rows, go, spoil, write_pickle
 
 
@@ -99,6 +100,11 @@ def test_a_gpu_goes_by_its_number_and_is_made_the_current_one(name, local_rank, 
     assert current == [torch.device("cuda", index)]
     assert not torch.backends.cuda.cudnn_sdp_enabled()
     torch.backends.cuda.enable_cudnn_sdp(True)
+
+
+def test_one_gpu_for_all_processes_is_refused():
+    with pytest.raises(UserError, match="would put all processes on one GPU; give cuda"):
+        t.choose_device("cuda:0", t.World(local_rank=1))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")

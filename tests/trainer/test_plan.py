@@ -6,9 +6,11 @@ import json
 import math
 import re
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 import train_minigpt_4070 as t
 from runtime.limits import CoreWatch
@@ -198,6 +200,25 @@ def test_examples_seen_at_a_step_count_the_short_last_batch_of_an_epoch(world):
 def test_durations_have_a_unit_that_suits_them():
     texts = [t.duration(s) for s in (0.4, 99, 150, 5990, 6000, 90_000)]
     assert texts == ["0 s", "99 s", "2 min", "100 min", "1.7 h", "25.0 h"]
+
+
+def test_the_time_of_a_gpus_steps_is_that_of_what_its_graph_replays(world, monkeypatch):
+    """Three steps warm up, and one captures the graph."""
+    plan, data = plan_of(world)
+    state, now, made = t.start_run(plan, [t.Replica(0, world)], []), [0.0], []
+
+    def step(*args, **kwargs):
+        made.append(kwargs)
+        now[0] += 10.0 if len(made) <= 4 else 1.0
+
+    stepper = SimpleNamespace(step=step, begin_epoch=lambda orders: None)
+    monkeypatch.setattr(t, "start_run", lambda *args: state)
+    monkeypatch.setattr(t, "make_stepper", lambda *args: stepper)
+    monkeypatch.setattr(t, "synchronize", lambda device: None)
+    monkeypatch.setattr(t.time, "perf_counter", lambda: now[0])
+    on_gpu = dataclasses.replace(plan, device=torch.device("cuda"))
+    assert t.seconds_a_step(on_gpu, data, [0]) == 1.0
+    assert len(made) == 9
 
 
 def test_a_dry_run_estimates_the_time_and_changes_nothing(world, capsys):
