@@ -114,6 +114,23 @@ def test_heatmap_is_blank_and_hatched_before_a_task_comes_in(five_tasks):
     assert bar.get_ylim() == (0, 1)
 
 
+def test_a_heatmap_below_90_percent_has_each_tasks_best_epoch_in_its_title(tmp_path):
+    rows = curriculum_rows(20)
+    for row in rows:
+        for task in row["val_exact_match_by_task"]:
+            row["val_exact_match_by_task"][task] *= 0.5
+    write_rows(tmp_path, rows)
+    best = {}
+    for row in rows:
+        for task, rate in row["val_exact_match_by_task"].items():
+            best[task] = max(rate, best.get(task, 0))
+    title = plots.heatmap_figure(load(tmp_path)).axes[0].get_title("left").replace("\n", " ")
+    assert title.startswith("Unseen exact match at each task's best epoch: highest ")
+    for end in (max, min):
+        task = end(best, key=best.get)
+        assert f"{100 * best[task]:.1f} % ({task})" in title
+
+
 def test_a_live_run_shows_the_tasks_to_come_and_ignores_its_torn_line(tmp_path):
     write_rows(tmp_path, curriculum_rows()[:6])
     with open(tmp_path / "metrics.jsonl", "a") as file:

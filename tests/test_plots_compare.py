@@ -302,6 +302,43 @@ def test_no_text_overlaps_or_is_cut_off(add_only, five_tasks, tmp_path):
             assert_readable(figure)
 
 
+def test_long_titles_and_many_runs_stay_on_the_page(tmp_path):
+    """Counts of six kinds, long tags, and every two of four runs."""
+    rows, counts = curriculum_rows()[:4], ("1", "2", "4", "8", "16", "32")
+    for row in rows:
+        row["train_exact_match_by_repeat_count"] = dict.fromkeys(counts, 1.0)
+        row["train_n_by_repeat_count"] = dict.fromkeys(counts, 60)
+        for key in ("val_exact_match_by_task", "val_n_by_task"):
+            row[key] = {f"{task} of a rule with a long name": v for task, v in row[key].items()}
+        row["tasks"] = list(row["val_exact_match_by_task"])
+    write_rows(tmp_path / "run", rows)
+    names = ["dup", "dedup", "again", "once more"]
+    for i, name in enumerate(names):
+        once = dict.fromkeys(RATES, 0.3)
+        matched_run(tmp_path / name, range(4), once if i % 2 else RATES, once=bool(i % 2))
+    matched = [load(tmp_path / name) for name in names]
+    with plots.own_style():
+        assert_readable(plots.repeat_counts_over_epochs_figure(load(tmp_path / "run")))
+        assert_readable(plots.heatmap_figure(load(tmp_path / "run")))
+        fig = plots.matched_repeats_figure(matched)
+        assert_readable(fig)
+    shown = [ax for ax in fig.axes if ax.get_visible()]
+    assert (len(shown), len(fig.axes)) == (4, 6)  # three in a row
+    (legend,) = (ax.get_legend() for ax in fig.axes if ax.get_legend())
+    assert [text.get_text() for text in legend.get_texts()] == ["all", "add", "rel"]
+
+
+def test_markers_of_many_runs_stay_with_their_count(tmp_path):
+    names = [f"run{i}" for i in range(12)]
+    for name in names:
+        matched_run(tmp_path / name, [0], RATES)
+    runs = [load(tmp_path / name) for name in names]
+    for fig in (plots.repeat_effects_figure(runs), plots.repeat_count_figure(runs)):
+        first = [line.get_xdata()[0] for line in lines(fig.axes[0]).values()]
+        assert len(first) == len(names)
+        assert np.ptp(first) < 1
+
+
 @pytest.mark.parametrize("last", [0.1, 0.015, 2e-7])
 def test_a_loss_over_decades_has_plain_numbers_on_its_axis(tmp_path, last):
     losses = np.geomspace(2.3, last, 30)

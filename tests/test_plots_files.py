@@ -94,6 +94,8 @@ def test_import_and_help_leave_matplotlib_alone():
         ("empty", ["run"], "but nothing at all; name a run folder"),
         ("foreign", ["run"], "but a.csv, b.csv, c/, d.csv and 2 more; name a run folder"),
         ("foreign", ["run", "run/c", "--out_dir", "figures"], "run holds no run"),
+        ("above", ["run"], "or name runs in it, as {run}/b"),
+        ("begun", ["run"], "finish an epoch, with a lower --lr if it diverged"),
         ("torn", ["run"], "no epoch in a metrics.jsonl"),
         ("broken", ["run"], "metrics.jsonl, line 1 should be an object, not [1]"),
         ("ood", ["run"], "ood_results.json is not readable as JSON"),
@@ -111,12 +113,16 @@ def test_mistakes_are_told_in_one_sentence_and_nothing_is_written(tmp_path, prep
         (run / "c").mkdir()
         for name in "abdef":
             (run / f"{name}.csv").write_text("")
+    if prepare in ("above", "begun"):
+        home = run / "b" if prepare == "above" else run
+        home.mkdir(exist_ok=True)
+        (home / "config.json").write_text("{}")
     if prepare == "ood":
         (run / "ood_results.json").write_text("{")
     before = sorted(tmp_path.rglob("*"))
     done = command(*(arg if arg.startswith("--") else tmp_path / arg for arg in args))
     assert done.returncode == 2
-    assert said in done.stderr
+    assert said.format(run=run) in done.stderr
     assert done.stderr.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
 
