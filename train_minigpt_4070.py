@@ -1639,6 +1639,12 @@ def make_plan(
         cuda_graph=args.cuda_graph,
         tensorboard=args.tensorboard,
     )
+    for stage, n_rows in zip(stages, plan.epoch_rows, strict=True):
+        if not n_rows:  # of a panel
+            raise UserError(
+                f"--subset {args.subset:g} leaves no row of {', '.join(stage.tasks)} that is sure "
+                "to be in each seed's part; give a larger share or training set"
+            )
     if plan.warmup_steps > plan.total_steps // 10:  # as on a small set, or for few epochs
         plan = replace(plan, warmup_steps=plan.total_steps // 10)
     if plan.memory_problem and not args.dry_run:
@@ -1684,7 +1690,7 @@ def panel_lines(plan: Plan, data: Data) -> list[str]:
     if left_out > 0.05:
         lines.append(
             f"note    an epoch leaves out about {left_out:.0%} of a seed's rows, others each time: "
-            "few examples make many rows, and every seed has to train on as many"
+            "seeds differ in rows, since a few examples stand often, and all train on equally many"
         )
     if n_canaries:
         counts = " ".join(map(str, CANARY_COUNTS))

@@ -22,7 +22,7 @@ SUBSET_STREAM, CANARY_STREAM = 0x5B5E7, 0xCA9A41  # keep these draws apart from 
 CANARY_COUNTS = (0, 1, 2, 4, 8, 16, 32)  # rows of a canary in one seed's training
 CANARY_SHARE = 0.02  # of a seed's rows, at most: canaries must not change what is learned
 LEDGER_EXAMPLES = 100_000  # distinct training examples that a ledger follows, at most
-LEAST_STRATUM = 4  # canonical keys: a single one's membership would follow that of other strata
+LEAST_STRATUM = 4  # canonical keys; the membership of single ones would be decided together
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ class Subsets:
 
     @cached_property
     def _strata(self):
-        """Of each canonical key, int64 [M]: the number of its stratum, by task and then rows; and
-        its rows. Neighbours of too few keys are one stratum.
+        """Of each canonical key, int64 [M]: the number of its stratum, by task and then rows, but
+        `pooled`; and its rows.
         """
         first, prompt_of = self._prompts
         n_rows = np.bincount(prompt_of, weights=self.repeat_counts).astype(np.int64)
@@ -130,37 +130,44 @@ class Subsets:
     def epoch_rows(self, tasks) -> int:
         """Rows of one epoch over `tasks`, the same for every seed: as many as each has at least.
 
-        A seed with more rows leaves other ones out in each epoch: few, but where few examples make
-        many of the rows.
+        A seed with more rows leaves other ones out in each epoch. They are few, unless a few
+        examples make many of the rows.
         """
         (strata, n_rows), first = self._strata, self._prompts[0]
         wanted = np.flatnonzero(self.train.tasks.isin(tasks)[self.first_rows[first]])
         ascending = wanted[np.lexsort((n_rows[wanted], strata[wanted]))]
-        _, begins, sizes = np.unique(strata[ascending], return_index=True, return_counts=True)
+        own, begins, sizes = np.unique(strata[ascending], return_index=True, return_counts=True)
         place = np.arange(len(ascending)) - np.repeat(begins, sizes)  # in its stratum
-        least = np.repeat(sizes * self.n_drawn // len(first), sizes)  # keys that a seed has of it
+        # Keys that a seed has of a stratum, and those of other tasks that may be among them.
+        whole = np.bincount(strata)[own]
+        least = whole * self.n_drawn // len(first) - (whole - sizes)
+        least = np.repeat(least, sizes)
         return int(n_rows[ascending][place < least].sum())
 
 
 def pooled(tasks: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """int64 [n]: ascending numbers for strata of these tasks and sizes, so that none is too small.
+    """int64 [n]: numbers for strata of these tasks and sizes, ascending, so that none is too small.
 
     A stratum below LEAST_STRATUM takes in the next one of its task, and the last of a task joins
-    the one before it. A task with fewer keys in all is one stratum.
+    the one before it. Tasks with fewer keys in all are one stratum together.
 
-    >>> pooled(np.array([0, 0, 0, 0, 1, 1]), np.array([90, 3, 1, 2, 1, 7])).tolist()
-    [0, 1, 1, 1, 3, 3]
+    >>> pooled(np.array([0, 0, 0, 0, 1, 2, 3]), np.array([90, 3, 1, 2, 1, 7, 3])).tolist()
+    [0, 1, 1, 1, 5, 4, 5]
     """
     numbers, number, held = np.zeros(len(sizes), np.int64), -1, 0  # held: keys of the last one
     for i, (task, size) in enumerate(zip(tasks, sizes, strict=True)):
         if i == 0 or task != tasks[i - 1] or held >= LEAST_STRATUM:
             number, held = number + 1, 0
         numbers[i], held = number, held + size
+    small = []
     for task in np.unique(tasks):
         own = np.flatnonzero(tasks == task)
         last = own[numbers[own] == numbers[own[-1]]]
-        if sizes[last].sum() < LEAST_STRATUM and last[0] > own[0]:
+        if sizes[own].sum() < LEAST_STRATUM:
+            small.extend(own)
+        elif sizes[last].sum() < LEAST_STRATUM:
             numbers[last] = numbers[last[0] - 1]
+    numbers[small] = numbers[small].max(initial=0)
     return numbers
 
 
@@ -338,11 +345,6 @@ def make_panel(
         raise UserError(
             f"--subset {share:g} of {len(subsets.keys)} examples leaves none out; give a larger "
             "training set or a smaller share"
-        )
-    if not subsets.epoch_rows(train.tags.names):
-        raise UserError(
-            f"--subset {share:g} of {len(subsets.keys)} examples leaves some seeds without a row; "
-            "give a larger share or training set"
         )
     if not (val.tags.isin(train.tags.names) & ~np.isin(val.keys, train.keys)).any():
         raise UserError(

@@ -1,6 +1,7 @@
 """data/subsets.py: random parts of a training set, one a seed, whole examples, fixed in size."""
 
 import doctest
+import itertools
 import random
 
 import numpy as np
@@ -10,11 +11,10 @@ from hypothesis import strategies as st
 
 from data import subsets as module
 from data.formats import build_examples
-from data.subsets import Subsets, make_panel
+from data.subsets import Subsets
 from data.tasks import draw_example, standard_tasks
 from metrics import auroc, memory_null
 from reference import TOKENIZER
-from runtime.errors import UserError
 
 
 def build(raws):
@@ -106,10 +106,23 @@ def test_examples_of_rare_repeat_counts_are_drawn_independently_too():
     assert null["maximum_high"] < 6
 
 
-def test_a_share_of_so_few_examples_that_an_epoch_may_have_none_is_refused():
-    train, val = repeated(8), build(["[add] 700 + 1 | 701"])
-    with pytest.raises(UserError, match="leaves some seeds without a row; give a larger"):
-        make_panel(train, val, share=0.05, n_canaries=0, tokenizer=TOKENIZER)
+def test_tasks_of_a_single_example_are_drawn_together_and_not_alike():
+    tags = ["".join(pair) for pair in itertools.product("copyrst", "ade")]
+    rows = [f"[{tag}] 1 | 2" for tag in tags] + [f"[add] {n} + 1 | {n + 1}" for n in range(40)]
+    train = build(rows)
+    subsets = Subsets(train, 0.5)
+    members = np.stack([subsets.members(seed) for seed in range(400)])
+    single = np.isin(train.tags[subsets.first_rows], tags)
+    assert len(np.unique(subsets.strata[single])) == 1
+    apart = np.corrcoef(members[:, single].T)[np.triu_indices(len(tags), 1)]
+    assert np.abs(apart).max() < 0.3
+    null = memory_null(np.where(members[:32], 6.0, 0.0), members[:32], strata=subsets.strata)[-1]
+    assert null["mean"] < 6 / 100
+    for wanted in (tags[:5], tags, ["add"], [*tags[:3], "add"]):  # rows of a part of a stratum
+        of_task = train.tasks.isin(wanted)
+        least = min(of_task[subsets.rows(seed)].sum() for seed in range(400))
+        assert subsets.epoch_rows(wanted) <= least
+    assert subsets.epoch_rows(["add"]) == 40 * subsets.n_drawn // subsets.n_prompts
 
 
 def test_an_epoch_has_the_same_rows_for_every_seed_and_leaves_few_out():

@@ -316,6 +316,7 @@ def test_a_panel_is_read_whole(panel_world):
         (["--subset", "0"], "--subset"),
         (["--subset", "1.5"], "--subset"),
         (["--subset", "0.999"], "leaves none out"),
+        (["--subset", "0.02"], "that is sure to be in each seed's part; give a larger share"),
     ],
 )
 def test_a_share_that_makes_no_panel_is_refused(panel_world, capsys, flags, said):
