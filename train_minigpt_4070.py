@@ -152,8 +152,8 @@ def build_parser():
          help="share of the target's probability spread over all tokens")
     flag("--patience", type=natural, default=10,
          help="stop after this many epochs in which neither unseen exact match nor loss improved, "
-              "or when every unseen example is right in all validations of an epoch's steps; "
-              "0 never does. An epoch counts as it ends, however often it is validated")
+              "or when every unseen example stayed right, in all validations, for as many steps as "
+              "an epoch has; 0 never does")
     flag("--min_delta", type=bounded(float, 0, 1e6), default=1e-3,
          help="least improvement that counts: a share (exact match) or nats (loss)")
 
@@ -259,7 +259,7 @@ from data.audit import (
 from data.baselines import chance_of, lookup_words, mean_lookup
 from data.formats import Examples, Tokenizer
 from data.sources import default_out_dir
-from data.subsets import CANARY_COUNTS, PanelData, make_panel
+from data.subsets import CANARY_COUNTS, PanelData, check_draw, make_panel
 from data.tasks import TASKS, standard_tasks
 from runtime.device import (
     DTYPES,
@@ -1249,7 +1249,10 @@ def choose_precision(amp, device, d_model):
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
         return amp
     if amp == "fp16":
-        raise UserError("--amp fp16 needs a GPU; on a CPU use auto, fp32 or bf16")
+        raise UserError(
+            "fp16 needs a GPU; a new run on a CPU takes --amp auto, fp32 or bf16, and one that "
+            "began in fp16 goes on where a GPU is"
+        )
     if amp != "auto":
         return amp
     return "bf16" if cpu_bf16_instructions() and d_model >= 64 else "fp32"
@@ -2285,8 +2288,8 @@ class Replica:
     best_loss: float = math.inf
     top_exact: float = -1.0  # for patience: the exact match and
     low_loss: float = math.inf  # the loss that the next gain is measured from
-    gain_epoch: int = 0  # how many epochs had ended with the last gain
-    stale_epochs: int = 0  # that have ended since then, as of the last validation
+    gain_step: int = 0  # of the last gain
+    stale_epochs: int = 0  # whole epochs since then, as of the last validation
     perfect_since: int = -1  # the step since which all unseen examples are right; -1: not now
     finished: str = ""  # why training ended, or "" while it goes on
     usable: bool = True  # whether its best model can be reported on
@@ -2299,7 +2302,7 @@ class Replica:
         """Take up what a checkpoint kept; ValueError unless that is what `progress` gives."""
         known = self.progress()
         if not isinstance(progress, dict) or progress.keys() != known.keys():
-            raise ValueError("its progress has other names")
+            raise ValueError("its progress has other names, as of another version")
         for name, value in progress.items():
             if type(value) is not type(known[name]) or value != value:
                 raise ValueError(f"its progress has a {name} that cannot be")
@@ -2322,14 +2325,12 @@ class Replica:
         record: dict,
         *,
         step: int,
-        epochs_ended: int,
         steps_an_epoch: int,
         all_tasks_in: bool,
         min_delta: float,
         patience: int,
     ) -> bool:
-        """Take in the validation after `step`, with which `epochs_ended` epochs have ended. Return
-        whether this is now the best model.
+        """Take in the validation after `step`. Return whether this is now the best model.
 
         Until every task is in the curriculum the latest model is the best and patience rests.
         """
@@ -2342,8 +2343,8 @@ class Replica:
         self.top_exact = exact if more_exact else self.top_exact
         self.low_loss = loss if less_loss else self.low_loss
         if more_exact or less_loss:
-            self.gain_epoch = epochs_ended
-        self.stale_epochs = epochs_ended - self.gain_epoch
+            self.gain_step = step
+        self.stale_epochs = (step - self.gain_step) // steps_an_epoch
         if exact < 1.0:
             self.perfect_since = -1
         elif self.perfect_since < 0:
@@ -2353,7 +2354,7 @@ class Replica:
         if patience and learned:
             self.finished = f"learned: every {kind} example stayed right for an epoch"
         elif patience and self.stale_epochs >= patience:
-            self.finished = f"no improvement in {self.stale_epochs} epochs"
+            self.finished = f"no improvement in {count_text(self.stale_epochs, 'epoch')}"
         best = (exact, -loss) > (self.best_exact, -self.best_loss)
         if best:
             self.best_exact, self.best_loss = exact, loss
@@ -2437,9 +2438,10 @@ def read_checkpoint(path):
     OSError where it cannot be read now: that says nothing of the file.
     """
     if not Path(path).is_file():
-        last, do = Path(path).with_name("last.pth"), "train a model first"
-        if last.is_file():
-            do = f"its run has no validation yet; let it go on with --resume, or give {last}"
+        beside = sorted(other.name for other in Path(path).parent.glob("*.pth"))
+        do = f"beside it: {', '.join(beside)}" if beside else "train a model first"
+        if beside and Path(path).name == "best_model.pth":
+            do += " (the first validation of a run writes it)"
         raise UserError(f"the checkpoint {path} does not exist; {do}")
     data = Path(path).read_bytes()
     try:
@@ -3035,23 +3037,18 @@ def last_presentations(
 
 
 def open_ledger(data: Data, replica: Replica) -> Ledger:
-    """The replica's ledger, as it was written last or empty."""
+    """The replica's ledger, as it was written last or empty; UserError if it is of another draw."""
     panel = data.panel
-    members = panel.subsets.members(replica.seed)[: panel.n_followed]
     if (path := replica.folder / LEDGER_FILE).exists():
         ledger = read_ledger(path)
-        if not np.array_equal(ledger.members, members):
-            raise UserError(
-                f"{path} is of other examples than seed {replica.seed} draws in this version of "
-                "the program; go on with the version that began it, or give another --out_dir"
-            )
+        check_draw(ledger.members, replica.seed, panel.subsets, path)
         return ledger
     trained, held_out = data.trained.keys[panel.ledger_rows], data.val.keys[data.held_out_examples]
     return Ledger.empty(
         seed=replica.seed,
         share=panel.subsets.share,
         keys=np.concatenate([trained, held_out]),
-        members=members,
+        members=panel.subsets.members(replica.seed)[: panel.n_followed],
         canary_counts=panel.canary_counts(replica.seed),
     )
 
@@ -3153,8 +3150,8 @@ def optimize(
         for replica in state.replicas:
             if replica.finished:
                 who = "" if alone else f"seed {replica.seed}: "
-                last = plan.epoch_of(state.step)
-                tqdm.write(f"{who}finished with epoch {last}: {replica.finished}")
+                ended = plan.epoch_of(state.step)
+                tqdm.write(f"{who}finished with epoch {ended}: {replica.finished}")
         going = [r for r, replica in enumerate(state.replicas) if not replica.finished]
         if len(going) < len(state.replicas):
             state.keep(going)
@@ -3198,7 +3195,6 @@ def optimize(
             records[r]["best"] = replica.update_early_stopping(
                 records[r],
                 step=state.step,
-                epochs_ended=plan.place(state.step)[0] - 1,
                 steps_an_epoch=plan.steps_in(epoch),
                 all_tasks_in=stage == len(plan.stages) - 1,
                 min_delta=plan.min_delta,
@@ -3662,6 +3658,9 @@ def train(
         if world.main:
             ended = functools.partial(seeds_that_train_on, folder)
             work = decide_work(folder, seeds, vars(args), data.files, ended)
+            # Training would fail only at the next kept epoch.
+            for seed in work.seeds if data.panel is not None else ():
+                open_ledger(data, Replica(seed, seed_folder(folder, seed, work.seeds)))
         work = barrier(world, value=work)
 
     # The plan.
@@ -3694,8 +3693,6 @@ def train(
         checkpoints, notes = [], []
         if args.resume and team.main:
             checkpoints, notes = find_resumable([replica.folder for replica in replicas], read)
-            for replica in replicas if data.panel is not None else ():
-                open_ledger(data, replica)  # training would fail only at the next kept epoch
         barrier(world)
         standing.started(team)
         checkpoints = from_first(team, checkpoints)

@@ -11,6 +11,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -143,6 +144,15 @@ class Subsets:
         least = whole * self.n_drawn // len(first) - (whole - sizes)
         least = np.repeat(least, sizes)
         return int(n_rows[ascending][place < least].sum())
+
+
+def check_draw(members: np.ndarray, seed: int, subsets: Subsets, place: Path) -> None:
+    """UserError unless a ledger's members, bool [n], are of the examples that the seed draws."""
+    if not np.array_equal(members, subsets.members(seed)[: len(members)]):
+        raise UserError(
+            f"{place}: seed {seed} trained on other examples than it draws in this version of the "
+            "program; use the version that trained it, or train anew in another folder"
+        )
 
 
 def pooled(tasks: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from data.audit import hold_out
 from data.formats import Examples, Tokenizer, load_examples, load_tokenizer
 from data.readers import RowFormat
-from data.subsets import Subsets
+from data.subsets import Subsets, check_draw
 from data.tasks import TASKS, split_example
 from runtime.errors import UserError
 from runtime.files import sha256_of
@@ -164,12 +164,8 @@ def check_draws(ledger: Panel, subsets: Subsets, folder: Path) -> int:
     if not np.array_equal(ledger.keys[:n], subsets.keys[:n]):
         raise UserError(f"{own} they hold other examples than its training set; train it again")
     for seed, members in zip(ledger.seeds, ledger.members, strict=True):
-        drawn = subsets.members(seed)
-        sizes.append(drawn.sum())
-        if not np.array_equal(members, drawn[:n]):
-            raise UserError(
-                f"{own} seed {seed} did not train on the examples that seed draws; train it again"
-            )
+        check_draw(members, seed, subsets, folder)
+        sizes.append(subsets.members(seed).sum())
     return round(np.mean(sizes))
 
 

@@ -617,7 +617,7 @@ def test_members_that_a_seed_does_not_draw_are_refused(folder, capsys):
     ledger = read_ledger(folder / "seed_1/ledger.npz")
     ledger.members = np.roll(ledger.members, 1)
     ledger.write(folder / "seed_1")
-    assert "seed 1 did not train on" in refusal(capsys, folder)
+    assert "seed 1 trained on other examples than it draws" in refusal(capsys, folder)
 
 
 def test_moved_data_is_found_by_data_dir(folder, tmp_path, capsys):

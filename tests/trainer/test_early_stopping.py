@@ -13,7 +13,6 @@ def judged(history, patience=3, min_delta=0.0, all_in_from=1):
         best = replica.update_early_stopping(
             record,
             step=epoch,
-            epochs_ended=epoch,
             steps_an_epoch=1,
             all_tasks_in=epoch >= all_in_from,
             min_delta=min_delta,
@@ -76,7 +75,6 @@ def test_where_nothing_is_unseen_it_goes_by_the_seen_ones_and_says_so():
         best = replica.update_early_stopping(
             record,
             step=10 * epoch,
-            epochs_ended=epoch,
             steps_an_epoch=10,
             all_tasks_in=True,
             min_delta=0,

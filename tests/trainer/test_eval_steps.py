@@ -219,7 +219,6 @@ def fed(history, patience):
         replica.update_early_stopping(
             {"val_exact_match": exact, "val_loss": 1.0},
             step=step,
-            epochs_ended=step // 4,
             steps_an_epoch=4,
             all_tasks_in=True,
             min_delta=0.0,
@@ -232,16 +231,16 @@ def fed(history, patience):
 
 def test_patience_counts_epochs_however_often_they_are_validated():
     often = [(0.5, step) for step in range(1, 14)]
-    assert fed(often, patience=2) == (8, "no improvement in 2 epochs")
+    assert fed(often, patience=2) == (9, "no improvement in 2 epochs")
     assert fed(often, patience=0) == (None, "")
     seldom = [(0.5, step) for step in (1, 2, 5, 10, 22)]  # whatever lies between two validations
     assert fed(seldom, patience=5) == (5, "no improvement in 5 epochs")
 
 
 def test_a_run_validated_by_steps_runs_out_of_patience_by_epochs(world):
-    """The loss of step 2 is the one gain; epochs 1 and 2 end after it."""
+    """The loss of step 2 is the one gain; two epochs of 6 steps follow it."""
     assert go(world, *words("--epochs 8 --eval_every_steps 2 --patience 2 --min_delta 100")) == 0
-    assert steps_validated(world / "run") == [2, 4, 6, 8, 10, 12]
+    assert steps_validated(world / "run") == [2, 4, 6, 8, 10, 12, 14]
 
 
 def test_perfect_validations_within_an_epoch_are_one_stroke_of_luck():

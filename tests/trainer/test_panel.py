@@ -181,7 +181,14 @@ def test_a_panel_whose_seeds_were_drawn_otherwise_does_not_go_on(panel_world, mo
     monkeypatch.setattr(Subsets, "members", lambda self, seed: drawn(self, seed + 1))
     paths = ["--data", panel_world / "train.txt", "--val_data", panel_world / "val.pkl"]
     assert resume(panel_world, *PANEL, "--seeds", "3,5", *paths) == 2
-    assert "of other examples than seed 3 draws in this version" in capsys.readouterr().err
+    said = "seed 3 trained on other examples than it draws in this version"
+    assert said in capsys.readouterr().err
+    monkeypatch.setattr(Subsets, "members", drawn)
+    assert resume(panel_world, *PANEL, "--seeds", "3,5", *paths) == 0
+    # Nor do more seeds join it.
+    monkeypatch.setattr(Subsets, "members", lambda self, seed: drawn(self, seed + 1))
+    assert resume(panel_world, *PANEL, "--seeds", "3,5,7", *paths) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_plan_says_how_many_rows_an_epoch_leaves_out(panel_world, capsys):
