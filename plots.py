@@ -314,11 +314,11 @@ def fill(text: str, inches: float, size: float) -> str:
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextToPath
 
-    held = re.sub(r"(?<=\d) (?=%|points|times)", "\u00a0", text)
+    held = re.sub(r"(?<=\d) (?=%|points|times)", "\u00a0", " ".join(text.split()))
     font = FontProperties(size=size)
     points = TextToPath().get_text_width_height_descent(held or " ", font, ismath=False)[0]
     # Some lines have wider letters than the text in the mean.
-    letters = int(0.95 * len(held) * 72 * inches / points)
+    letters = int(0.95 * len(held) * 72 * inches / max(points, 1))
     return textwrap.fill(held, max(letters, 1)).replace("\u00a0", " ")
 
 

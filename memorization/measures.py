@@ -289,7 +289,8 @@ def blind_auc(
     """
     auc, rng = mean_blind_auc(kinds, members), np.random.default_rng(0)
     masks = (metrics.permuted_members(members, strata, rng) for _ in range(n_permutations))
-    reach = metrics.Z_95 * float(np.std([mean_blind_auc(kinds, mask) for mask in masks], ddof=1))
+    spread = float(np.std([mean_blind_auc(kinds, mask) for mask in masks], ddof=1))
+    reach = metrics.t_quantile(n_permutations - 1) * spread
     return {"auc": _known(auc), "auc_low": _known(auc - reach), "auc_high": _known(auc + reach)}
 
 

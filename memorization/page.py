@@ -227,7 +227,10 @@ def membership_table(results: dict) -> Table:
         "and 3-gram alone",
         names,
         rows,
-        ["the interval of TPR takes pairs of replica and example for independent"],
+        [
+            "the interval of TPR takes pairs of replica and example for independent; that of blind "
+            "is what permuted masks give"
+        ],
     )
 
 

@@ -340,12 +340,12 @@ def load_run(folder, name):
         raise UserError(f"{folder} does not exist; name a run folder, as in runs/step1_add_only")
     run = read_run(folder, name)
     if not (run.seeds or run.memorization or run.ood):
-        runs_in_it = [path for path in sorted(folder.iterdir()) if (path / "config.json").exists()]
+        runs_in_it = [path for path in sorted(folder.iterdir()) if holds_run(path)]
         do = f"let train_minigpt_4070.py --out_dir {folder} finish an epoch"
-        if (folder / "config.json").exists():
+        if is_run_config(folder / "config.json"):
             do += ", with a lower --lr if it diverged"
         elif runs_in_it:
-            do = f"name runs in it, as {runs_in_it[0]}"
+            do = f"a folder in it, as {runs_in_it[0]}"
         raise NoRun(
             f"{folder} holds no run: no epoch in a metrics.jsonl and no ood_results.json, but "
             f"{contents_of(folder)}; name a run folder, or {do}"

@@ -58,32 +58,41 @@ def lock_folders(folders, held):
             ) from None
 
 
-def in_use_problem(folder):
-    return (
+def in_use_problem(in_use, folder):
+    """Why a new run cannot be in `folder`, where the folders `in_use` hold a run; "" for none."""
+    return in_use and (
         f"{folder} holds a run already; continue it with --resume, give another --out_dir, or "
         "replace it with --overwrite"
     )
 
 
-def refuse_folders(in_use, folder):
-    if in_use:
-        raise UserError(in_use_problem(folder))
-
-
-def folder_problem(folder, seeds, *, resume, overwrite):
-    """Why `claim_folders` would refuse the folder for a run, as far as a look can tell, or ""."""
-    if folder.exists() and not folder.is_dir():
-        return f"{folder} is a file; give another --out_dir"
-    in_use = any(map(holds_run, (folder, *seed_folders(folder))))
-    return in_use_problem(folder) if in_use and not resume and not overwrite else ""
-
-
-def refuse_foreign_config(folders):
-    """A run would write over a config.json that is somebody else's."""
+def foreign_config_problem(folders):
+    """A run would write over a config.json that is somebody else's; "" where there is none."""
     for folder in folders:
         path = folder / "config.json"
         if path.exists() and not is_run_config(path):
-            raise UserError(f"{path} is not of a run; move it away, or give another --out_dir")
+            return f"{path} is not of a run; move it away, or give another --out_dir"
+    return ""
+
+
+def folder_problem(folder, seeds, *, resume, overwrite):
+    """Why `claim_folders` would refuse these folders, as far as a look can tell, or ""."""
+    folders = [folder, *(seed_folder(folder, seed, seeds) for seed in seeds)]
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not above.is_dir():
+        return f"cannot make {folder} ({above} is a file); give another --out_dir"
+    in_use = [] if resume or overwrite else folders_in_use(folder, folders)
+    return foreign_config_problem(folders) or in_use_problem(in_use, folder) or ""
+
+
+def folders_in_use(folder, folders):
+    """Those that hold a run, of these folders and of any seed's in `folder`."""
+    return [used for used in {*folders, *seed_folders(folder)} if holds_run(used)]
+
+
+def refuse(problem):
+    if problem:
+        raise UserError(problem)
 
 
 def remove_torn(folder):
@@ -125,26 +134,26 @@ def claim_folders(folder, seeds, *, resume, overwrite, results, held):
     One that holds a run is refused, or cleared for `overwrite` (`results` as in `clear_folder`);
     for `resume` it is left to `find_run`. Nothing is made where something is refused.
     """
-    folders = [seed_folder(folder, seed, seeds) for seed in seeds]
-    refuse_foreign_config(dict.fromkeys((folder, *folders)))
+    folders = list(dict.fromkeys((folder, *(seed_folder(folder, seed, seeds) for seed in seeds))))
+    refuse(foreign_config_problem(folders))
     if not resume:
-        in_use = [f for f in {folder, *folders, *seed_folders(folder)} if holds_run(f)]
+        in_use = folders_in_use(folder, folders)
         with ExitStack() as others:
             lock_folders([f for f in in_use if (f / ".lock").exists()], others)
             if not overwrite:
-                refuse_folders(in_use, folder)
+                refuse(in_use_problem(in_use, folder))
             for used in in_use:
                 clear_folder(used, results)
-        for used in set(in_use) - {folder, *folders}:
+        for used in set(in_use) - set(folders):
             if [path.name for path in used.iterdir()] in ([], [".lock"]):
                 shutil.rmtree(used)
     # The folder first: whoever starts other seeds in it writes the same config.json.
-    for f in dict.fromkeys((folder, *folders)):
+    for f in folders:
         make_folder(f)
         lock_folders([f], held)
     if not resume:  # another process may have come and gone meanwhile
-        refuse_folders([f for f in (folder, *folders) if holds_run(f)], folder)
-    for f in dict.fromkeys((folder, *folders)):
+        refuse(in_use_problem([f for f in folders if holds_run(f)], folder))
+    for f in folders:
         remove_torn(f)
 
 
@@ -165,7 +174,7 @@ def writing(folder):
 def read_began(folder, seeds):
     """The config of the run in `folder`, which goes on; {} where there is no run yet."""
     path = folder / "config.json"
-    refuse_foreign_config([folder])
+    refuse(foreign_config_problem([folder]))
     folders = [folder, *(seed_folder(folder, seed, seeds) for seed in seeds)]
     if not path.is_file():
         if any(map(holds_run, folders)):
@@ -284,11 +293,11 @@ def check_same_data(began, files, folder):
             what, do = f"{now['path']} has changed since the run in {folder} began", "restore it"
         elif "held_out_rows" in then:
             what = f"the run in {folder} validates on held-out rows, not on {now['path']}"
-            do = "move that file away"
+            do = "leave --val_data out, or move a val.* beside the training set away"
         else:
             what = f"the run in {folder} began with {then['path']}, not with {now['path']}"
             do = f"give --{flag} {shlex.quote(then['path'])}"
-        raise UserError(f"{what}; {do}, give another --out_dir, or start again with --overwrite")
+        raise UserError(f"{what}; {do}, or use another --out_dir or --overwrite")
 
 
 def check_seed_folders(folder, config):

@@ -332,12 +332,11 @@ def markdown(lines: list[dict]) -> str:
         "seeds with its 95 % interval; where a seed did not get there, the median. Time is "
         "processor time on one thread, validation included; its ratio is paired over seeds, with "
         "Holm's p over the task's rows, and so are the points at the end, above the recommended "
-        "settings after as many epochs; both are of these examples. AdamW at × 10 was timed before "
-        "the program flushed denormals, which had slowed it. Where a seed of the first row does "
-        "not get there, the times compared are restricted to that row's end (restricted mean "
+        "settings after as many epochs; both are of these examples. Where a seed of the first row "
+        "does not get there, the times compared are restricted to that row's end (restricted mean "
         "survival time): a ratio below 1 is then nearer to 1 than that of the times themselves. "
         "What a cell takes an example was measured once, so the interval of a ratio is over seeds "
-        "alone.",
+        "alone. docs/training.md says which cells were timed before denormals were flushed.",
         "",
     ]
     for task in TASKS:

@@ -157,8 +157,9 @@ def test_a_run_does_not_go_on_with_other_data_and_says_how_they_differ(mine, tmp
         assert go("--resume", "--out_dir", "run", *flags) == 2
         return capsys.readouterr().err
 
-    assert f"error: the run in run began with {mine}, not with {other}; give --data {mine}, " in (
-        refusal("--data", other)
+    assert (
+        f"error: the run in run began with {mine}, not with {other}; give --data {mine}, or "
+        in (refusal("--data", other))
     )
     write_lines(mine, draw_rows(300, seed=2))
     assert f"error: {mine} has changed since the run in run began; restore it" in (
@@ -166,8 +167,9 @@ def test_a_run_does_not_go_on_with_other_data_and_says_how_they_differ(mine, tmp
     )
     mine.write_bytes(began)
     val = write_lines(tmp_path / "val.txt", draw_rows(20, seed=3))
-    assert f"error: the run in run validates on held-out rows, not on {val}; move that" in (
-        refusal("--data", mine)
+    assert (
+        f"error: the run in run validates on held-out rows, not on {val}; leave --val_data out"
+        in (refusal("--data", mine))
     )
     val.unlink()
     assert go("--resume", "--out_dir", "run", "--data", mine) == 0

@@ -94,7 +94,7 @@ def test_import_and_help_leave_matplotlib_alone():
         ("empty", ["run"], "but nothing at all; name a run folder"),
         ("foreign", ["run"], "but a.csv, b.csv, c/, d.csv and 2 more; name a run folder"),
         ("foreign", ["run", "run/c", "--out_dir", "figures"], "run holds no run"),
-        ("above", ["run"], "or name runs in it, as {run}/b"),
+        ("above", ["run"], "or a folder in it, as {run}/b"),
         ("begun", ["run"], "finish an epoch, with a lower --lr if it diverged"),
         ("torn", ["run"], "no epoch in a metrics.jsonl"),
         ("broken", ["run"], "metrics.jsonl, line 1 should be an object, not [1]"),
@@ -116,7 +116,8 @@ def test_mistakes_are_told_in_one_sentence_and_nothing_is_written(tmp_path, prep
     if prepare in ("above", "begun"):
         home = run / "b" if prepare == "above" else run
         home.mkdir(exist_ok=True)
-        (home / "config.json").write_text("{}")
+        config = {"arguments": {}, "seeds": [0], "derived": {}, "data": {}}
+        (home / "config.json").write_text(json.dumps(config))
     if prepare == "ood":
         (run / "ood_results.json").write_text("{")
     before = sorted(tmp_path.rglob("*"))

@@ -265,7 +265,13 @@ def test_a_dry_run_says_that_the_folder_is_taken(world, capsys):
         assert "warning" not in capsys.readouterr().out
     (world / "file").write_text("")
     assert go(world, "--dry_run", "--out_dir", world / "file") == 0
-    assert f"warning {world}/file is a file; " in capsys.readouterr().out
+    assert f"warning cannot make {world}/file ({world}/file is a file)" in capsys.readouterr().out
+    assert go(world, "--dry_run", "--out_dir", world / "file/run") == 0
+    assert f"({world}/file is a file)" in capsys.readouterr().out
+    (world / "other").mkdir()
+    (world / "other/config.json").write_text("{}")
+    assert go(world, "--dry_run", "--out_dir", world / "other") == 0
+    assert f"warning {world}/other/config.json is not of a run; " in capsys.readouterr().out
 
 
 def test_a_curriculum_of_one_stage_says_which_tasks_it_lacks(world, capsys):
