@@ -1342,7 +1342,9 @@ def load_runs(run_dirs, out_dir=None) -> tuple[list[Run], Path, list[str]]:
         raise no_runs[0]
     out_dir = folders[0] / "plots" if out_dir is None else Path(out_dir)
     check_writable(out_dir)
-    return runs, out_dir, [f"note: passed over: {error}" for error in no_runs]
+    notes = [f"note: passed over: {error}" for error in no_runs]
+    notes += [f"note: {run.name}: {note}" for run in runs for note in run.notes]
+    return runs, out_dir, notes
 
 
 def write_figures(run_dirs, out_dir=None) -> list[Path]:

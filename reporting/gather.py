@@ -48,7 +48,7 @@ def read(folder: Path, name: str) -> Records:
     run = load_run(folder, name)
     panel = read_results(folder / "memorization" / RESULTS)
     examples = read_examples(folder / "memorization" / "per_example.csv") if panel else {}
-    predictions = read_predictions(ood_home(folder) / "predictions.jsonl")
+    predictions = read_predictions(ood_home(folder) / "predictions.jsonl") if run.ood else []
     return Records(folder, run, panel, examples, predictions)
 
 

@@ -204,6 +204,7 @@ def limits(one: Records) -> list[str]:
         if n_left_out:
             said.append(f"{n_left_out:,} examples have replicas on one side only and are left out.")
     run = one.run
+    said += [f"{note[0].upper()}{note[1:]}." for note in run.notes]
     audit = run.config.get("data", {}).get("audit", {})
     if audit.get("val_seen"):
         said.append(

@@ -9,7 +9,7 @@ import math
 import os
 import re
 import reprlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from runtime.errors import UserError
@@ -229,6 +229,7 @@ class Run:
     memorization_of: str  # "last" or "best"
     ood: dict
     folder: Path
+    notes: list[str] = field(default_factory=list)  # what of it was not taken
 
 
 def parse(text):
@@ -367,7 +368,7 @@ def read_run(folder, name):
     models = [read_memorization(home / "memorization.json") for home in folders]
     model = "last" if any("last" in of_seed for of_seed in models) else "best"
     configs = [read_json(home / "config.json", CONFIG) for home in folders]
-    return Run(
+    run = Run(
         name=name,
         config=read_json(folder / "config.json", CONFIG),
         seeds=[rows for rows in seeds if rows],
@@ -380,6 +381,28 @@ def read_run(folder, name):
         ood=read_json(ood_home(folder) / OOD_FILE, OOD),
         folder=folder,
     )
+    note = evaluated_before(run)
+    return replace(run, ood={}, notes=[note]) if note else run
+
+
+def evaluated_before(run):
+    """That the suites were asked of a model which the run, going on, has replaced since; or ""."""
+    of_each = {"best_model.pth": best_rows(run), "last.pth": [rows[-1] for rows in run.seeds]}
+    now = [row.get("step") for row in of_each.get(run.ood.get("checkpoint"), [])]
+    then = run.ood.get("step")
+    then = then if isinstance(then, list) else [then]
+    if not now or not all(map(is_number, [*now, *then])) or set(then) <= set(now):
+        return ""
+    return (
+        f"the results of the suites are left out: they are of {steps_text(then)}, and "
+        f"{run.ood['checkpoint']} is of {steps_text(now)} now; run evaluate_ood.py again"
+    )
+
+
+def steps_text(steps):
+    """`step 40` or `steps 40, 80`, each once."""
+    shown = [f"{step:,}" for step in sorted(set(steps))]
+    return f"step{'s' * (len(shown) > 1)} {', '.join(shown)}"
 
 
 # ----------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from run_folders import (
     write_json,
     write_rows,
 )
+from runtime.records import load_run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -141,6 +142,30 @@ def test_what_is_no_run_is_passed_over_beside_runs(tmp_path):
     assert f"{tmp_path}/sweep/submitit holds no run" in notes[1]
     assert "but 1_log.out;" in notes[1]
     assert (tmp_path / "figures/learning.png").exists()
+
+
+@pytest.mark.parametrize("checkpoint", ["best_model.pth", "last.pth"])
+def test_suites_asked_of_a_model_that_was_replaced_are_left_out_with_a_note(tmp_path, checkpoint):
+    rows = add_only_rows(6)
+    for row in rows:
+        row["best"] = row["epoch"] in (2, 5)
+    write_rows(tmp_path / "run", rows)
+    step = {"best_model.pth": rows[4]["step"], "last.pth": rows[5]["step"]}[checkpoint]
+    home = tmp_path / "run/ood_results/ood_results.json"
+    results = ood_results(add_only=True) | {"checkpoint": checkpoint, "step": step}
+    write_json(home, results)
+    run = load_run(tmp_path / "run", "run")
+    assert (bool(run.ood), run.notes) == (True, [])
+    write_json(home, results | {"step": rows[1]["step"]})
+    run = load_run(tmp_path / "run", "run")
+    said = f"they are of step {rows[1]['step']:,}, and {checkpoint} is of step {step:,} now"
+    assert run.ood == {}
+    assert said in run.notes[0]
+    done = command(tmp_path / "run")
+    assert done.stderr.startswith("note: run: the results of the suites are left out: ")
+    assert not (tmp_path / "run/plots/ood_by_category.png").exists()
+    write_json(home, results | {"step": [step, "?"]})  # not told
+    assert load_run(tmp_path / "run", "run").notes == []
 
 
 def test_seeds_of_other_data_are_not_averaged(tmp_path):
