@@ -256,9 +256,11 @@ def lookup_of(rows: list[dict]) -> dict | None:
 def stats(rows: list[dict]) -> dict | None:
     """metrics.summarize of those rows that were run; None if there are none.
 
+    A row that stands several times in a suite counts once, or the interval would be too narrow.
     "outcomes" has the examples' own, in the order of the rows, for `merge_seeds` to read and drop.
     """
-    rows = [row for row in rows if row["prediction"] is not None]
+    run = [row for row in rows if row["prediction"] is not None]
+    rows = list({(row["suite"], row["prompt"], row["answer"]): row for row in run}.values())
     if not rows:
         return None
     predictions, answers = ([row[key] for row in rows] for key in ("prediction", "answer"))
@@ -421,7 +423,7 @@ def remarks(results: dict) -> list[str]:
             lines.append(line + ", ".join(some))
     lines += range_remarks(suites)
     for name, suite in suites.items():
-        if share := suite["overlap_with_training"]:
+        if (share := suite["overlap_with_training"]) and not suite["left_out"]["in_training_set"]:
             lines.append(f"{name}: {share:.1%} are examples of the training set (not left out)")
     lines += form_notes(results["form_differences"])
     for tag in sorted(untrained):

@@ -20,7 +20,9 @@ from runtime.errors import UserError
 from runtime.files import STRICT_JSON, read_bytes
 
 PAD, UNK, EOS = "<pad>", "<unk>", "<eos>"
-TAG = re.compile(r"\[([^\[\]]+)\]")  # of a prompt, which may have several
+TAG = re.compile(r"\[([^\[\]]+)\]")
+# A row's tag, and further names in brackets right after it; `[max] [3, 1] | 3` has one tag.
+TAGS = re.compile(r"\[[^\[\]]+\](?:\s*\[[^\W\d][\w-]*\])*")
 MADE_BY = "train_minigpt_4070.py"  # a tokenizer that says so may be made anew
 MAX_TOKENIZER_BYTES = 2**23
 MAX_VOCABULARY = 2**16
@@ -216,7 +218,7 @@ class Examples:
     offsets: np.ndarray  # int64 [n + 1]
     ids: np.ndarray  # uint8 or int32 [len(text) + n]
     answer_start: np.ndarray  # int32 [n]
-    all_tags: Labels  # every bracketed tag: `[rev] [sort] 3 1 2 | 3 2 1` has ("rev", "sort")
+    all_tags: Labels  # all that a row begins with: `[rev] [sort] 3 1 2 | 3 2 1` has ("rev", "sort")
     keys: np.ndarray  # int64 [n]: hash of canonical key and answer; equal: the same example
     prompt_keys: np.ndarray  # int64 [n]: hash of the canonical key alone
     unk: int
@@ -327,7 +329,7 @@ def build_examples(raws, tokenizer, source, levels=(), category=""):
 
 
 def parse(raw):
-    """(every bracketed tag, key, canonical key, length of the answer) of a row.
+    """(every tag it begins with, key, canonical key, length of the answer) of a row.
 
     The keys are hashes: of the canonical key and the answer, which make the example, and of the
     canonical key alone. `[rev] 01 | 10` and `[rev] 1 | 1` differ in their answers, so they are two
@@ -339,9 +341,18 @@ def parse(raw):
     if "\n" in raw:  # the search for the last bar would start again at every bar before it
         raise ValueError("a row is one line")
     tag, prompt, answer = split_example(raw)
-    tags = (tag, *TAG.findall(prompt)) if "[" in prompt else (tag,)
+    tags = tuple(tags_of(raw)) if prompt.lstrip().startswith("[") else (tag,)
     canonical = canonical_key(tag, prompt)
     return tags, hash_of(f"{canonical} | {answer}"), hash_of(canonical), len(answer)
+
+
+def tags_of(text):
+    """The tags that a row or prompt begins with.
+
+    >>> tags_of("[rev] [sort] 3 1 2 | 3 2 1"), tags_of("[max] [3, 1] | 3"), tags_of("[f] x [y] | 1")
+    (['rev', 'sort'], ['max'], ['f'])
+    """
+    return TAG.findall(TAGS.match(text)[0])
 
 
 def hash_of(text):

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.formats import EOS, TAG, Examples, Tokenizer, build_examples
+from data.formats import EOS, Examples, Tokenizer, build_examples, tags_of
 from data.readers import RowFormat
 from data.tasks import TASKS, canonical_tags, size_of, split_example
 from evaluation.models import Replicas
@@ -66,7 +66,7 @@ def read_question(text: str, checkpoint: dict, tokenizer: Tokenizer, mapping: bo
         ) from None
     head, by = f"[{tag}] {prompt}", "given" if answer else None
     if mapping:
-        head = map_tags(head, tags_to_map(TAG.findall(head), trained))
+        head = map_tags(head, tags_to_map(tags_of(head), trained))
         tag, prompt, _ = split_example(f"{head} | ")
     if not answer and tag in TASKS:
         with suppress(ValueError):  # the prompt is outside the task's grammar

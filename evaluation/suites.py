@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data.checks import Forms, form_differences
-from data.formats import TAG, Examples, Tokenizer, build_examples, load_examples
+from data.formats import TAG, TAGS, Examples, Tokenizer, build_examples, load_examples
 from data.generate import make_missing
 from data.readers import PLAIN, RowFormat, unprintable
 from data.tasks import canonical_tags, size_of, spaced
@@ -22,6 +22,7 @@ REASONS = {  # why an example is left out of the headline; of several the first 
     "unknown_characters": "have characters the vocabulary lacks",
     "beyond_position_table": "are longer than the table of learned positions and cannot be run",
     "outside_training_range": "are outside the sizes or lengths trained on, so are no control",
+    "in_training_set": "stand in the training set, so are no control",
 }
 
 
@@ -88,7 +89,8 @@ def map_tags(prompt: str, mapped: dict[str, str]) -> str:
     def canonical(match):
         return in_brackets(mapped[match[1]].split()) if match[1] in mapped else match[0]
 
-    return TAG.sub(canonical, prompt)
+    head = TAGS.match(prompt)[0]
+    return TAG.sub(canonical, head) + prompt[len(head) :]
 
 
 def load_suite(
@@ -140,14 +142,17 @@ def audit(suite: Suite, checkpoint: dict, training: Training | None) -> dict[str
     limit = arch["max_len"] - RUN_ON if arch["pos"] == "learned" else np.inf
     beyond_length = examples.lengths > checkpoint["trained_length"]
     in_range = within_sizes(suite, training.sizes if training else {}) & ~beyond_length
+    is_control = suite.category == "interpolation"
     facts = {
         "untrained_tag": np.array([not trained.issuperset(tags) for tags in suite.tags]),
         "unknown_characters": np.isin(np.arange(len(examples)), examples.with_unknown()),
         "beyond_position_table": examples.lengths > limit,
-        "outside_training_range": ~in_range & (suite.category == "interpolation"),
+        "outside_training_range": ~in_range & is_control,
+        "in_training_set": np.zeros(len(examples), bool),
         "in_training_range": in_range,
         "beyond_training_length": beyond_length,
     }
     if training is not None:
         facts["seen_in_training"] = np.isin(examples.keys, training.keys)
+        facts["in_training_set"] = facts["seen_in_training"] & is_control
     return facts

@@ -191,6 +191,25 @@ def test_the_control_counts_trained_sizes_and_lengths_only(home, tmp_path, monke
     assert "compare with 100.0%, the exact match on the 2 interpolation examples" in said
 
 
+def test_the_control_leaves_out_what_was_trained_on_and_a_row_counts_once(home, tmp_path, capsys):
+    known = [r for r in (home / "train.txt").read_text().splitlines() if r.startswith("[add]")][:2]
+    new = ["[add] 5 + 6 | 11"] * 3 + ["[add] 6 + 5 | 11"]
+    assert not set(new) & set((home / "train.txt").read_text().splitlines())
+    suites = write_suite(tmp_path / "s", [*known, *new], "ood_interpolation")
+    write_suite(suites, known, "ood_mine")
+    results, lines = evaluate(home / "run", suites, tmp_path / "out")
+    control = results["suites"]["ood_interpolation"]
+    assert control["left_out"]["in_training_set"] == 2
+    assert (control["n"], control["n_headline"], control["headline"]["n"]) == (6, 4, 2)
+    right = [line["correct"] for line in lines if line["prompt"] == "[add] 5 + 6 | "]
+    assert right == [right[0]] * 3
+    assert results["suites"]["ood_mine"]["n_headline"] == 2
+    said = capsys.readouterr().out
+    assert "left out 2 of 8 that stand in the training set, so are no control, in inter" in said
+    assert "ood_mine: 100.0% are examples of the training set (not left out)" in said
+    assert "ood_interpolation: " not in said
+
+
 def test_chance_stands_beside_a_rate_near_it(home, tmp_path, monkeypatch, capsys):
     people = [f"[rel] {chr(65 + i)}>Z ? up 1 Z | {chr(65 + i)}" for i in range(25)]
     suites = write_suite(tmp_path / "s", people, "ood_rel")

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from data import formats, sources
 from data.generate import build_tokenizer, ood_files
 from data.tasks import TASKS, canonical_key, draw_example, split_example, task_of_tag
+from evaluation.suites import map_tags
 from runtime import errors, files
 
 TOKENIZER_JSON = build_tokenizer((*TASKS, "sort_desc", "mul"))
@@ -201,6 +202,25 @@ def test_rows_are_split_at_the_last_bar():
     assert (examples.prompt(0), examples.answer(0)) == ("[rev] [sort] 3 1 | 2 | 2 | ", "1")
     assert examples.tags.tolist() == ["rev", "copy"]
     assert examples.all_tags.tolist() == [("rev", "sort"), ("copy",)]
+
+
+@pytest.mark.parametrize(
+    ("row", "tags"),
+    [
+        ("[rev] [sort] 3 1 2 | 3 2 1", ("rev", "sort")),
+        ("[copy]  [sort_desc] 3 1 | 3 1", ("copy", "sort_desc")),
+        ("[sort] [3, 1] | 1 3", ("sort",)),
+        ("[sort] [3] | 3", ("sort",)),
+        ("[sort] 3 [copy] | 3", ("sort",)),
+        ("[sort] [sort] [1] 2 | 2", ("sort", "sort")),
+    ],
+)
+def test_a_row_has_the_tags_it_begins_with_and_a_list_is_none(row, tags):
+    tokenizer = formats.Tokenizer([*TOKENIZER.itos, ","])
+    examples = formats.build_examples([row], tokenizer, "rows")
+    assert examples.all_tags[0] == tags
+    mapped = map_tags(examples.prompt(0), {"sort": "rev", "copy": "rev"})
+    assert mapped.count("[rev]") == len([tag for tag in tags if tag in ("rev", "sort", "copy")])
 
 
 def test_encoded_that_disagrees_names_the_first_row(tmp_path):
