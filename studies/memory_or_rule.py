@@ -192,7 +192,8 @@ class Curve:
     """Bits and shares over the number of distinct examples, after the last step.
 
     Of one task and repetition. `means` and `errors` are {part: float [n]} for the parts BITS and
-    SHARES; an error is a standard error over replicas.
+    SHARES; an error is a standard error over replicas. `reaches` are {part: float [2, n]}: how far
+    the 95 % interval as it is told goes below and above the mean.
     """
 
     distinct: np.ndarray  # int [n], ascending
@@ -201,6 +202,7 @@ class Curve:
     bits: np.ndarray  # float [n]: of an answer
     means: dict[str, np.ndarray] = field(default_factory=dict)
     errors: dict[str, np.ndarray] = field(default_factory=dict)
+    reaches: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def last_lines(lines: list[dict], **wanted) -> list[dict]:
@@ -228,7 +230,15 @@ def curve_of(lines: list[dict], task: str, repetition: str) -> Curve | None:
         bits=column("bits"),
         means={part: column(part) for part in BITS + SHARES},
         errors={part: np.array([error_of(line, part) for line in found]) for part in BITS + SHARES},
+        reaches={
+            part: np.array([reach_of(*ends_of(line, part)) for line in found]).T
+            for part in BITS + SHARES
+        },
     )
+
+
+def reach_of(value: float, low: float, high: float) -> tuple[float, float]:
+    return max(value - low, 0.0), max(high - value, 0.0)
 
 
 def error_of(line: dict, part: str) -> float:
@@ -573,23 +583,24 @@ def figure(lines: list[dict], parts: tuple[str, ...]):
         drawn_ones[0][0].tick_params(labelleft=True)
     legend_below(drawn_ones[0][0])
     replicas = replicas_words(lines)
-    caption(fig, f"{FIGURES[parts][1]} Error bars: 95 % over {replicas} replicas.")
+    caption(
+        fig,
+        f"{FIGURES[parts][1]} Error bars: 95 % over {replicas} replicas, as in the table.",
+    )
     return fig
 
 
 def draw_areas(ax, curve: Curve, parts: tuple[str, ...]) -> None:
     """Three areas from 0 up, each from where the one below ends; a rule below 0 shows."""
     x, start = curve.distinct, np.zeros(len(curve.distinct))
-    t = np.array([metrics.t_quantile(degrees) for degrees in curve.degrees])
     apart = iter((0.985, 1.015))  # the bars of rule and of memory may have like ends
     for part, (colour, hatch) in zip(parts, BUDGET_PARTS.values(), strict=True):
         end, label = start + curve.means[part], part.replace("_", " ")
         ax.fill_between(x, start, end, color=colour, hatch=hatch, edgecolor="white", label=label)
         if part != parts[-1]:
-            reach = t * curve.errors[part]
             ax.plot(x, end, color="black", linewidth=1)
             bars = {"fmt": "none", "color": "black", "linewidth": 1, "capsize": 2.5}
-            ax.errorbar(x * next(apart), end, yerr=reach, **bars)
+            ax.errorbar(x * next(apart), end, yerr=curve.reaches[part], **bars)
         start = end
     if parts == BITS:  # far below 0 a model is sure of wrong answers, and by how much says little
         low = max(ax.get_ylim()[0], -curve.bits.max())
