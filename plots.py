@@ -1108,13 +1108,19 @@ def level_figure(run: Run):
     for ax, (unit, tasks) in zip(axes, panels.items(), strict=True):
         ranges = [(given or STANDARD_RANGE).get(t) for t in tasks if len(curves[t].x)]
         low, high = next((r for r in ranges if r), STANDARD_RANGE[tasks[0]])
-        ax.axvspan(low - 0.5, high + 0.5, color="0.88", lw=0, zorder=0, label="training range")
+        alike = all(list(r) == [low, high] for r in ranges if r)
+        label = "training range" if alike else f"training range of {tasks[0]}"
+        ax.axvspan(low - 0.5, high + 0.5, color="0.88", lw=0, zorder=0, label=label)
         none = curve_of([], [])
         draw_curves(ax, {task: c if task in tasks else none for task, c in curves.items()})
-        x, value, n = (
-            np.concatenate([getattr(curves[t], k) for t in tasks]) for k in ("x", "value", "n")
+        value, n = (np.concatenate([getattr(curves[t], k) for t in tasks]) for k in ("value", "n"))
+        of_each = [(given or STANDARD_RANGE).get(t) or (low, high) for t in tasks]
+        inside = np.concatenate(
+            [
+                (a <= curves[t].x) & (curves[t].x <= b)
+                for t, (a, b) in zip(tasks, of_each, strict=True)
+            ]
         )
-        inside = (low <= x) & (x <= high)
         n = np.nan_to_num(n, nan=1.0)  # levels without an n count alike
         means = ", ".join(
             f"{percent(np.average(value[side], weights=n[side]))} {name}"

@@ -299,7 +299,9 @@ def is_same_run(first: Run, second: Run) -> bool:
         if not known or not isinstance(config.get("seed", config.get("seeds")), (int, list)):
             return False
     tokenizers = {entry_at(config, "data", "tokenizer", "sha256") for config in configs}
-    return len(tokenizers) == 1 and not how_runs_differ(*configs)
+    # One that went on to more epochs took another course of the learning rate.
+    lengths = {json.dumps(config.get("epochs_before")) for config in configs}
+    return len(tokenizers) == len(lengths) == 1 and not how_runs_differ(*configs)
 
 
 def seeds_held_twice(part: list[tuple[Run, list[Model]]]) -> str:

@@ -92,7 +92,7 @@ def rate_words(comparison: Comparison) -> str:
     single = any(len(seeds) == 1 for seeds in comparison.seeds.values())
     what = "for other seeds and other examples" if several else "for other examples"
     alone = "; of a single seed for other examples" if several and single else ""
-    mean = "mean over seeds" if several else "best model by validation"
+    mean = "mean over seeds" if several else "one model"
     return f"Exact match in %: {mean} [95 % interval, {what}{alone}]; n examples of one seed."
 
 
@@ -122,8 +122,10 @@ def pair_sentences(differences: Sequence[Difference]) -> list[str]:
         said.append(could_have(*ends))
     unknown = [d for d in differences if d.detectable is None and d not in known]
     if unknown:
-        rows = ", ".join(d.row for d in unknown)
-        said.append(f"{capital(unknown[0].sentence)}: {rows}.")
+        why: dict[str, list[str]] = {}
+        for d in unknown:
+            why.setdefault(d.sentence, []).append(d.row)
+        said += [f"{capital(sentence)}: {', '.join(rows)}." for sentence, rows in why.items()]
     notes: dict[str, list[str]] = {}
     for d in differences:
         notes.setdefault(d.note, []).append(d.row)

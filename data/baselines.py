@@ -9,7 +9,7 @@
 None of them knows a rule. A model that scores no more than they do on unseen examples may have
 learned none either. Pure functions of texts: answers come back as texts, to be scored like the
 predictions of a model. Everything is done tag by tag. A query whose tag is not in the training set
-gets the empty answer, which no example has.
+gets the empty answer, which `look_up` counts as wrong.
 """
 
 import math
@@ -321,8 +321,9 @@ def look_up(examples: Examples, rows: np.ndarray, train: TrainingTexts) -> Looku
     rows = some_rows(examples, rows, 2_500, 200_000)
     tags, prompts, answers = _columns(examples, rows)
     found = lookup_answers(prompts, tags, train)
+    known = np.isin(tags, list(set(train.tags)))
     right = {
-        name: np.array([text == answer for text, answer in zip(texts, answers, strict=True)], bool)
+        name: known & (np.array(texts, dtype=object) == np.array(answers, dtype=object))
         for name, texts in found.items()
     }
     return Lookup(rows, right, len(train.tags))

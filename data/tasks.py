@@ -572,18 +572,24 @@ def answer_rel(facts: list[str], direction: str, hops: int, person: str) -> str:
     """`[rel] B>K F>B K>A ? up 2 A | B`: who is so many generations above or below a person.
 
     `X>Y` says that X is the parent of Y; `up 2 A` asks for A's grandparent, `down 2 A` for A's
-    grandchild. KeyError where the facts do not reach that far.
+    grandchild. KeyError where the facts do not reach that far, or name two.
 
     >>> answer_rel(["B>K", "F>B", "K>A"], "up", 2, "A")
     'B'
     >>> answer_rel(["B>K", "Q>Z", "F>B"], "down", 1, "F")
     'B'
     """
-    step = {}
-    for parent, child in (fact.split(">") for fact in facts):
-        step |= {child: parent} if direction == "up" else {parent: child}
+    pairs = [fact.split(">") for fact in facts]
+    step = {one: set() for pair in pairs for one in pair}
+    for parent, child in pairs:
+        one, other = (child, parent) if direction == "up" else (parent, child)
+        step[one].add(other)
+    if person not in step:
+        raise KeyError(person)
     for _ in range(hops):
-        person = step[person]
+        if len(step[person]) != 1:
+            raise KeyError(person)
+        (person,) = step[person]
     return person
 
 
@@ -627,7 +633,7 @@ def answer_of_rel(prompt: str) -> str:
             raise KeyError(hops)
         return answer_rel(facts, direction, int(hops), person)
     except KeyError:
-        raise ValueError(f"the facts of {prompt[:80]!r} do not reach that far") from None
+        raise ValueError(f"the facts of {prompt[:80]!r} do not tell that") from None
 
 
 def facts_key(text: str) -> str | None:

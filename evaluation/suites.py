@@ -35,6 +35,10 @@ class Suite:
     mapped: dict  # tags that --canonical_tags replaced -> those they became, as "sort copy"
 
 
+# What a word of a suite's name begins with that says its category.
+STEMS = ("interp", "extrap", "composit", "systematic", "edge", "robust", "novel")
+
+
 def in_brackets(tags):
     return " ".join(f"[{tag}]" for tag in tags)
 
@@ -44,9 +48,12 @@ def category_of(given: str, name: str) -> str:
 
     >>> category_of("ext", "ood_x"), category_of("", "ood_extrap_rev"), category_of("", "mine")
     ('extrapolation', 'extrapolation', 'other')
+    >>> category_of("", "int_max"), category_of("", "extra_spaces")  # these words say nothing
+    ('other', 'other')
     """
-    words = [given.lower(), *name.lower().split("_")]
-    found = [c for word in words for c in CATEGORIES if len(word) > 2 and c.startswith(word)]
+    words = [word for word in name.lower().split("_") if word.startswith(STEMS)]
+    words = [given.lower(), *words] if len(given) > 2 else words
+    found = [c for word in words for c in CATEGORIES if c.startswith(word)]
     return found[0] if found else given or "other"
 
 

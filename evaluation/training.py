@@ -1,6 +1,7 @@
 """The training set of a checkpoint: what may be overlapped with, and what lookup looks in."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,13 +70,13 @@ def read_training(
 
 
 def sizes_in(examples: Examples) -> dict[str, list[int]]:
-    """task -> [smallest, largest] size of its examples; without tasks of another grammar."""
+    """task -> [smallest, largest] size of its examples; rows of another grammar have none."""
     sizes = {}
     for task in TASKS:
-        try:
-            seen = {size_of(examples.raw(i)) for i in np.flatnonzero(examples.tags.isin([task]))}
-        except (ValueError, IndexError):  # prompts of another grammar have no size
-            continue
+        seen = set()
+        for i in np.flatnonzero(examples.tags.isin([task])):
+            with suppress(ValueError, IndexError):
+                seen.add(size_of(examples.raw(i)))
         if seen:
             sizes[task] = [min(seen), max(seen)]
     return sizes

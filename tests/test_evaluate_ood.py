@@ -455,6 +455,11 @@ def test_learned_positions_limit_what_can_be_run(home, tmp_path):
         ("", "ood_novel_tasks", "novel_tasks"),
         ("", "ood_interp_add", "interpolation"),
         ("my kind", "mine", "my kind"),
+        ("", "extra_spaces", "other"),
+        ("", "int_max", "other"),
+        ("", "system_prompts", "other"),
+        ("", "ood_systematic_add", "systematic"),
+        ("", "ood_edge_cases", "edge_cases"),
         ("", "mine", "other"),
     ],
 )

@@ -67,7 +67,7 @@ def test_command_line_writes_each_run_into_its_folder_and_comparisons_beside(add
     paths = [Path(line) for line in listed.splitlines()]
     assert sorted(p for p in out.rglob("*") if p.is_file()) == sorted(paths)
     assert table.startswith("exact match by times in the training set")
-    assert compared.startswith("Exact match in %: best model by validation [95 % interval")
+    assert compared.startswith("Exact match in %: one model [95 % interval")
     names = {p.relative_to(out).as_posix() for p in paths}
     assert {"step1_add_only/learning.png", "compare_learning.png", "compare_ood.png"} <= names
     assert "step1_add_only/repeat_count.png" not in names
