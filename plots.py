@@ -1102,25 +1102,21 @@ def level_figure(run: Run):
     panels = {unit: tasks for unit, tasks in LEVELS.items() if any(len(curves[t].x) for t in tasks)}
     if not panels:
         return None
-    given = run.ood.get("training_range")
+    known = bool(run.ood.get("training_range"))
+    given = run.ood["training_range"] if known else STANDARD_RANGE
     widths = tuple(1.4 if unit == "items" else 1 for unit in panels)
     fig, axes = new_figure([run], 1.5 + 3 * sum(widths), 4, widths, model=ood_model(run))
     for ax, (unit, tasks) in zip(axes, panels.items(), strict=True):
-        ranges = [(given or STANDARD_RANGE).get(t) for t in tasks if len(curves[t].x)]
-        low, high = next((r for r in ranges if r), STANDARD_RANGE[tasks[0]])
-        alike = all(list(r) == [low, high] for r in ranges if r)
-        label = "training range" if alike else f"training range of {tasks[0]}"
+        ranges = {t: tuple(given[t]) for t in tasks if len(curves[t].x) and given.get(t)}
+        ranges = ranges or {tasks[0]: STANDARD_RANGE[tasks[0]]}
+        shaded, (low, high) = next(iter(ranges.items()))
+        label = "training range" + f" of {shaded}" * (len(set(ranges.values())) > 1)
         ax.axvspan(low - 0.5, high + 0.5, color="0.88", lw=0, zorder=0, label=label)
         none = curve_of([], [])
         draw_curves(ax, {task: c if task in tasks else none for task, c in curves.items()})
         value, n = (np.concatenate([getattr(curves[t], k) for t in tasks]) for k in ("value", "n"))
-        of_each = [(given or STANDARD_RANGE).get(t) or (low, high) for t in tasks]
-        inside = np.concatenate(
-            [
-                (a <= curves[t].x) & (curves[t].x <= b)
-                for t, (a, b) in zip(tasks, of_each, strict=True)
-            ]
-        )
+        ends = [(curves[t].x, ranges.get(t, (low, high))) for t in tasks]
+        inside = np.concatenate([(x >= least) & (x <= most) for x, (least, most) in ends])
         n = np.nan_to_num(n, nan=1.0)  # levels without an n count alike
         means = ", ".join(
             f"{percent(np.average(value[side], weights=n[side]))} {name}"
@@ -1131,8 +1127,9 @@ def level_figure(run: Run):
         y = "exact match" if ax is axes[0] else ""
         label_axes(ax, f"{unit.capitalize()}: {means}", number_axis(ax, unit), y)
         ax.legend(fontsize=8.5)
-    source = "training range" if given else "training range of the standard data"
-    note = f"Shaded: {source}; titles: all examples inside and outside it; n: per level."
+    source = "training range" if known else "training range of the standard data"
+    note = f"Shaded: {source}; titles: all examples inside and outside it, each task's own; "
+    note += "n: per level."
     caption(fig, f"{interval_words([run], 'Bands')} {note}")
     return fig
 

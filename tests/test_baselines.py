@@ -205,6 +205,15 @@ def exact_match_by_tag(train_rows, val_rows, lookup):
     return {tag: 100 * right[tag] / tags.count(tag) for tag in sorted(set(tags))}
 
 
+def test_an_empty_answer_of_an_untrained_tag_is_no_hit():
+    tokenizer = Tokenizer(CHARACTERS)
+    train = build_examples(["[add] 1 + 1 | 2", "[rel] 1 | "], tokenizer, "train")
+    val = build_examples(["[sort] 1 | ", "[copy] 2 | ", "[rel] 3 | "], tokenizer, "val")
+    found = look_up(val, np.arange(3), training_texts(train))
+    assert found.right["nearest"].tolist() == [False, False, True]  # rel's answers are empty
+    assert found.rates(np.arange(2))["nearest"] == 0
+
+
 def test_what_pure_lookup_scores_on_the_standard_sets():
     """Percent of 500 unseen examples a task: the baselines beside every rate of the README."""
     sets, sums = processed_sets(SEED), add_only_sets(SEED)

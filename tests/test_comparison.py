@@ -13,8 +13,8 @@ import scipy.stats
 import plots
 from comparison import groups
 from comparison.groups import as_run, common_name, gather
-from comparison.page import csv_text, lines, markdown
-from comparison.table import compare_groups
+from comparison.page import csv_text, lines, markdown, pair_sentences
+from comparison.table import Difference, compare_groups
 from metrics import outcomes, over_seeds, rate, wilson_interval
 from run_folders import write_json, write_rows
 from runtime.errors import UserError
@@ -188,6 +188,21 @@ def test_what_could_have_stood_out_is_unknown_where_all_are_right_or_wrong(tmp_p
         "with 50 and 6 examples all right or all wrong nothing is known of what would have stood "
         "out"
     )
+
+
+def test_each_row_keeps_its_own_reason_why_nothing_is_known():
+    about = {"first": "a", "second": "b", "difference": 0.0, "low": None, "high": None, "p": None}
+    about |= {"p_holm": None, "detectable": None, "note": ""}
+    rows = [
+        ("one", "Fisher", [12, 12]),
+        ("two", "Fisher", [500, 500]),
+        ("three", "Fisher", [12, 12]),
+    ]
+    differences = [Difference(row=row, test=test, n=n, **about) for row, test, n in rows]
+    said = pair_sentences(differences)
+    assert [sentence.partition(": ")[2] for sentence in said[1:]] == ["one, three.", "two."]
+    assert "12 examples" in said[1]
+    assert "500 examples" in said[2]
 
 
 def test_rates_alone_are_compared_and_it_is_said(tmp_path):
@@ -529,6 +544,15 @@ def test_a_seed_held_twice_keeps_all_folders_of_the_settings_apart(tmp_path):
         "a_s1 and again_s1 have the same settings and both hold seed 1, so their seeds are not put "
         "together"
     ]
+
+
+def test_a_run_that_went_on_is_not_put_together_with_one_planned_so(tmp_path):
+    for name, seed in (("a_s0", 0), ("a_s1", 1)):
+        make_run(tmp_path / name, seed, {"add": 0.5}, {"add": 100})
+    assert compared(*sorted(tmp_path.iterdir())).runs == ["a"]
+    path = tmp_path / "a_s0/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"epochs_before": [4]}))
+    assert compared(*sorted(tmp_path.iterdir())).runs == ["a_s0", "a_s1"]
 
 
 @pytest.mark.parametrize("other", [{"d_model": 32}, {"train": "of a half"}, {"val": "of a half"}])

@@ -15,11 +15,12 @@ import torch
 
 import evaluate_ood
 import metrics
-from data.formats import Tokenizer, load_examples
+from data.formats import Tokenizer, build_examples, load_examples
 from data.generate import SUITES as SUITES_MADE
 from data.generate import build_tokenizer, make_missing
 from data.subsets import Subsets
 from evaluation import suites
+from evaluation.training import sizes_in
 from ood_models import (
     SUITES,
     TASKS,
@@ -411,6 +412,13 @@ def test_overlap_is_by_canonical_key(single, home):
     assert results["suites"]["ood_interpolation"]["overlap_with_training"] == 0.5
     assert results["training_range"] == {"add": [1, 2], "rev": [3, 3], "sort": [3, 3]}
     assert results["training_set"]["sha256"] == sha256_of(home / "train.txt")
+
+
+def test_a_row_of_another_grammar_leaves_the_sizes_of_the_others():
+    tokenizer = Tokenizer(build_tokenizer(("add", "rel"))["itos"].values())
+    rows = ["[add] 41 + 12 | 53", "[add] 7 + 8 | 15", "[add] r + o | o"]
+    examples = build_examples(rows, tokenizer, "rows")
+    assert sizes_in(examples) == {"add": [1, 2]}
 
 
 def test_overlap_is_unknown_without_the_training_set(home, tmp_path, capsys):

@@ -308,6 +308,20 @@ def test_levels_take_the_training_range_of_the_results_and_skip_tasks_without_ro
     assert (span.get_x(), span.get_width()) == (0.5, 2.0)
 
 
+def test_tasks_of_one_axis_are_averaged_by_their_own_ranges(tmp_path):
+    results = ood_results(add_only=True)
+    levels = [("copy", 4, 10), ("copy", 8, 0), ("sort", 4, 10), ("sort", 8, 10), ("sort", 12, 0)]
+    rows = [{"task": task, "level": level, **stats(k, 10)} for task, level, k in levels]
+    results["suites"]["ood_systematic"]["by_level"] = rows
+    results["training_range"] = {"copy": [3, 5], "sort": [3, 10]}
+    write_json(tmp_path / "ood_results.json", results)
+    (ax,) = plots.level_figure(load(tmp_path)).axes
+    title = ax.get_title("left").replace("\n", " ")
+    assert title == "Items: 100.0 % inside, 0.0 % outside"
+    (span,) = [p for p in ax.patches if p.get_label() == "training range of copy"]
+    assert (span.get_x(), span.get_width()) == (2.5, 3.0)
+
+
 def test_levels_of_one_list_task_take_its_own_range(five_tasks):
     path = five_tasks / "ood_results" / "ood_results.json"
     results = ood_results()
@@ -329,6 +343,15 @@ def test_failures_stack_to_one_and_agree_with_the_counts(five_tasks):
     given = ood_results()["headline"]["robustness"]
     shares = [given["exact_match"], *(k / given["n"] for k in given["failures"].values())]
     np.testing.assert_allclose(widths[:, labels.index("robustness (n = 600)")], shares)
+
+
+def test_failures_of_several_seeds_have_the_n_of_one(tmp_path):
+    for seed in range(3):
+        write_rows(tmp_path / f"seed_{seed}", curriculum_rows(20))
+    (label, n, shares), *_ = plots.failure_rows(load(tmp_path))
+    alone = plots.failure_rows(load(tmp_path / "seed_0"))[0]
+    assert (label, n) == alone[:2]
+    assert shares == pytest.approx(alone[2])
 
 
 def test_failures_name_the_model_they_are_of(five_tasks):

@@ -53,6 +53,14 @@ def static_and_eager(
     return found
 
 
+def test_a_batch_has_no_more_slots_than_there_are_rows():
+    examples = build(draw_rows(5, seed=12))
+    rows, places, slots, n_answers = t.fixed_slots(examples, np.arange(5)[None], 8)
+    assert rows.shape == places.shape == (1, 1, 5)
+    assert len(slots) == 5
+    assert n_answers == (examples.lengths - examples.answer_start + 1).sum()
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize(("R", "n"), [(1, 30), (3, 30), (2, 5)])
 def test_steps_of_fixed_shape_equal_steps_of_their_own_shape(R, n, dropout):
