@@ -28,7 +28,7 @@ from data.formats import (
     make_tokenizer,
     parse_tokenizer,
 )
-from data.readers import PLAIN, RECORDS
+from data.readers import PLAIN, RECORDS, kind_of
 from data.sources import find_sources
 from data.subsets import PanelData
 from runtime.errors import UserError
@@ -271,7 +271,7 @@ def load_data(
     may have more than `max_len` characters.
     """
     sources = find_sources(train_path, val_path, tokenizer_path)
-    if row_format.columns and sources.train.suffix not in RECORDS:
+    if row_format.columns and kind_of(sources.train) not in RECORDS:
         raise UserError(
             f"{sources.train} has no columns; leave --columns out, or give {', '.join(RECORDS)}"
         )

@@ -35,9 +35,14 @@ SCAN = re.compile(r"IN: (.*) OUT: (.*)")
 EQUATION = re.compile(r"([^=|]*[^=|\s])\s*=\s*([^=|]+)")
 
 
+def kind_of(path: str | Path) -> str:
+    """The suffix that says how a file is read: `.CSV` is `.csv`."""
+    return Path(path).suffix.lower()
+
+
 def right_form(path):
     """How an example is written in a file of this kind, for an error message."""
-    suffix = Path(path).suffix
+    suffix = kind_of(path)
     if suffix in (".csv", ".tsv"):
         return RIGHT_CSV
     return RIGHT_RECORD if suffix in (".json", ".jsonl") else RIGHT_LINE
@@ -127,16 +132,16 @@ def read_rows(path, row_format=PLAIN):
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the path of a data set in it")
-    if path.suffix == ".pkl":
+    if kind_of(path) == ".pkl":
         return rows_of_pickle(load_pickle(path), path, row_format)
-    if path.suffix == ".txt":
+    if kind_of(path) == ".txt":
         return Rows(((n, row_of_line(line, row_format)) for n, line in lines_of(path)), "line")
-    if path.suffix == ".json":
+    if kind_of(path) == ".json":
         return rows_of_records(enumerate(json_records(path)), path, row_format, word="row")
-    if path.suffix == ".jsonl":
+    if kind_of(path) == ".jsonl":
         records = ((n, json_of(line, f"{path}: line {n}")) for n, line in lines_of(path))
         return rows_of_records(records, path, row_format)
-    if path.suffix in (".csv", ".tsv"):
+    if kind_of(path) in (".csv", ".tsv"):
         return rows_of_records(csv_records(path, row_format), path, row_format)
     raise UserError(
         f"{path} is of no known kind ({', '.join(KINDS)}); write its rows into a .txt, where "
@@ -218,7 +223,7 @@ def parts_of(line):
 
 def advice(row, path):
     """What to do about a text that is no row of the file."""
-    if not isinstance(row, str) or Path(path).suffix in RECORDS:
+    if not isinstance(row, str) or kind_of(path) in RECORDS:
         return right_form(path)
     if row.startswith("{"):
         return f"it looks like JSON: name the file .jsonl; in a .txt {RIGHT_LINE}"
@@ -393,7 +398,7 @@ def delimiter_of(first_line, path, row_format):
     """The separator of columns, by the names in the first line; UserError if none will do."""
     if not first_line.strip():
         raise UserError(f"{path}: its first line names no columns; {RIGHT_CSV}")
-    signs, mistake = (",;\t" if path.suffix == ".csv" else "\t,;"), None
+    signs, mistake = (",;\t" if kind_of(path) == ".csv" else "\t,;"), None
     for sign in signs:
         try:
             header = next(csv.reader([first_line], delimiter=sign), [])

@@ -10,7 +10,7 @@ import numpy as np
 from data.checks import Forms, form_differences
 from data.formats import TAG, TAGS, Examples, Tokenizer, build_examples, load_examples
 from data.generate import make_missing
-from data.readers import PLAIN, RowFormat, unprintable
+from data.readers import PLAIN, RowFormat, kind_of, unprintable
 from data.tasks import canonical_tags, size_of, spaced
 from evaluation.training import Training
 from runtime.errors import UserError
@@ -68,7 +68,7 @@ def find_suites(folder: Path) -> list[Path]:
             "standard ones"
         )
     kinds = (".pkl", ".jsonl", ".txt", ".csv", ".tsv")  # not .json: statistics stand there
-    files = [p for p in sorted(folder.glob("*")) if p.suffix in kinds and p.name[0] != "."]
+    files = [p for p in sorted(folder.glob("*")) if kind_of(p) in kinds and p.name[0] != "."]
     for path in files:
         if not path.stem.isprintable():
             raise UserError(f"{folder} has a suite of the name {unprintable(path.stem)}")

@@ -158,7 +158,10 @@ def test_every_format_gives_the_same_examples(tmp_path):
         for row in ROWS:
             tag, prompt, answer = re.fullmatch(r"\[(\w+)\] (.*) \| (.*)", row).groups()
             file.write(json.dumps({"task": tag, "prompt": prompt, "answer": answer}) + "\n")
-    for path in (pkl, raw_only, with_eos, lines, raws, parts):
+    capitals = [path.with_name(path.name.upper()) for path in (pkl, lines, raws)]
+    for path, named in zip((pkl, lines, raws), capitals, strict=True):
+        named.write_bytes(path.read_bytes())
+    for path in (pkl, raw_only, with_eos, lines, raws, parts, *capitals):
         examples = formats.load_examples(path, TOKENIZER)
         check_rows(examples)
         assert examples.tags.tolist() == ["add", "sort_desc", "rev"]
