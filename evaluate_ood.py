@@ -253,14 +253,20 @@ def lookup_of(rows: list[dict]) -> dict | None:
     return {"n": len(right), **rates} if right else None
 
 
+def distinct(rows: list[dict]) -> list[dict]:
+    """The first of each row that stands several times in a suite: all would narrow intervals."""
+    first = {}
+    for row in rows:
+        first.setdefault((row["suite"], row["prompt"], row["answer"]), row)
+    return list(first.values())
+
+
 def stats(rows: list[dict]) -> dict | None:
     """metrics.summarize of those rows that were run; None if there are none.
 
-    A row that stands several times in a suite counts once, or the interval would be too narrow.
     "outcomes" has the examples' own, in the order of the rows, for `merge_seeds` to read and drop.
     """
-    run = [row for row in rows if row["prediction"] is not None]
-    rows = list({(row["suite"], row["prompt"], row["answer"]): row for row in run}.values())
+    rows = [row for row in rows if row["prediction"] is not None]
     if not rows:
         return None
     predictions, answers = ([row[key] for row in rows] for key in ("prediction", "answer"))
@@ -285,6 +291,7 @@ def suite_results(
     """What ood_results.json says of a suite. By task and level go over the headline, or over all
     examples where none is in it.
     """
+    n_rows, rows = len(rows), distinct(rows)
     headline = [row for row in rows if row["in_headline"]]
     counted = [row for row in headline or rows if row["prediction"] is not None]
     levels = [row["level"] if row["level_text"] is None else row["level_text"] for row in counted]
@@ -297,6 +304,7 @@ def suite_results(
     return {
         "category": suite.category,
         "sha256": sha256_of(suite.path),
+        "n_rows": n_rows,
         "n": len(rows),
         "n_distinct": len(np.unique(suite.examples.keys)),
         "n_headline": len(headline),
@@ -322,7 +330,7 @@ def headline_by_category(rows: list[dict]) -> dict[str, dict | None]:
     """category -> stats of its headline rows over all suites, None for one without any."""
     return {
         category: stats([row for row in group if row["in_headline"]])
-        for (category,), group in grouped(rows, "category")
+        for (category,), group in grouped(distinct(rows), "category")
     }
 
 

@@ -1250,8 +1250,8 @@ def choose_precision(amp, device, d_model):
         return amp
     if amp == "fp16":
         raise UserError(
-            "fp16 needs a GPU; a new run on a CPU takes --amp auto, fp32 or bf16, and one that "
-            "began in fp16 goes on where a GPU is"
+            "fp16 needs a GPU; on a CPU start a run with --amp auto, fp32 or bf16, and resume one "
+            "that began in fp16 on a GPU"
         )
     if amp != "auto":
         return amp
@@ -1642,8 +1642,8 @@ def make_plan(
         cuda_graph=args.cuda_graph,
         tensorboard=args.tensorboard,
     )
-    for stage, n_rows in zip(stages, plan.epoch_rows, strict=True):
-        if not n_rows:  # of a panel
+    for stage in stages if data.panel is not None else ():
+        if not data.panel.subsets.epoch_rows(stage.tasks):
             raise UserError(
                 f"--subset {args.subset:g} leaves no row of {', '.join(stage.tasks)} that is sure "
                 "to be in each seed's part; give a larger share or training set"
@@ -1693,7 +1693,7 @@ def panel_lines(plan: Plan, data: Data) -> list[str]:
     if left_out > 0.05:
         lines.append(
             f"note    an epoch leaves out about {left_out:.0%} of a seed's rows, others each time: "
-            "seeds differ in rows, since a few examples stand often, and all train on equally many"
+            "all seeds train on equally many, as many as each is sure to have"
         )
     if n_canaries:
         counts = " ".join(map(str, CANARY_COUNTS))
@@ -2438,10 +2438,10 @@ def read_checkpoint(path):
     OSError where it cannot be read now: that says nothing of the file.
     """
     if not Path(path).is_file():
-        beside = sorted(other.name for other in Path(path).parent.glob("*.pth"))
-        do = f"beside it: {', '.join(beside)}" if beside else "train a model first"
+        beside = sorted(map(str, Path(path).parent.glob("*.pth")))
+        do = f"there are {', '.join(beside)}" if beside else "train a model first"
         if beside and Path(path).name == "best_model.pth":
-            do += " (the first validation of a run writes it)"
+            do = f"a run's first validation writes it, and --resume continues one; {do}"
         raise UserError(f"the checkpoint {path} does not exist; {do}")
     data = Path(path).read_bytes()
     try:

@@ -146,7 +146,7 @@ def read_ood(run: Run) -> dict[int | None, dict[str, Answers]]:
     for category, stats in run.ood.get("headline", {}).items():
         of_category = {name: s for name, s in suites.items() if s.get("category") == category}
         asked = [
-            [name, suite.get("sha256"), suite.get("left_out")]
+            [name, suite.get("sha256"), {k: n for k, n in suite.get("left_out", {}).items() if n}]
             for name, suite in sorted(of_category.items())
         ]
         source = json.dumps([run.ood.get("canonical_tags"), asked])

@@ -22,7 +22,7 @@ from runtime.files import STRICT_JSON, read_bytes
 PAD, UNK, EOS = "<pad>", "<unk>", "<eos>"
 TAG = re.compile(r"\[([^\[\]]+)\]")
 # A row's tag, and further names in brackets right after it; `[max] [3, 1] | 3` has one tag.
-TAGS = re.compile(r"\[[^\[\]]+\](?:\s*\[[^\W\d][\w-]*\])*")
+TAGS = re.compile(r"\[[^\[\]]+\](?:\s*\[[^\W\d][\w -]*\])*")
 MADE_BY = "train_minigpt_4070.py"  # a tokenizer that says so may be made anew
 MAX_TOKENIZER_BYTES = 2**23
 MAX_VOCABULARY = 2**16

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.generate import PARTS, make_missing
-from data.readers import KINDS
+from data.readers import KINDS, kind_of
 from runtime.errors import UserError
 from runtime.files import ROOT
 
@@ -80,9 +80,12 @@ def find_beside(train: Path, name: str) -> Path | None:
 
 def find_val(train: Path) -> Path | None:
     """The validation set `val.*` beside the training set, None where there is none."""
-    names = (f"val{suffix}" for suffix in dict.fromkeys((train.suffix, *KINDS)))
-    found = [path for name in names if (path := find_beside(train, name))]
-    if len(found) > 1 and found[0].suffix != train.suffix:
+    make_standard(train.with_name("val.pkl"))
+    beside = [p for p in sorted(train.parent.glob("val.*")) if p.stem == "val" and p.is_file()]
+    kinds = list(dict.fromkeys((kind_of(train), *KINDS)))
+    found = [path for path in beside if kind_of(path) in kinds and path != train]
+    found.sort(key=lambda path: kinds.index(kind_of(path)))
+    if len(found) > 1 and kind_of(found[0]) != kind_of(train):
         raise UserError(
             f"{train} has {' and '.join(path.name for path in found)} beside it; say by --val_data "
             "which is the validation set"

@@ -131,8 +131,8 @@ class Subsets:
     def epoch_rows(self, tasks) -> int:
         """Rows of one epoch over `tasks`, the same for every seed: as many as each has at least.
 
-        A seed with more rows leaves other ones out in each epoch. They are few, unless a few
-        examples make many of the rows.
+        A seed with more rows leaves other ones out in each epoch. They are few, unless strata are
+        small or a few examples make many of the rows.
         """
         (strata, n_rows), first = self._strata, self._prompts[0]
         wanted = np.flatnonzero(self.train.tasks.isin(tasks)[self.first_rows[first]])
@@ -156,10 +156,10 @@ def check_draw(members: np.ndarray, seed: int, subsets: Subsets, place: Path) ->
 
 
 def pooled(tasks: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """int64 [n]: numbers for strata of these tasks and sizes, ascending, so that none is too small.
+    """int64 [n]: the number of each stratum of these tasks and sizes after small ones are joined.
 
     A stratum below LEAST_STRATUM takes in the next one of its task, and the last of a task joins
-    the one before it. Tasks with fewer keys in all are one stratum together.
+    the one before it. Tasks with fewer keys in all are one stratum together, however small.
 
     >>> pooled(np.array([0, 0, 0, 0, 1, 2, 3]), np.array([90, 3, 1, 2, 1, 7, 3])).tolist()
     [0, 1, 1, 1, 5, 4, 5]

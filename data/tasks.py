@@ -633,7 +633,7 @@ def answer_of_rel(prompt: str) -> str:
             raise KeyError(hops)
         return answer_rel(facts, direction, int(hops), person)
     except KeyError:
-        raise ValueError(f"the facts of {prompt[:80]!r} do not tell that") from None
+        raise ValueError(f"the facts of {prompt[:80]!r} do not answer its question") from None
 
 
 def facts_key(text: str) -> str | None:

@@ -35,7 +35,7 @@ class Suite:
     mapped: dict  # tags that --canonical_tags replaced -> those they became, as "sort copy"
 
 
-# What a word of a suite's name begins with that says its category.
+# A suite's category is read from words of its name that begin so.
 STEMS = ("interp", "extrap", "composit", "systematic", "edge", "robust", "novel")
 
 

@@ -346,7 +346,7 @@ def load_run(folder, name):
         if is_run_config(folder / "config.json"):
             do += ", with a lower --lr if it diverged"
         elif runs_in_it:
-            do = f"a folder in it, as {runs_in_it[0]}"
+            do = f"one of the folders in {folder}, as {runs_in_it[0]}"
         raise NoRun(
             f"{folder} holds no run: no epoch in a metrics.jsonl and no ood_results.json, but "
             f"{contents_of(folder)}; name a run folder, or {do}"
@@ -386,23 +386,20 @@ def read_run(folder, name):
 
 
 def evaluated_before(run):
-    """That the suites were asked of a model which the run, going on, has replaced since; or ""."""
-    of_each = {"best_model.pth": best_rows(run), "last.pth": [rows[-1] for rows in run.seeds]}
-    now = [row.get("step") for row in of_each.get(run.ood.get("checkpoint"), [])]
-    then = run.ood.get("step")
-    then = then if isinstance(then, list) else [then]
-    if not now or not all(map(is_number, [*now, *then])) or set(then) <= set(now):
+    """That the suites were asked of best models which the run, going on, has replaced; or ""."""
+    if run.ood.get("checkpoint") != "best_model.pth":
         return ""
-    return (
-        f"the results of the suites are left out: they are of {steps_text(then)}, and "
-        f"{run.ood['checkpoint']} is of {steps_text(now)} now; run evaluate_ood.py again"
-    )
-
-
-def steps_text(steps):
-    """`step 40` or `steps 40, 80`, each once."""
-    shown = [f"{step:,}" for step in sorted(set(steps))]
-    return f"step{'s' * (len(shown) > 1)} {', '.join(shown)}"
+    then, now = run.ood.get("step"), {row.get("seed"): row.get("step") for row in best_rows(run)}
+    seeds = run.ood.get("seeds", [run.ood.get("seed")])
+    of_each = then if isinstance(then, list) else [then]
+    for seed, step in zip(seeds, of_each, strict=False):
+        if is_number(step) and is_number(now.get(seed)) and step != now[seed]:
+            whose = f" of seed {seed}" if len(seeds) > 1 else ""
+            return (
+                f"the results of the suites are left out: they are of step {step:,}{whose}, and "
+                f"best_model.pth is of step {now[seed]:,} now; run evaluate_ood.py again"
+            )
+    return ""
 
 
 # ----------------------------------------------------------------------------------------------

@@ -60,7 +60,9 @@ def lock_folders(folders, held):
 
 def in_use_problem(in_use, folder):
     """Why a new run cannot be in `folder`, where the folders `in_use` hold a run; "" for none."""
-    return in_use and (
+    if not in_use:
+        return ""
+    return (
         f"{folder} holds a run already; continue it with --resume, give another --out_dir, or "
         "replace it with --overwrite"
     )
@@ -82,7 +84,7 @@ def folder_problem(folder, seeds, *, resume, overwrite):
     if not above.is_dir():
         return f"cannot make {folder} ({above} is a file); give another --out_dir"
     in_use = [] if resume or overwrite else folders_in_use(folder, folders)
-    return foreign_config_problem(folders) or in_use_problem(in_use, folder) or ""
+    return foreign_config_problem(folders) or in_use_problem(in_use, folder)
 
 
 def folders_in_use(folder, folders):

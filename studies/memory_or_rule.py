@@ -54,7 +54,7 @@ REPETITIONS = {  # name -> flags of data/generate.py
     "tenth 16 times": "--repeat_fraction 0.1 --repeat_count 16",
     "all twice": "--repeat_counts 2",
 }
-LEAST_ROWS = {"tenth 16 times": 1000}  # 6 examples: replicas share fewer less evenly
+LEAST_ROWS = {"tenth 16 times": 1000}  # they repeat 6 examples; fewer spread too unevenly
 VARIANTS = {  # at the most telling cell: name -> flags of data/generate.py, of the trainer
     "dropout 0.1": ("", "--dropout 0.1"),
     "weight decay 0.1": ("", "--weight_decay 0.1"),

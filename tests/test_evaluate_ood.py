@@ -201,12 +201,13 @@ def test_the_control_leaves_out_what_was_trained_on_and_a_row_counts_once(home, 
     results, lines = evaluate(home / "run", suites, tmp_path / "out")
     control = results["suites"]["ood_interpolation"]
     assert control["left_out"]["in_training_set"] == 2
-    assert (control["n"], control["n_headline"], control["headline"]["n"]) == (6, 4, 2)
+    assert (control["n_rows"], control["n"], control["n_headline"]) == (6, 4, 2)
+    assert control["headline"]["n"] == results["headline"]["interpolation"]["n"] == 2
     right = [line["correct"] for line in lines if line["prompt"] == "[add] 5 + 6 | "]
     assert right == [right[0]] * 3
     assert results["suites"]["ood_mine"]["n_headline"] == 2
     said = capsys.readouterr().out
-    assert "left out 2 of 8 that stand in the training set, so are no control, in inter" in said
+    assert "left out 2 of 6 that stand in the training set, so are no control, in inter" in said
     assert "ood_mine: 100.0% are examples of the training set (not left out)" in said
     assert "ood_interpolation: " not in said
 

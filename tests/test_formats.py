@@ -212,6 +212,7 @@ def test_rows_are_split_at_the_last_bar():
     [
         ("[rev] [sort] 3 1 2 | 3 2 1", ("rev", "sort")),
         ("[copy]  [sort_desc] 3 1 | 3 1", ("copy", "sort_desc")),
+        ("[copy] [sort desc] 3 1 | 3 1", ("copy", "sort desc")),
         ("[sort] [3, 1] | 1 3", ("sort",)),
         ("[sort] [3] | 3", ("sort",)),
         ("[sort] 3 [copy] | 3", ("sort",)),

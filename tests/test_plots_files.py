@@ -95,7 +95,7 @@ def test_import_and_help_leave_matplotlib_alone():
         ("empty", ["run"], "but nothing at all; name a run folder"),
         ("foreign", ["run"], "but a.csv, b.csv, c/, d.csv and 2 more; name a run folder"),
         ("foreign", ["run", "run/c", "--out_dir", "figures"], "run holds no run"),
-        ("above", ["run"], "or a folder in it, as {run}/b"),
+        ("above", ["run"], "or one of the folders in {run}, as {run}/b"),
         ("begun", ["run"], "finish an epoch, with a lower --lr if it diverged"),
         ("torn", ["run"], "no epoch in a metrics.jsonl"),
         ("broken", ["run"], "metrics.jsonl, line 1 should be an object, not [1]"),
@@ -144,28 +144,43 @@ def test_what_is_no_run_is_passed_over_beside_runs(tmp_path):
     assert (tmp_path / "figures/learning.png").exists()
 
 
-@pytest.mark.parametrize("checkpoint", ["best_model.pth", "last.pth"])
-def test_suites_asked_of_a_model_that_was_replaced_are_left_out_with_a_note(tmp_path, checkpoint):
-    rows = add_only_rows(6)
-    for row in rows:
-        row["best"] = row["epoch"] in (2, 5)
+def test_suites_asked_of_a_model_that_was_replaced_are_left_out_with_a_note(tmp_path):
+    rows = [row | {"best": row["epoch"] in (2, 5), "seed": 0} for row in add_only_rows(6)]
     write_rows(tmp_path / "run", rows)
-    step = {"best_model.pth": rows[4]["step"], "last.pth": rows[5]["step"]}[checkpoint]
-    home = tmp_path / "run/ood_results/ood_results.json"
-    results = ood_results(add_only=True) | {"checkpoint": checkpoint, "step": step}
+    home, old, new = tmp_path / "run/ood_results/ood_results.json", rows[1]["step"], rows[4]["step"]
+    results = ood_results(add_only=True) | {"checkpoint": "best_model.pth", "seed": 0, "step": new}
     write_json(home, results)
     run = load_run(tmp_path / "run", "run")
     assert (bool(run.ood), run.notes) == (True, [])
-    write_json(home, results | {"step": rows[1]["step"]})
+    write_json(home, results | {"step": old})
     run = load_run(tmp_path / "run", "run")
-    said = f"they are of step {rows[1]['step']:,}, and {checkpoint} is of step {step:,} now"
     assert run.ood == {}
-    assert said in run.notes[0]
+    assert f"they are of step {old:,}, and best_model.pth is of step {new:,} now" in run.notes[0]
     done = command(tmp_path / "run")
     assert done.stderr.startswith("note: run: the results of the suites are left out: ")
     assert not (tmp_path / "run/plots/ood_by_category.png").exists()
-    write_json(home, results | {"step": [step, "?"]})  # not told
-    assert load_run(tmp_path / "run", "run").notes == []
+    # Where it is not known, or of the last model, whose step metrics.jsonl may not have.
+    for other in ({"step": "?"}, {"seed": 7}, {"checkpoint": "last.pth"}):
+        write_json(home, results | {"step": old} | other)
+        assert load_run(tmp_path / "run", "run").notes == []
+
+
+def test_one_replaced_model_of_several_seeds_is_enough(tmp_path):
+    best = {0: 2, 1: 5, 2: 2}
+    for seed, epoch in best.items():
+        rows = [
+            row | {"best": row["epoch"] in (2, epoch), "seed": seed} for row in add_only_rows(6)
+        ]
+        write_rows(tmp_path / f"seed_{seed}", rows)
+        write_json(tmp_path / f"seed_{seed}/config.json", {"seed": seed})
+    step = {epoch: add_only_rows(6)[epoch - 1]["step"] for epoch in (2, 5)}
+    about = {"checkpoint": "best_model.pth", "seeds": [0, 1], "step": [step[2], step[2]]}
+    write_json(tmp_path / "ood_results/ood_results.json", ood_results(add_only=True) | about)
+    (note,) = load_run(tmp_path, "run").notes
+    assert f"of step {step[2]:,} of seed 1, and best_model.pth is of step {step[5]:,} now" in note
+    about["step"] = [step[2], step[5]]
+    write_json(tmp_path / "ood_results/ood_results.json", ood_results(add_only=True) | about)
+    assert load_run(tmp_path, "run").notes == []
 
 
 def test_seeds_of_other_data_are_not_averaged(tmp_path):
