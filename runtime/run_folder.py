@@ -291,14 +291,15 @@ def check_same_data(began, files, folder):
         then, now = began["data"][name], files[name]
         if then["sha256"] == now["sha256"]:
             continue
-        if then["path"] == now["path"]:
+        path = then.get("path", now["path"])
+        if path == now["path"]:
             what, do = f"{now['path']} has changed since the run in {folder} began", "restore it"
         elif "held_out_rows" in then:
             what = f"the run in {folder} validates on held-out rows, not on {now['path']}"
             do = "leave --val_data out, or move a val.* beside the training set away"
         else:
-            what = f"the run in {folder} began with {then['path']}, not with {now['path']}"
-            do = f"give --{flag} {shlex.quote(then['path'])}"
+            what = f"the run in {folder} began with {path}, not with {now['path']}"
+            do = f"give --{flag} {shlex.quote(path)}"
         raise UserError(f"{what}; {do}, or use another --out_dir or --overwrite")
 
 
