@@ -1491,7 +1491,9 @@ def curriculum_length(args: argparse.Namespace) -> int:
 
 
 def decide_stages(args: argparse.Namespace, data: Data) -> list[Stage]:
-    """The stages that the arguments ask for; UserError if the epochs end before the last one."""
+    """The stages that the arguments ask for; UserError if the epochs end before the last one, or if
+    one may be without a row of a panel's seed.
+    """
     curriculum_epochs = curriculum_length(args)
     stages = plan_stages(data.train.tasks, args.epochs, curriculum_epochs)
     if set(stages[-1].tasks) != set(data.train.tasks.names):
@@ -1499,6 +1501,12 @@ def decide_stages(args: argparse.Namespace, data: Data) -> list[Stage]:
             f"the curriculum takes {curriculum_epochs} epochs, but --epochs {args.epochs} ends it "
             f"with {', '.join(stages[-1].tasks)}; raise --epochs or lower --task_curriculum_epochs"
         )
+    for stage in stages if data.panel is not None else ():
+        if not data.panel.subsets.epoch_rows(stage.tasks):
+            raise UserError(
+                f"--subset {args.subset:g} leaves no row of {', '.join(stage.tasks)} that is sure "
+                "to be in each seed's part; give a larger share or training set"
+            )
     return stages
 
 
@@ -1642,12 +1650,6 @@ def make_plan(
         cuda_graph=args.cuda_graph,
         tensorboard=args.tensorboard,
     )
-    for stage in stages if data.panel is not None else ():
-        if not data.panel.subsets.epoch_rows(stage.tasks):
-            raise UserError(
-                f"--subset {args.subset:g} leaves no row of {', '.join(stage.tasks)} that is sure "
-                "to be in each seed's part; give a larger share or training set"
-            )
     if plan.warmup_steps > plan.total_steps // 10:  # as on a small set, or for few epochs
         plan = replace(plan, warmup_steps=plan.total_steps // 10)
     if plan.memory_problem and not args.dry_run:
@@ -3039,16 +3041,17 @@ def last_presentations(
 def open_ledger(data: Data, replica: Replica) -> Ledger:
     """The replica's ledger, as it was written last or empty; UserError if it is of another draw."""
     panel = data.panel
+    drawn = panel.subsets.members(replica.seed)[: panel.n_followed]
     if (path := replica.folder / LEDGER_FILE).exists():
         ledger = read_ledger(path)
-        check_draw(ledger.members, replica.seed, panel.subsets, path)
+        check_draw(ledger.members, drawn, replica.seed, path)
         return ledger
     trained, held_out = data.trained.keys[panel.ledger_rows], data.val.keys[data.held_out_examples]
     return Ledger.empty(
         seed=replica.seed,
         share=panel.subsets.share,
         keys=np.concatenate([trained, held_out]),
-        members=panel.subsets.members(replica.seed)[: panel.n_followed],
+        members=drawn,
         canary_counts=panel.canary_counts(replica.seed),
     )
 

@@ -3,7 +3,7 @@
 import csv
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -120,17 +120,18 @@ def pair_sentences(differences: Sequence[Difference]) -> list[str]:
     if known:
         ends = [f(known, key=lambda d: d.detectable) for f in (min, max)]
         said.append(could_have(*ends))
-    unknown = [d for d in differences if d.detectable is None and d not in known]
-    if unknown:
-        why: dict[str, list[str]] = {}
-        for d in unknown:
-            why.setdefault(d.sentence, []).append(d.row)
-        said += [f"{capital(sentence)}: {', '.join(rows)}." for sentence, rows in why.items()]
-    notes: dict[str, list[str]] = {}
-    for d in differences:
-        notes.setdefault(d.note, []).append(d.row)
-    said += [f"{', '.join(rows)}: {note}." for note, rows in notes.items() if note]
-    return said
+    unknown = rows_by((d.sentence, d.row) for d in differences if d.detectable is None)
+    said += [f"{capital(sentence)}: {rows}." for sentence, rows in unknown.items()]
+    notes = rows_by((d.note, d.row) for d in differences if d.note)
+    return said + [f"{rows}: {note}." for note, rows in notes.items()]
+
+
+def rows_by(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Each sentence of (sentence, row) -> its rows, as `one, two`."""
+    found: dict[str, list[str]] = {}
+    for sentence, row in pairs:
+        found.setdefault(sentence, []).append(row)
+    return {sentence: ", ".join(rows) for sentence, rows in found.items()}
 
 
 def could_have(least: Difference, most: Difference) -> str:

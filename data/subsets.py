@@ -146,9 +146,9 @@ class Subsets:
         return int(n_rows[ascending][place < least].sum())
 
 
-def check_draw(members: np.ndarray, seed: int, subsets: Subsets, place: Path) -> None:
-    """UserError unless a ledger's members, bool [n], are of the examples that the seed draws."""
-    if not np.array_equal(members, subsets.members(seed)[: len(members)]):
+def check_draw(members: np.ndarray, drawn: np.ndarray, seed: int, place: Path) -> None:
+    """UserError unless a ledger's members, bool [n], are those that the seed draws, bool [n]."""
+    if not np.array_equal(members, drawn):
         raise UserError(
             f"{place}: seed {seed} trained on other examples than it draws in this version of the "
             "program; use the version that trained it, or train anew in another folder"

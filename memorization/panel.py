@@ -164,8 +164,9 @@ def check_draws(ledger: Panel, subsets: Subsets, folder: Path) -> int:
     if not np.array_equal(ledger.keys[:n], subsets.keys[:n]):
         raise UserError(f"{own} they hold other examples than its training set; train it again")
     for seed, members in zip(ledger.seeds, ledger.members, strict=True):
-        check_draw(members, seed, subsets, folder)
-        sizes.append(subsets.members(seed).sum())
+        drawn = subsets.members(seed)
+        check_draw(members, drawn[:n], seed, folder)
+        sizes.append(drawn.sum())
     return round(np.mean(sizes))
 
 
