@@ -1250,7 +1250,7 @@ def choose_precision(amp, device, d_model):
         return amp
     if amp == "fp16":
         raise UserError(
-            "fp16 needs a GPU; on a CPU start a run with --amp auto, fp32 or bf16, and resume one "
+            "--amp fp16 needs a GPU; on a CPU start a run with auto, fp32 or bf16, and resume one "
             "that began in fp16 on a GPU"
         )
     if amp != "auto":
